@@ -1,0 +1,400 @@
+//! A job as the worker holds it in memory while it owns it, and the changes that are written for it.
+//! A flight is moved through the scheduler or the transfers' channel, never shared: ownership proves
+//! that one thread works it.
+
+use super::failure::{Failure, Kind};
+use super::spec::{FalSwitches, Model, Target, Via};
+use super::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who owns a claim: 64 random bits of the process and a counter, compared for equality only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub String);
+
+/// What may have happened when the last owner vanished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Doubt {
+    /// Nothing unrecorded.
+    #[default]
+    None,
+    /// A submit may have reached fal.
+    Submit,
+    /// A message may have reached the chat.
+    Send,
+}
+
+impl Doubt {
+    /// Reads the record's word.
+    pub(crate) fn parse(word: &str) -> Doubt {
+        match word {
+            "submit" => Doubt::Submit,
+            "send" => Doubt::Send,
+            _ => Doubt::None,
+        }
+    }
+}
+
+/// What a submit needs; dropped once fal has it, so that a parked job is small.
+#[derive(Debug)]
+pub struct Order {
+    /// The model's input, byte for byte as it was pushed.
+    pub input: Box<RawValue>,
+    /// Switches sent as headers.
+    pub switches: FalSwitches,
+}
+
+/// A request at fal that we want ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelling {
+    /// Why: `Timeout` or `Cancelled`.
+    pub kind: Kind,
+    /// When fal confirmed that it got the cancel; `None`: it is still to be sent.
+    pub asked_at: Option<UnixMs>,
+    /// When the wish arose.
+    pub since: UnixMs,
+}
+
+/// One job in the hands of this process.
+#[derive(Debug)]
+pub struct Flight {
+    /// The job's id.
+    pub id: JobId,
+    /// This claim's token.
+    pub token: Token,
+    /// Number of the last write of this claim.
+    pub seq: u32,
+    /// Which identity of this process claimed it: after a takeover of ourselves older ones are dropped.
+    pub epoch: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The model; `None` only for an invalid job that has none.
+    pub model: Option<Model>,
+    /// Whom limits count.
+    pub user: Option<String>,
+    /// Copied into every event.
+    pub meta: Option<String>,
+    /// Its queue.
+    pub priority: Priority,
+    /// Paid, or perhaps paid, submits so far.
+    pub attempt: u32,
+    /// How many there may be.
+    pub max_attempts: u32,
+    /// Queue or direct call.
+    pub via: Via,
+    /// Limit of a running generation, if the job has its own.
+    pub timeout: Option<Duration>,
+    /// Generate again when a paid result was lost at fal.
+    pub repay: bool,
+    /// fal's id of the request under way.
+    pub request: Option<RequestId>,
+    /// Path of the request at fal, unless it is the stem form.
+    pub path: Option<String>,
+    /// Former request ids, separated by spaces.
+    pub tried: String,
+    /// fal's JSON.
+    pub result: Option<Arc<str>>,
+    /// The result is too large for the record and not yet in its own key.
+    pub result_unsaved: bool,
+    /// Why it failed.
+    pub failure: Option<(Kind, String)>,
+    /// Worst of all attempts.
+    pub charged: Charged,
+    /// Sum of all attempts, as decimal text.
+    pub units: Option<String>,
+    /// When it came in.
+    pub queued_at: UnixMs,
+    /// When it might run at the earliest, else `queued_at`.
+    pub wanted_at: UnixMs,
+    /// When a worker first took it.
+    pub started_at: Option<UnixMs>,
+    /// When fal accepted the request under way.
+    pub submitted_at: Option<UnixMs>,
+    /// When the result was there.
+    pub completed_at: Option<UnixMs>,
+    /// Not to be paid for after this.
+    pub expires_at: Option<UnixMs>,
+    /// When fal first said that it runs.
+    pub running_at: Option<UnixMs>,
+    /// Progress of the delivery, in the delivery's own words.
+    pub rung: String,
+    /// When telling the failure began.
+    pub telling_at: Option<UnixMs>,
+    /// Consecutive deferrals of the submit.
+    pub tries: u32,
+    /// What the last owner may have done.
+    pub doubt: Doubt,
+    /// Where the result goes.
+    pub target: Option<Target>,
+    /// What to submit; `None` after the submit.
+    pub order: Option<Order>,
+    /// The entry as it was pushed, for a Redis that forgot; dropped after the submit.
+    pub entry: Option<Arc<str>>,
+
+    /// Consecutive failures of the present step.
+    pub step_tries: u32,
+    /// Consecutive 404s of the status, and when the first came.
+    pub missing: Option<(u32, UnixMs)>,
+    /// A cancel under way.
+    pub cancelling: Option<Cancelling>,
+    /// Nobody has begun the first step of this claim.
+    pub untouched: bool,
+    /// Writes that Redis has not taken yet, oldest first, with their numbers.
+    pub unsaved: VecDeque<(u32, Write)>,
+    /// The last write of the claim is in `unsaved`: nothing else is to be done.
+    pub closing: bool,
+}
+
+/// One event of the stream; the script adds `at`, and `ms` counted from `since`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Its name (contract section 2).
+    pub name: &'static str,
+    /// Start of the time it reports.
+    pub since: Option<UnixMs>,
+    /// Its fields.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Event {
+    /// Adds a field.
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Event {
+        self.fields.push((name, value.into()));
+        self
+    }
+}
+
+/// Fields and events written in one step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Patch {
+    /// Fields to set.
+    pub set: Vec<(&'static str, String)>,
+    /// Fields to set to Redis's time.
+    pub stamp: Vec<&'static str>,
+    /// Fields to delete.
+    pub del: Vec<&'static str>,
+    /// Events to add.
+    pub events: Vec<Event>,
+}
+
+impl Patch {
+    /// Sets a field.
+    pub(crate) fn set(mut self, name: &'static str, value: impl Into<String>) -> Patch {
+        self.set.push((name, value.into()));
+        self
+    }
+
+    /// Sets a field when there is a value.
+    pub(crate) fn set_some(self, name: &'static str, value: Option<impl Into<String>>) -> Patch {
+        match value {
+            Some(value) => self.set(name, value),
+            None => self,
+        }
+    }
+
+    /// Stamps a field with Redis's time.
+    pub(crate) fn stamp(mut self, name: &'static str) -> Patch {
+        self.stamp.push(name);
+        self
+    }
+
+    /// Deletes fields.
+    pub(crate) fn del(mut self, names: &[&'static str]) -> Patch {
+        self.del.extend_from_slice(names);
+        self
+    }
+
+    /// Adds an event.
+    pub(crate) fn event(mut self, event: Event) -> Patch {
+        self.events.push(event);
+        self
+    }
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndState {
+    /// The result was delivered (or there was nobody to deliver to).
+    Done,
+    /// It failed.
+    Dead,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl EndState {
+    /// The record's word.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            EndState::Done => "done",
+            EndState::Dead => "dead",
+            EndState::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One write of the owner; each is one script call, and may be repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// fal's request id: never refused.
+    Submitted {
+        /// The id.
+        request: RequestId,
+        /// Its path, unless the stem form.
+        path: Option<String>,
+        /// The attempt it is.
+        attempt: u32,
+        /// Fields of the event.
+        event: Event,
+    },
+    /// Progress.
+    Save {
+        /// What changes.
+        patch: Patch,
+        /// Counter of `stats` to raise.
+        count: Option<&'static str>,
+        /// A result for the key of its own.
+        large: Option<Arc<str>>,
+    },
+    /// The job waits for a new submit.
+    Later {
+        /// How long at least.
+        wait: Duration,
+        /// The request id the owner knows.
+        known: Option<RequestId>,
+        /// What changes.
+        patch: Patch,
+    },
+    /// The job ends.
+    End {
+        /// How.
+        state: EndState,
+        /// What changes.
+        patch: Patch,
+    },
+}
+
+impl Write {
+    /// Whether the claim is over once this is written.
+    pub(crate) fn closes(&self) -> bool {
+        matches!(self, Write::Later { .. } | Write::End { .. })
+    }
+}
+
+impl Flight {
+    /// An event of this job with the fields that every event has.
+    pub(crate) fn event(&self, name: &'static str) -> Event {
+        let mut fields = vec![("job", self.id.to_string())];
+        if let Some(user) = &self.user {
+            fields.push(("user", user.clone()));
+        }
+        if let Some(model) = &self.model {
+            fields.push(("model", model.as_str().to_owned()));
+        }
+        fields.push(("attempt", self.attempt.to_string()));
+        if let Some(meta) = &self.meta {
+            fields.push(("meta", meta.clone()));
+        }
+        Event {
+            name,
+            since: None,
+            fields,
+        }
+    }
+
+    /// Whether anything was paid, or may have been: such a job passes every limit.
+    pub fn is_paid(&self) -> bool {
+        self.request.is_some() || self.result.is_some() || self.phase != Phase::Submitting
+    }
+
+    /// Adds what a failed or lost request cost: the worst of all attempts, the sum of all units.
+    pub(crate) fn charge(&mut self, failure: &Failure) {
+        self.charged = self.charged.max(failure.charged);
+        self.add_units(failure.units.as_deref());
+    }
+
+    /// Adds billable units.
+    pub(crate) fn add_units(&mut self, units: Option<&str>) {
+        let (Some(more), before) = (units, self.units.as_deref()) else {
+            return;
+        };
+        self.units = Some(match before {
+            None => more.to_owned(),
+            Some(before) => match (before.parse::<f64>(), more.parse::<f64>()) {
+                (Ok(a), Ok(b)) => format!("{}", ((a + b) * 1e6).round() / 1e6),
+                _ => more.to_owned(),
+            },
+        });
+    }
+
+    /// All that the record should say of this flight: for a give-back, and for a Redis that forgot.
+    pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut out: Vec<(&'static str, String)> = vec![
+            ("priority", self.priority.as_str().to_owned()),
+            ("attempt", self.attempt.to_string()),
+            ("max_attempts", self.max_attempts.to_string()),
+            ("queued_at", self.queued_at.0.to_string()),
+            ("charged", self.charged.as_str().to_owned()),
+        ];
+        let mut some = |name, value: Option<String>| {
+            if let Some(value) = value {
+                out.push((name, value));
+            }
+        };
+        some(
+            "model",
+            self.model.as_ref().map(|model| model.as_str().to_owned()),
+        );
+        some("user", self.user.clone());
+        some("meta", self.meta.clone());
+        some(
+            "request_id",
+            self.request.as_ref().map(|request| request.0.clone()),
+        );
+        some("path", self.path.clone());
+        some("units", self.units.clone());
+        some(
+            "kind",
+            self.failure
+                .as_ref()
+                .map(|(kind, _)| kind.as_str().to_owned()),
+        );
+        some("error", self.failure.as_ref().map(|(_, text)| text.clone()));
+        for (name, at) in [
+            ("started_at", self.started_at),
+            ("submitted_at", self.submitted_at),
+            ("completed_at", self.completed_at),
+            ("expires_at", self.expires_at),
+            ("running_at", self.running_at),
+            ("telling_at", self.telling_at),
+        ] {
+            some(name, at.map(|at| at.0.to_string()));
+        }
+        some(
+            "tried",
+            (!self.tried.is_empty()).then(|| self.tried.clone()),
+        );
+        some("rung", (!self.rung.is_empty()).then(|| self.rung.clone()));
+        some(
+            "result",
+            self.result
+                .as_ref()
+                .filter(|json| json.len() <= LARGE)
+                .map(|json| json.to_string()),
+        );
+        some(
+            "via",
+            (self.via == Via::Direct).then(|| "direct".to_owned()),
+        );
+        if self.phase != Phase::Submitting {
+            out.push(("phase", self.phase.as_str().to_owned()));
+        }
+        out
+    }
+}
+
+/// Results above this many bytes do not go into the record but into a key of their own, and only when
+/// the delivery is parked or given back.
+pub(crate) const LARGE: usize = 64 * 1024;

@@ -1,0 +1,850 @@
+//! The state machine: what an answer means for a job. Pure: it gets the flight, the answer and the
+//! moment, changes the flight, and says what to write, what to tell the operator and what comes next.
+//!
+//! ```text
+//!                 claim                                   due in `later`
+//!   queued ───────────────> submitting <──────────────────────────────────────┐
+//!                               │ accepted        refused for now / unknown / │
+//!                               v                 lost or failed: try anew    │
+//!                            polling ─────────────────────────────────────────┤
+//!                               │ COMPLETED                                   │
+//!                               v                                             │
+//!                           collecting ───────────────────────────────────────┘
+//!                               │ output                  │ final failure (from any phase)
+//!                               v                         v
+//!                           delivering ──refused──>    telling
+//!                               │ delivered               │ told, or not in two minutes
+//!                               v                         v
+//!                             done                dead / cancelled
+//! ```
+
+use super::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
+use super::failure::{Failure, Kind, Remedy};
+use super::flight::{Cancelling, Doubt, EndState, Flight, LARGE, Patch, Write};
+use super::schedule::{PollBounds, backoff, poll_wait};
+use super::spec::Via;
+use super::{Charged, Phase, UnixMs};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The least wait before the repeat of a submit of unknown outcome: a late request id may still come.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
+/// How long a request that was told to stop may go on.
+const CANCEL_GRACE: Duration = Duration::from_secs(60);
+/// How long a user may be unreachable before a failed job ends untold.
+pub(crate) const TELL_LIMIT: Duration = Duration::from_secs(120);
+/// A good status, a broken result: how often it is asked for again.
+const BAD_ANSWERS: u32 = 8;
+
+/// When and with what luck a decision is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Redis's time.
+    pub now: UnixMs,
+    /// In `0.0..1.0`.
+    pub random: f64,
+}
+
+/// What the operator set.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Bounds of polling.
+    pub poll: PollBounds,
+    /// Limit of a running generation, unless the job has its own.
+    pub job_timeout: Duration,
+    /// Limit of waiting in fal's queue.
+    pub queue_timeout: Duration,
+}
+
+/// What comes next for a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next step, at once, on this thread.
+    Now,
+    /// Park it this long.
+    In(Duration),
+    /// Bytes of files move, or a direct call waits: a transfer thread goes on.
+    Transfer,
+    /// It is not ours any more.
+    Over,
+}
+
+/// What the operator is told of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Say {
+    /// Nothing above debug.
+    Nothing,
+    /// A new submit or a step comes later because of a failure.
+    Retrying {
+        /// Its kind.
+        kind: Kind,
+        /// How long it waits.
+        wait: Duration,
+        /// Why.
+        text: String,
+    },
+    /// A second payment is possible now.
+    SubmittedAgain,
+    /// A second message is possible now.
+    SentAgain,
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// To be written first.
+    pub write: Option<Write>,
+    /// Then.
+    pub next: Next,
+    /// And said.
+    pub say: Say,
+}
+
+impl Change {
+    fn quiet(next: Next) -> Change {
+        Change {
+            write: None,
+            next,
+            say: Say::Nothing,
+        }
+    }
+
+    fn write(write: Write, next: Next) -> Change {
+        Change {
+            write: Some(write),
+            next,
+            say: Say::Nothing,
+        }
+    }
+
+    fn saying(mut self, say: Say) -> Change {
+        self.say = say;
+        self
+    }
+}
+
+/// What was found in an output.
+#[derive(Clone, Debug, Default)]
+pub struct FoundSummary {
+    /// Things to deliver.
+    pub items: usize,
+    /// Every picture was replaced by fal's checker.
+    pub all_flagged: bool,
+    /// URLs of the files; a data URI as `data:<type>;<n> bytes`.
+    pub files: Vec<String>,
+}
+
+/// What may keep a job from being submitted at all, looked at right before the submit.
+pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
+    if flight.order.is_none() {
+        let text = "the input of this job was lost with a Redis that forgot it, and it is not known whether fal has it";
+        return Some(fail(
+            flight,
+            failure(Kind::Unavailable, text, Charged::Unknown),
+            moment,
+        ));
+    }
+    if flight.expires_at.is_some_and(|at| moment.now > at) {
+        let charged = if flight.doubt == Doubt::Submit {
+            Charged::Unknown
+        } else {
+            Charged::No
+        };
+        return Some(fail(
+            flight,
+            failure(
+                Kind::Expired,
+                "too old to be paid for: it waited beyond expires_at",
+                charged,
+            ),
+            moment,
+        ));
+    }
+    None
+}
+
+/// The write right before the repeat of a submit of unknown outcome: it counts the possible second
+/// payment, and its answer brings a request id that came late.
+pub fn before_resubmit(flight: &mut Flight) -> Change {
+    flight.doubt = Doubt::None;
+    let patch = Patch::default()
+        .set("phase", Phase::Submitting.as_str())
+        .del(&["doubt"]);
+    Change::write(
+        Write::Save {
+            patch,
+            count: Some("resubmitted_after_unknown"),
+            large: None,
+        },
+        Next::Now,
+    )
+    .saying(Say::SubmittedAgain)
+}
+
+/// After a submit.
+pub fn after_submit(
+    flight: &mut Flight,
+    answer: Submitted,
+    policy: &Policy,
+    moment: Moment,
+) -> Change {
+    match answer {
+        Submitted::Accepted(accepted) => accepted_by_fal(flight, accepted, policy, moment),
+        Submitted::Refused(failure) => match failure.remedy {
+            Remedy::Final => fail(flight, failure, moment),
+            Remedy::RetryStep | Remedy::TryAnew => later(flight, failure, None, moment),
+        },
+        Submitted::Unknown(failure) => unknown_submit(flight, failure, moment),
+    }
+}
+
+fn accepted_by_fal(
+    flight: &mut Flight,
+    accepted: Accepted,
+    policy: &Policy,
+    moment: Moment,
+) -> Change {
+    flight.attempt += 1;
+    flight.tries = 0;
+    flight.step_tries = 0;
+    flight.doubt = Doubt::None;
+    flight.phase = Phase::Polling;
+    flight.submitted_at = Some(moment.now);
+    flight.running_at = None;
+    flight.order = None;
+    flight.entry = None;
+    flight.request = Some(accepted.request.clone());
+    flight.path = accepted.path.clone();
+    let event = flight.event("submitted");
+    let write = Write::Submitted {
+        request: accepted.request,
+        path: accepted.path,
+        attempt: flight.attempt,
+        event,
+    };
+    Change::write(
+        write,
+        Next::In(poll_wait(Duration::ZERO, 0, &policy.poll, moment.random)),
+    )
+}
+
+fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: Moment) -> Change {
+    flight.attempt += 1;
+    failure.charged = Charged::Unknown;
+    if flight.attempt >= flight.max_attempts || flight.via == Via::Direct {
+        failure.text = format!(
+            "{}; fal may have run it, and no attempt is left",
+            failure.text
+        );
+        return fail(flight, failure, moment);
+    }
+    flight.charge(&failure);
+    flight.doubt = Doubt::Submit;
+    later(flight, failure, Some(UNKNOWN_WAIT), moment)
+}
+
+/// Lets go of the job until a new submit is due.
+fn later(flight: &mut Flight, failure: Failure, least: Option<Duration>, moment: Moment) -> Change {
+    let cap = Duration::from_secs(60);
+    let mut wait = backoff(flight.tries, Duration::from_secs(2), cap, moment.random)
+        .max(Duration::from_secs(1));
+    wait = wait
+        .max(failure.retry_after.unwrap_or_default())
+        .max(least.unwrap_or_default());
+    if matches!(failure.kind, Kind::NoBalance | Kind::Auth) {
+        wait = wait.max(Duration::from_secs(30));
+    }
+    flight.tries += 1;
+    let known = flight.request.clone();
+    let mut patch = Patch::default()
+        .set("attempt", flight.attempt.to_string())
+        .set("tries", flight.tries.to_string())
+        .set("charged", flight.charged.as_str())
+        .set("error", failure.text.clone())
+        .set("kind", failure.kind.as_str())
+        .set_some("units", flight.units.clone())
+        .del(&[
+            "request_id",
+            "path",
+            "result",
+            "running_at",
+            "submitted_at",
+            "completed_at",
+            "rung",
+        ]);
+    if let Some(old) = &known {
+        flight.tried = format!("{} {old}", flight.tried).trim().to_owned();
+        patch = patch.set("tried", flight.tried.clone());
+    }
+    patch = match flight.doubt {
+        Doubt::Submit => patch.set("doubt", "submit"),
+        Doubt::None | Doubt::Send => patch.del(&["doubt"]),
+    };
+    let mut event = flight
+        .event("retrying")
+        .with("kind", failure.kind.as_str())
+        .with("error", failure.text.clone())
+        .with("charged", flight.charged.as_str());
+    if let Some(old) = &known {
+        event = event.with("request_id", old.0.clone());
+    }
+    let say = Say::Retrying {
+        kind: failure.kind,
+        wait,
+        text: failure.text,
+    };
+    Change::write(
+        Write::Later {
+            wait,
+            known,
+            patch: patch.event(event),
+        },
+        Next::Over,
+    )
+    .saying(say)
+}
+
+/// After a look at the status.
+pub fn after_poll(
+    flight: &mut Flight,
+    answer: Polled,
+    in_flight: usize,
+    policy: &Policy,
+    moment: Moment,
+) -> Change {
+    if !matches!(answer, Polled::Missing) {
+        flight.missing = None;
+    }
+    if !matches!(answer, Polled::Failed(_)) {
+        flight.step_tries = 0;
+    }
+    let submitted = flight.submitted_at.unwrap_or(moment.now);
+    match answer {
+        Polled::Completed => {
+            flight.phase = Phase::Collecting;
+            Change::quiet(Next::Now)
+        }
+        Polled::InQueue { .. } | Polled::InProgress if flight.cancelling.is_some() => {
+            still_there(flight, moment)
+        }
+        Polled::InQueue { .. }
+            if flight.running_at.is_none()
+                && since(submitted, moment.now) > policy.queue_timeout =>
+        {
+            let text = format!(
+                "still in fal's queue after {} s",
+                since(submitted, moment.now).as_secs()
+            );
+            begin_cancel(flight, Kind::Timeout, &text, moment)
+        }
+        Polled::InQueue { .. } | Polled::InProgress => {
+            if matches!(answer, Polled::InProgress) && flight.running_at.is_none() {
+                flight.running_at = Some(moment.now);
+            }
+            let limit = flight.timeout.unwrap_or(policy.job_timeout);
+            if flight
+                .running_at
+                .is_some_and(|at| since(at, moment.now) > limit)
+            {
+                return begin_cancel(
+                    flight,
+                    Kind::Timeout,
+                    &format!("not finished after {} s", limit.as_secs()),
+                    moment,
+                );
+            }
+            let elapsed = since(submitted, moment.now);
+            Change::quiet(Next::In(poll_wait(
+                elapsed,
+                in_flight,
+                &policy.poll,
+                moment.random,
+            )))
+        }
+        Polled::Missing => missing(flight, moment),
+        Polled::Failed(failure) => retry_step(flight, &failure, moment),
+    }
+}
+
+/// 404 of the status: believed only after three over fifteen seconds.
+fn missing(flight: &mut Flight, moment: Moment) -> Change {
+    if let Some(cancelling) = flight
+        .cancelling
+        .filter(|cancelling| cancelling.asked_at.is_some())
+    {
+        let text = cancel_text(flight, cancelling.kind);
+        return fail(
+            flight,
+            failure(cancelling.kind, &text, Charged::Unknown),
+            moment,
+        );
+    }
+    let (seen, first) = flight.missing.unwrap_or((0, moment.now));
+    flight.missing = Some((seen + 1, first));
+    if seen + 1 < 3 || since(first, moment.now) < Duration::from_secs(15) {
+        return Change::quiet(Next::In(Duration::from_millis(7500)));
+    }
+    lost(flight, "fal no longer knows this request", moment)
+}
+
+/// A paid request that fal cannot give back.
+fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
+    let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
+    if flight.repay && flight.attempt < flight.max_attempts {
+        failure.remedy = Remedy::TryAnew;
+        flight.charge(&failure);
+        return later(flight, failure, None, moment);
+    }
+    fail(flight, failure, moment)
+}
+
+/// The same request again, later; a failure on the way says nothing about the job.
+fn retry_step(flight: &mut Flight, failure: &Failure, moment: Moment) -> Change {
+    let wait = backoff(
+        flight.step_tries,
+        Duration::from_millis(500),
+        Duration::from_secs(30),
+        moment.random,
+    )
+    .max(failure.retry_after.unwrap_or_default())
+    .max(Duration::from_millis(100));
+    flight.step_tries += 1;
+    let say = Say::Retrying {
+        kind: failure.kind,
+        wait,
+        text: failure.text.clone(),
+    };
+    Change::quiet(Next::In(wait)).saying(say)
+}
+
+/// Wants the request at fal ended.
+pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment) -> Change {
+    flight.failure = Some((kind, text.to_owned()));
+    flight.cancelling = Some(Cancelling {
+        kind,
+        asked_at: None,
+        since: moment.now,
+    });
+    flight.step_tries = 0;
+    Change::quiet(Next::Now)
+}
+
+/// After a cancel at fal. Whatever it says, fal's next answer about the request decides, never silence
+/// alone: a result that is there is delivered.
+pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> Change {
+    let Some(cancelling) = flight.cancelling else {
+        return Change::quiet(Next::Now);
+    };
+    match answer {
+        Cancelled::Removed => {
+            let text = cancel_text(flight, cancelling.kind);
+            fail(flight, failure(cancelling.kind, &text, Charged::No), moment)
+        }
+        Cancelled::Requested => {
+            flight.cancelling = Some(Cancelling {
+                asked_at: Some(moment.now),
+                ..cancelling
+            });
+            flight.step_tries = 0;
+            Change::quiet(Next::In(Duration::from_millis(500)))
+        }
+        Cancelled::AlreadyCompleted => {
+            flight.cancelling = Some(Cancelling {
+                asked_at: Some(moment.now),
+                ..cancelling
+            });
+            flight.phase = Phase::Collecting;
+            Change::quiet(Next::Now)
+        }
+        Cancelled::Missing => {
+            let text = cancel_text(flight, cancelling.kind);
+            fail(
+                flight,
+                failure(cancelling.kind, &text, Charged::Unknown),
+                moment,
+            )
+        }
+        Cancelled::Failed(failure) => retry_step(flight, &failure, moment),
+    }
+}
+
+/// The request was told to stop and is still there.
+fn still_there(flight: &mut Flight, moment: Moment) -> Change {
+    let Some(Cancelling {
+        kind,
+        asked_at: Some(asked),
+        ..
+    }) = flight.cancelling
+    else {
+        return Change::quiet(Next::Now);
+    };
+    if since(asked, moment.now) < CANCEL_GRACE {
+        return Change::quiet(Next::In(Duration::from_secs(2)));
+    }
+    let text = cancel_text(flight, kind);
+    fail(flight, failure(kind, &text, Charged::Unknown), moment)
+}
+
+fn cancel_text(flight: &Flight, kind: Kind) -> String {
+    match &flight.failure {
+        Some((_, text)) => text.clone(),
+        None => kind.as_str().to_owned(),
+    }
+}
+
+/// After fetching the result. `found`: what lies in the output, if it is one.
+pub fn after_collect(
+    flight: &mut Flight,
+    answer: Collected,
+    found: &FoundSummary,
+    moment: Moment,
+) -> Change {
+    match answer {
+        Collected::Output(output) => output_there(flight, output, found, moment),
+        Collected::NotYet => {
+            // COMPLETED, then "still in progress": fal put it back on another runner.
+            flight.phase = Phase::Polling;
+            Change::quiet(Next::In(Duration::from_secs(1)))
+        }
+        Collected::Missing => match flight.cancelling {
+            Some(cancelling) => {
+                let text = cancel_text(flight, cancelling.kind);
+                fail(
+                    flight,
+                    failure(cancelling.kind, &text, Charged::Unknown),
+                    moment,
+                )
+            }
+            None => lost(
+                flight,
+                "the result expired at fal before it was read",
+                moment,
+            ),
+        },
+        Collected::Failed(mut failed) => {
+            if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
+                failed.kind = cancelling.kind;
+                failed.text = cancel_text(flight, cancelling.kind);
+                return fail(flight, failed, moment);
+            }
+            if failed.kind == Kind::Cancelled {
+                failed.kind = Kind::Unavailable; // cancelled by somebody else: not by us
+            }
+            match failed.remedy {
+                Remedy::Final => fail(flight, failed, moment),
+                Remedy::RetryStep
+                    if failed.kind == Kind::BadAnswer && flight.step_tries >= BAD_ANSWERS =>
+                {
+                    failed.charged = Charged::Yes;
+                    fail(flight, failed, moment)
+                }
+                Remedy::RetryStep => retry_step(flight, &failed, moment),
+                // fal has tried up to ten times itself by then: at most one more of ours.
+                Remedy::TryAnew
+                    if flight.attempt < flight.max_attempts.min(2)
+                        && flight.cancelling.is_none() =>
+                {
+                    flight.charge(&failed);
+                    flight.cancelling = None;
+                    later(flight, failed, None, moment)
+                }
+                Remedy::TryAnew => fail(flight, failed, moment),
+            }
+        }
+    }
+}
+
+/// After a direct call.
+pub fn after_direct(
+    flight: &mut Flight,
+    answer: Directed,
+    found: &FoundSummary,
+    moment: Moment,
+) -> Change {
+    match answer {
+        Directed::Output(output, request) => {
+            flight.attempt += 1;
+            flight.request = request;
+            flight.order = None;
+            flight.entry = None;
+            output_there(flight, output, found, moment)
+        }
+        Directed::Unknown(failed) => unknown_submit(flight, failed, moment),
+        Directed::Failed(failed) => match failed.remedy {
+            Remedy::Final => {
+                if failed.charged != Charged::No {
+                    flight.attempt += 1;
+                }
+                fail(flight, failed, moment)
+            }
+            Remedy::RetryStep => later(flight, failed, None, moment),
+            Remedy::TryAnew => {
+                flight.attempt += 1;
+                if flight.attempt >= flight.max_attempts.min(2) {
+                    return fail(flight, failed, moment);
+                }
+                flight.charge(&failed);
+                later(flight, failed, None, moment)
+            }
+        },
+    }
+}
+
+/// A good result: paid, whatever comes after.
+fn output_there(
+    flight: &mut Flight,
+    output: Output,
+    found: &FoundSummary,
+    moment: Moment,
+) -> Change {
+    flight.charged = Charged::Yes;
+    flight.add_units(output.units.as_deref());
+    flight.step_tries = 0;
+    flight.cancelling = None;
+    flight.failure = None;
+    flight.completed_at = Some(moment.now);
+    if found.all_flagged {
+        let mut failed = failure(
+            Kind::ContentPolicy,
+            "fal replaced every picture by a black one (nsfw)",
+            Charged::Yes,
+        );
+        failed.units = None;
+        return fail(flight, failed, moment);
+    }
+    if found.items == 0 && flight.target.is_some() {
+        let failed = failure(
+            Kind::NoOutput,
+            "the result holds nothing that can be delivered",
+            Charged::Yes,
+        );
+        return fail(flight, failed, moment);
+    }
+    let json: Arc<str> = output.json.into();
+    let large = json.len() > LARGE;
+    flight.result = Some(json.clone());
+    flight.result_unsaved = large;
+    flight.phase = Phase::Delivering;
+    let mut event = flight
+        .event("completed")
+        .with("charged", flight.charged.as_str());
+    event.since = flight.submitted_at;
+    if let Some(request) = &flight.request {
+        event = event.with("request_id", request.0.clone());
+    }
+    if let Some(units) = &flight.units {
+        event = event.with("units", units.clone());
+    }
+    if !found.files.is_empty() {
+        event = event.with("files", json_list(&found.files));
+    }
+    let mut patch = Patch::default()
+        .set("charged", flight.charged.as_str())
+        .set("attempt", flight.attempt.to_string())
+        .set_some("units", flight.units.clone())
+        .set_some(
+            "request_id",
+            flight.request.as_ref().map(|request| request.0.clone()),
+        )
+        .stamp("completed_at")
+        .del(&["error", "kind", "crashes"]);
+    if !large {
+        patch = patch.set("result", json.to_string());
+    }
+    if flight.target.is_some() {
+        // The intent to deliver goes with the result: from here on a message may have gone out.
+        let patch = patch.set("phase", Phase::Delivering.as_str()).event(event);
+        return Change::write(
+            Write::Save {
+                patch,
+                count: None,
+                large: None,
+            },
+            Next::Now,
+        );
+    }
+    let done = ending(flight, "done").with("files", json_list(&found.files));
+    flight.closing = true;
+    Change::write(
+        Write::End {
+            state: EndState::Done,
+            patch: patch.event(event).event(done),
+        },
+        Next::Over,
+    )
+}
+
+/// Puts a result too large for the record into its own key, before a delivery is parked.
+pub fn save_large(flight: &mut Flight) -> Option<Write> {
+    let large = flight.result.clone().filter(|_| flight.result_unsaved)?;
+    flight.result_unsaved = false;
+    Some(Write::Save {
+        patch: Patch::default(),
+        count: None,
+        large: Some(large),
+    })
+}
+
+/// The delivery moved on and must not start over after a crash.
+pub fn delivery_progress(flight: &mut Flight, rung: String, again: bool) -> Change {
+    flight.rung = rung;
+    flight.doubt = Doubt::None;
+    let patch = Patch::default()
+        .set("rung", flight.rung.clone())
+        .del(&["doubt"]);
+    let count = again.then_some("resent_after_unknown");
+    let say = if again { Say::SentAgain } else { Say::Nothing };
+    Change::write(
+        Write::Save {
+            patch,
+            count,
+            large: None,
+        },
+        Next::Now,
+    )
+    .saying(say)
+}
+
+/// What a delivery left in the chat.
+#[derive(Clone, Debug, Default)]
+pub struct Receipt {
+    /// Ids of the messages that hold the result.
+    pub message_ids: Vec<i64>,
+    /// Telegram's ids of the files.
+    pub file_ids: Vec<String>,
+    /// URLs of the files, for the event.
+    pub files: Vec<String>,
+}
+
+/// Everything is delivered: delivery and end are one write.
+pub fn delivered(flight: &mut Flight, receipt: &Receipt) -> Change {
+    let ids = message_list(&receipt.message_ids);
+    let files = json_list(&receipt.file_ids);
+    let with_ids = |event: super::flight::Event| {
+        event
+            .with("message_ids", ids.clone())
+            .with("file_ids", files.clone())
+    };
+    let mut event = with_ids(flight.event("delivered"));
+    event.since = flight.completed_at;
+    let done = with_ids(ending(flight, "done")).with("files", json_list(&receipt.files));
+    let patch = Patch::default()
+        .set("message_ids", ids.clone())
+        .set("file_ids", files.clone())
+        .del(&["rung", "error", "kind"])
+        .event(event)
+        .event(done);
+    flight.closing = true;
+    Change::write(
+        Write::End {
+            state: EndState::Done,
+            patch,
+        },
+        Next::Over,
+    )
+}
+
+/// A final failure: the user is told in a phase of its own, then the job ends.
+pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
+    flight.charge(&failed);
+    flight.cancelling = None;
+    flight.step_tries = 0;
+    flight.order = None;
+    flight.entry = None;
+    flight.failure = Some((failed.kind, failed.text));
+    if flight.target.is_none() || failed.kind == Kind::ChatUnreachable {
+        return end_failed(flight, None);
+    }
+    flight.phase = Phase::Telling;
+    flight.telling_at = Some(moment.now);
+    flight.rung = String::new();
+    flight.doubt = Doubt::None;
+    let (kind, text) = flight
+        .failure
+        .clone()
+        .unwrap_or((Kind::Unavailable, String::new()));
+    let patch = Patch::default()
+        .set("phase", Phase::Telling.as_str())
+        .set("kind", kind.as_str())
+        .set("error", text)
+        .set("attempt", flight.attempt.to_string())
+        .set("charged", flight.charged.as_str())
+        .set_some("units", flight.units.clone())
+        .stamp("telling_at")
+        .del(&["rung", "doubt"]);
+    Change::write(
+        Write::Save {
+            patch,
+            count: None,
+            large: None,
+        },
+        Next::Now,
+    )
+}
+
+/// The user was told (`Some(true)`), could not be (`Some(false)`), or there is nobody to tell.
+pub fn end_failed(flight: &mut Flight, told: Option<bool>) -> Change {
+    let (kind, text) = flight
+        .failure
+        .clone()
+        .unwrap_or((Kind::Unavailable, "unknown".to_owned()));
+    let (state, name) = match kind {
+        Kind::Cancelled => (EndState::Cancelled, "cancelled"),
+        _ => (EndState::Dead, "failed"),
+    };
+    let event = ending(flight, name)
+        .with("kind", kind.as_str())
+        .with("error", text.clone());
+    let told = told.map(|told| if told { "yes" } else { "no" });
+    let patch = Patch::default()
+        .set("kind", kind.as_str())
+        .set("error", text)
+        .set("attempt", flight.attempt.to_string())
+        .set("charged", flight.charged.as_str())
+        .set_some("units", flight.units.clone())
+        .set_some("told", told)
+        .del(&["rung", "telling_at"])
+        .event(event);
+    flight.closing = true;
+    Change::write(Write::End { state, patch }, Next::Over)
+}
+
+/// The event that ends a life.
+fn ending(flight: &Flight, name: &'static str) -> super::flight::Event {
+    let mut event = flight.event(name).with("charged", flight.charged.as_str());
+    event.since = Some(flight.queued_at);
+    if let Some(request) = &flight.request {
+        event = event.with("request_id", request.0.clone());
+    }
+    if let Some(units) = &flight.units {
+        event = event.with("units", units.clone());
+    }
+    event
+}
+
+fn failure(kind: Kind, text: &str, charged: Charged) -> Failure {
+    Failure {
+        kind,
+        remedy: Remedy::Final,
+        text: text.to_owned(),
+        charged,
+        units: None,
+        retry_after: None,
+    }
+}
+
+/// Time from `from` to `to`; nothing when the clock went back.
+pub(crate) fn since(from: UnixMs, to: UnixMs) -> Duration {
+    Duration::from_millis(u64::try_from(to.0 - from.0).unwrap_or(0))
+}
+
+fn json_list(texts: &[String]) -> String {
+    serde_json::to_string(texts).unwrap_or_else(|_| "[]".to_owned())
+}
+
+fn message_list(ids: &[i64]) -> String {
+    serde_json::to_string(ids).unwrap_or_else(|_| "[]".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,4 +13,6 @@
 //! | 1 in and out | [`config`], [`report`] | what the operator says and reads |
 //! | 0 domain | [`job`] | nothing of ours: no clock, socket, thread or randomness |
 
+pub mod config;
 pub mod job;
+pub mod report;

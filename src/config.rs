@@ -1,0 +1,576 @@
+//! What the operator asks for: flags, variables and secrets become one [`Config`] that cannot be wrong,
+//! or one line that says which of them is. Nothing reads the environment after this, and no thread
+//! meets a bad value at night (contract section 5).
+
+mod flag;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod url;
+
+pub use flag::{Environment, Flag, RUN_FLAGS, RunArgs, STORE_FLAGS, StoreArgs, Unset};
+pub use secret::Secret;
+pub use url::{BaseUrl, RedisUrl};
+
+use crate::job::schedule::PollBounds;
+
+use crate::job::Lang;
+use crate::job::spec::ChatId;
+use flag::Typed;
+use secret::Found;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Everything `run` needs, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// First half of the instance's name: 1-64 of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Which Redis, and where in it.
+    pub store: StoreConfig,
+    /// Most connections to Redis; enough for every thread.
+    pub redis_connections: u32,
+    /// How many threads of which kind.
+    pub threads: Threads,
+    /// What a job may take, where it does not say so itself.
+    pub limits: Limits,
+    /// How often fal is asked.
+    pub poll: PollBounds,
+    /// Where requests go.
+    pub urls: Urls,
+    /// How files reach Telegram.
+    pub delivery: DeliveryMode,
+    /// How long a silent worker counts as alive, 3 s to 10 min.
+    pub lease: Duration,
+    /// What is kept of ended jobs.
+    pub retention: Retention,
+    /// From the signal to the hard stop.
+    pub shutdown_timeout: Duration,
+    /// Look of the log.
+    pub log_format: LogFormat,
+    /// Language where a job names none.
+    pub lang: Lang,
+    /// Who is told of trouble with the account.
+    pub admin_chat: Option<ChatId>,
+    /// fal's key, `<id>:<secret>`.
+    pub fal_key: Secret,
+    /// The bot's token; without it a job with `telegram` fails unpaid, and the start warns once.
+    pub bot_token: Option<Secret>,
+}
+
+/// Which Redis, and where in it: all that the commands beside `run` need.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The server. Prints without its password.
+    pub redis: RedisUrl,
+    /// First part of every key: 1-64 visible ASCII, no space.
+    pub namespace: String,
+    /// The list that producers push to.
+    pub inbox: String,
+}
+
+/// Numbers of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threads {
+    /// Run the steps, 1-512.
+    pub pool: usize,
+    /// Move bytes of files, 1-512.
+    pub transfer: usize,
+}
+
+/// Bounds of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Jobs one process holds.
+    pub max_in_flight: usize,
+    /// Payments for one job, 1-20.
+    pub max_attempts: u32,
+    /// Time in progress at fal.
+    pub job_timeout: Duration,
+    /// Time in fal's queue.
+    pub fal_queue_timeout: Duration,
+    /// Time from coming in to the submit; `None`: any.
+    pub max_wait: Option<Duration>,
+    /// Time a result waits for Telegram.
+    pub delivery_timeout: Duration,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Urls {
+    /// fal's queue.
+    pub fal: BaseUrl,
+    /// fal's direct calls.
+    pub fal_run: BaseUrl,
+    /// fal's storage.
+    pub fal_storage: BaseUrl,
+    /// The Bot API, without `/bot<token>`.
+    pub telegram: BaseUrl,
+    /// Where files may come from.
+    pub file_hosts: Vec<String>,
+    /// Hosts that may be spoken to without TLS, beside loopback.
+    pub plain_http: Vec<String>,
+}
+
+/// How files reach Telegram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryMode {
+    /// By URL where Telegram takes it, else by upload.
+    Auto,
+    /// Always by upload.
+    Upload,
+    /// Always by URL.
+    Url,
+}
+
+/// What is kept. Zero: nothing, at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Records of done and cancelled jobs.
+    pub done: Duration,
+    /// Records of dead jobs.
+    pub dead: Duration,
+    /// Entries of the event stream, about.
+    pub events_max: u64,
+}
+
+/// Look of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Journal under systemd, colours on a terminal, plain otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which setting is wrong, and what it should be: one line that begins with the flag or the variable and
+/// never holds a secret. The process ends with code 78.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+fn texts(hosts: &[url::Host]) -> Vec<String> {
+    hosts.iter().map(ToString::to_string).collect()
+}
+
+impl Config {
+    /// Checks what was typed and what the environment says. A flag beats its variable.
+    pub fn load(args: &RunArgs, env: &Environment) -> Result<Config, ConfigError> {
+        env.refuse_unknown()?;
+        let read = Reader {
+            typed: &args.0,
+            env,
+        };
+
+        let threads = Threads {
+            pool: read.value("threads", |text| whole(text, 1..=512))? as usize,
+            transfer: read.value("transfer-threads", |text| whole(text, 1..=512))? as usize,
+        };
+        // Each thread holds one at most; intake, keeper, the blocked pull and one to spare.
+        let needed = threads.pool as u64 + threads.transfer as u64 + 4;
+        let redis_connections = read
+            .optional("redis-connections", |text| match whole(text, 1..=10_000)? {
+                fits if fits >= needed => Ok(fits),
+                given => Err(format!(
+                    "{given} is too few: threads + transfer threads + 4 are {needed}"
+                )),
+            })?
+            .unwrap_or(needed.max(50));
+
+        let poll = PollBounds {
+            min: read.value("poll-min", |text| {
+                duration(text, Duration::from_millis(50)..=LONGEST)
+            })?,
+            max: read.value("poll-max", |text| {
+                duration(text, Duration::from_millis(50)..=LONGEST)
+            })?,
+        };
+        if poll.min > poll.max {
+            let (min, max) = (
+                humantime::format_duration(poll.min),
+                humantime::format_duration(poll.max),
+            );
+            return Err(
+                flag("poll-min").refuse(format!("{min} is more than --poll-max, which is {max}"))
+            );
+        }
+
+        let plain = read.list("plain-http", url::Host::parse_exact)?;
+        let base = |name| read.value(name, |text| BaseUrl::parse(text, &plain));
+        let urls = Urls {
+            fal: base("fal-url")?,
+            fal_run: base("fal-run-url")?,
+            fal_storage: base("fal-storage-url")?,
+            telegram: base("telegram-url")?,
+            file_hosts: texts(&read.list("file-host", url::Host::parse)?),
+            plain_http: texts(&plain),
+        };
+
+        let some_time = |text: &str| duration(text, SECOND..=LONGEST);
+        let limits = Limits {
+            max_in_flight: read.value("max-in-flight", |text| whole(text, 1..=1_000_000))? as usize,
+            max_attempts: read.value("max-attempts", |text| whole(text, 1..=20))? as u32,
+            // As a job's own `timeout_s`.
+            job_timeout: read.value("job-timeout", |text| duration(text, SECOND..=24 * HOUR))?,
+            fal_queue_timeout: read.value("fal-queue-timeout", some_time)?,
+            max_wait: read.value("max-wait", |text| limit(text, some_time))?,
+            delivery_timeout: read.value("delivery-timeout", some_time)?,
+        };
+
+        let keep = |text: &str| duration(text, Duration::ZERO..=LONGEST);
+        let retention = Retention {
+            done: read.value("keep-done", keep)?,
+            dead: read.value("keep-dead", keep)?,
+            events_max: read.value("events-max", |text| whole(text, 1..=1_000_000_000))?,
+        };
+
+        let delivery = [
+            ("auto", DeliveryMode::Auto),
+            ("upload", DeliveryMode::Upload),
+            ("url", DeliveryMode::Url),
+        ];
+        let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json)];
+        let langs = [("en", Lang::En), ("ru", Lang::Ru)];
+        Ok(Config {
+            name: read
+                .optional("name", name)?
+                .unwrap_or_else(|| name_from(&host_name())),
+            store: read.store()?,
+            redis_connections: redis_connections as u32,
+            threads,
+            limits,
+            poll,
+            urls,
+            delivery: read.value("delivery", |text| one_of(text, &delivery))?,
+            lease: read.value("lease", |text| duration(text, 3 * SECOND..=600 * SECOND))?,
+            retention,
+            shutdown_timeout: read.value("shutdown-timeout", |text| {
+                duration(text, Duration::from_millis(100)..=HOUR)
+            })?,
+            log_format: read.value("log-format", |text| one_of(text, &formats))?,
+            lang: read.value("lang", |text| one_of(text, &langs))?,
+            admin_chat: read.value("admin-chat", |text| limit(text, chat))?,
+            fal_key: match secret::find(env, "FAL_KEY", "fal-key", None)? {
+                Some(found) => secret::fal_key(found)?,
+                None => {
+                    return Err(ConfigError(
+                        "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key".into(),
+                    ));
+                }
+            },
+            bot_token: secret::find(env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
+                .map(secret::bot_token)
+                .transpose()?,
+        })
+    }
+
+    /// Every text that no log line may hold, wholes before their parts: for `report::hide`.
+    pub fn secrets(&self) -> Vec<&str> {
+        let wholes = [Some(&self.fal_key), self.bot_token.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(Secret::expose);
+        // The part behind the colon alone is enough to act with, whatever became of the colon in a URL.
+        let parts = wholes
+            .clone()
+            .filter_map(|whole| Some(whole.split_once(':')?.1));
+        wholes.chain(parts).chain(self.store.secrets()).collect()
+    }
+}
+
+impl StoreConfig {
+    /// As [`Config::load`], for a command that only needs Redis.
+    pub fn load(args: &StoreArgs, env: &Environment) -> Result<StoreConfig, ConfigError> {
+        env.refuse_unknown()?;
+        Reader {
+            typed: &args.0,
+            env,
+        }
+        .store()
+    }
+
+    /// Every text that no log line may hold: for `report::hide`.
+    pub fn secrets(&self) -> Vec<&str> {
+        [self.redis.password(), self.redis.password_as_written()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+fn flag(name: &str) -> &'static Flag {
+    flag::all()
+        .find(|flag| flag.name == name)
+        .expect("every flag that is read is in the table")
+}
+
+/// Takes each setting from the first place that has it: flag, variable, default.
+struct Reader<'a> {
+    typed: &'a Typed,
+    env: &'a Environment,
+}
+
+impl Reader<'_> {
+    fn value<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let flag = flag(name);
+        match (self.texts(flag)?.pop(), flag.unset) {
+            (Some(text), _) => parse(&text),
+            (None, Unset::Means(text)) => parse(text),
+            (None, Unset::WorkedOut(_)) => unreachable!("--{name} has no default to read"),
+        }
+        .map_err(|what| flag.refuse(what))
+    }
+
+    fn optional<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let flag = flag(name);
+        let text = self.texts(flag)?.pop();
+        text.map(|text| parse(&text))
+            .transpose()
+            .map_err(|what| flag.refuse(what))
+    }
+
+    fn list<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let flag = flag(name);
+        let texts = self.texts(flag)?;
+        let parts = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+        parts
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map_err(|what| flag.refuse(what))
+    }
+
+    fn texts(&self, flag: &Flag) -> Result<Vec<String>, ConfigError> {
+        let values = match self.typed.get(flag.name) {
+            Some(values) => values.iter().map(|value| value.as_os_str()).collect(),
+            None => Vec::from_iter(self.env.get(flag.variable)),
+        };
+        let texts = values
+            .into_iter()
+            .map(|value| value.to_str().map(str::to_owned));
+        texts
+            .collect::<Option<_>>()
+            .ok_or_else(|| flag.refuse("not valid UTF-8"))
+    }
+
+    fn store(&self) -> Result<StoreConfig, ConfigError> {
+        let redis = self.redis()?;
+        let namespace = self.value("namespace", |text| key_part(text, 64))?;
+        let inbox = self.optional("inbox", |text| inbox(text, &namespace))?;
+        let inbox = inbox.unwrap_or_else(|| format!("{namespace}:inbox"));
+        Ok(StoreConfig {
+            redis,
+            namespace,
+            inbox,
+        })
+    }
+
+    /// The one flag that is half a secret: its password may come from anywhere but the command line.
+    fn redis(&self) -> Result<RedisUrl, ConfigError> {
+        let flag = flag("redis-url");
+        let typed = self.typed.contains_key(flag.name).then_some("--redis-url");
+        if let Some(Found { text, place }) =
+            secret::find(self.env, flag.variable, flag.name, typed)?
+        {
+            let place = if place == flag.variable {
+                "--redis-url (REDIS_URL)".to_owned()
+            } else {
+                place
+            };
+            return RedisUrl::parse(text.expose())
+                .map_err(|what| ConfigError(format!("{place}: {what}")));
+        }
+        let redis = self.value(flag.name, RedisUrl::parse)?;
+        if typed.is_some() && redis.password().is_some() {
+            return Err(flag.refuse(
+                "every user of this machine can read a password on the command line; put the URL into the \
+                 variable REDIS_URL, a file named by REDIS_URL_FILE, or the systemd credential redis-url",
+            ));
+        }
+        Ok(redis)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Ten years: longer is a typing error, and sums with a clock must not overflow.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+fn whole(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let (least, most) = (range.start(), range.end());
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "{} is not a whole number from {least} to {most}",
+            quoted(text)
+        )
+    })
+}
+
+fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|_| {
+        format!(
+            "{} is not a duration such as 500ms, 30s, 10m or 24h",
+            quoted(text)
+        )
+    })?;
+    if span < *range.start() {
+        let least = humantime::format_duration(*range.start());
+        return Err(format!("{} is too short, at least {least}", quoted(text)));
+    }
+    if span > *range.end() {
+        let hours = range.end().as_secs() / 3600;
+        let most = if hours > 24 {
+            format!("{}d", hours / 24)
+        } else {
+            short(*range.end())
+        };
+        return Err(format!("{} is too long, at most {most}", quoted(text)));
+    }
+    Ok(span)
+}
+
+/// Without humantime's "1day" for 24h.
+fn short(span: Duration) -> String {
+    match span.as_secs() {
+        seconds if seconds >= 3600 => format!("{}h", seconds / 3600),
+        seconds if seconds >= 60 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+/// `off` and `0` switch a limit off.
+fn limit<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    match text {
+        "off" | "0" | "0s" => Ok(None),
+        text => parse(text).map(Some),
+    }
+}
+
+fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        format!("{} is none of {}", quoted(text), words.join(", "))
+    })
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_name_byte) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not 1 to 64 of A-Z a-z 0-9 . _ -",
+        quoted(text)
+    ))
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
+}
+
+/// A valid name from any host name.
+fn name_from(host: &str) -> String {
+    let valid = |c: char| {
+        if c.is_ascii() && is_name_byte(c as u8) {
+            c
+        } else {
+            '-'
+        }
+    };
+    match host.trim() {
+        "" => "worker".to_owned(),
+        host => host.chars().take(64).map(valid).collect(),
+    }
+}
+
+fn key_part(text: &str, longest: usize) -> Result<String, String> {
+    if (1..=longest).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not 1 to {longest} visible ASCII characters without spaces",
+        quoted(text)
+    ))
+}
+
+/// First words of our own keys behind the namespace (contract sections 2 and 4).
+const OWN_KEYS: [&str; 25] = [
+    "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
+    "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
+    "store", "run", "settling", "rate", "events", "job",
+];
+
+fn inbox(text: &str, namespace: &str) -> Result<String, String> {
+    let key = key_part(text, 256)?;
+    let own = key
+        .strip_prefix(namespace)
+        .and_then(|rest| rest.strip_prefix(':'));
+    let own = own.and_then(|rest| rest.split(':').next());
+    if own.is_some_and(|word| OWN_KEYS.contains(&word)) {
+        return Err(format!(
+            "{} is a key that the worker itself uses",
+            quoted(text)
+        ));
+    }
+    Ok(key)
+}
+
+/// A chat id of at most 52 bits, or the `@name` of a public one.
+fn chat(text: &str) -> Result<ChatId, String> {
+    let refuse = || {
+        format!(
+            "{} is neither a chat id such as 42 or -100123 nor an @name nor off",
+            quoted(text)
+        )
+    };
+    if let Some(name) = text.strip_prefix('@') {
+        let fits = (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        return if fits {
+            Ok(ChatId::Name(text.to_owned()))
+        } else {
+            Err(refuse())
+        };
+    }
+    let id = text
+        .parse()
+        .ok()
+        .filter(|id: &i64| *id != 0 && id.unsigned_abs() < 1 << 52);
+    id.map(ChatId::Id).ok_or_else(refuse)
+}
+
+/// A value in an error: one line, and not the whole of a wrong paste.
+fn quoted(text: &str) -> String {
+    if text.is_empty() {
+        return "an empty value".to_owned();
+    }
+    let start: String = text.chars().take(40).collect();
+    let more = if start.len() < text.len() { "…" } else { "" };
+    format!("\"{}{more}\"", start.escape_debug())
+}

@@ -1,0 +1,427 @@
+//! What the operator sees: one function a moment, which writes its line with fixed keys and counts it.
+//! The only room that logs at info or above, so that keys never drift (contract section 6). No prompt,
+//! no caption and no secret comes in here.
+//!
+//! Global state, and why: the logger is one for the process, the counters are what a metrics page will
+//! read, and the list of hidden texts must reach lines that libraries write.
+
+mod line;
+mod logger;
+#[cfg(test)]
+mod tests;
+
+pub use line::{Fields, Shown, Value};
+pub use log::Level;
+pub use logger::{Style, hide, init_logging, install_panic_hook, line};
+
+use crate::job::failure::Kind;
+use crate::job::{Charged, Phase};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often each moment came, since the start of the process. Read with `load(Relaxed)`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Jobs begun or taken on here.
+    pub started: AtomicU64,
+    /// Jobs ended well.
+    pub done: AtomicU64,
+    /// Jobs that ended `dead`, dead letters among them.
+    pub failed: AtomicU64,
+    /// Jobs cancelled.
+    pub cancelled: AtomicU64,
+    /// Retries, by [`Kind::ALL`]'s order.
+    pub retries: [AtomicU64; Kind::ALL.len()],
+    /// Entries with an id already known.
+    pub duplicates: AtomicU64,
+    /// Jobs that a limit sent back to wait.
+    pub deferred: AtomicU64,
+    /// Entries that broke a rule.
+    pub dead_letters: AtomicU64,
+    /// Submits repeated after one of unknown outcome: each may be a second payment.
+    pub resubmitted_after_unknown: AtomicU64,
+    /// Sends repeated after one of unknown outcome: each may be a second message.
+    pub resent_after_unknown: AtomicU64,
+    /// Dead instances whose jobs were taken over.
+    pub takeovers: AtomicU64,
+    /// Times that a service went away.
+    pub outages: AtomicU64,
+    /// Panics caught.
+    pub panics: AtomicU64,
+    /// Other warnings.
+    pub warnings: AtomicU64,
+}
+
+static COUNTERS: Counters = Counters {
+    started: AtomicU64::new(0),
+    done: AtomicU64::new(0),
+    failed: AtomicU64::new(0),
+    cancelled: AtomicU64::new(0),
+    retries: [const { AtomicU64::new(0) }; Kind::ALL.len()],
+    duplicates: AtomicU64::new(0),
+    deferred: AtomicU64::new(0),
+    dead_letters: AtomicU64::new(0),
+    resubmitted_after_unknown: AtomicU64::new(0),
+    resent_after_unknown: AtomicU64::new(0),
+    takeovers: AtomicU64::new(0),
+    outages: AtomicU64::new(0),
+    panics: AtomicU64::new(0),
+    warnings: AtomicU64::new(0),
+};
+
+/// The process's counters.
+pub fn counters() -> &'static Counters {
+    &COUNTERS
+}
+
+impl Counters {
+    /// Retries because of this kind.
+    pub fn retries_of(&self, kind: Kind) -> &AtomicU64 {
+        let place = Kind::ALL.iter().position(|each| *each == kind);
+        &self.retries[place.expect("ALL holds every kind")]
+    }
+}
+
+/// A job as lines name it; these keys come first, in this order.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Its id.
+    pub job: &'a str,
+    /// Whom the limits count.
+    pub user: Option<&'a str>,
+    /// The model.
+    pub model: Option<&'a str>,
+    /// Payments so far; 0 before the first submit.
+    pub attempt: u32,
+    /// fal's name for the request under way.
+    pub request: Option<&'a str>,
+}
+
+impl Job<'_> {
+    fn line(&self, level: Level, sentence: &str, more: &Fields<'_>) {
+        let own: [(&str, &dyn Value); 5] = [
+            ("job", &self.job),
+            ("user", &self.user),
+            ("model", &self.model),
+            ("attempt", &self.attempt),
+            ("request", &self.request),
+        ];
+        line(level, sentence, &[&own[..], more].concat());
+    }
+}
+
+/// Where a job's time went, milliseconds; what never happened is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// From coming in to the submit.
+    pub queue_ms: Option<u64>,
+    /// From the submit to fal's result.
+    pub gen_ms: Option<u64>,
+    /// From the result to the last message.
+    pub deliver_ms: Option<u64>,
+    /// From coming in to the end.
+    pub total_ms: Option<u64>,
+}
+
+/// The process works.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready<'a> {
+    /// `<name>~<8 hex>`.
+    pub instance: &'a str,
+    /// Of this program.
+    pub version: &'a str,
+    /// Pool threads.
+    pub threads: usize,
+    /// Transfer threads.
+    pub transfer_threads: usize,
+    /// Address, without its password.
+    pub redis: &'a str,
+    /// What Redis calls itself.
+    pub redis_version: Option<&'a str>,
+    /// First part of the keys.
+    pub namespace: &'a str,
+    /// The list that is read.
+    pub inbox: &'a str,
+    /// Since the process started.
+    pub start_ms: u64,
+}
+
+/// `ready`
+pub fn ready(ready: &Ready<'_>) {
+    line(
+        Level::Info,
+        "ready",
+        &[
+            ("instance", &ready.instance),
+            ("version", &ready.version),
+            ("threads", &ready.threads),
+            ("transfer_threads", &ready.transfer_threads),
+            ("redis", &ready.redis),
+            ("redis_version", &ready.redis_version),
+            ("namespace", &ready.namespace),
+            ("inbox", &ready.inbox),
+            ("start_ms", &ready.start_ms),
+        ],
+    );
+}
+
+/// The configuration is wrong: the last line before exit 78. Works before [`init_logging`] too. The
+/// error is the sentence, not a field, since quoting would double the quotes in it.
+pub fn refused(error: &dyn std::fmt::Display) {
+    init_logging(Style::detect());
+    line(
+        Level::Error,
+        &format!("configuration refused: {error}"),
+        &[],
+    );
+}
+
+/// `job started`: claimed here, at this phase of its life.
+pub fn job_started(job: &Job<'_>, phase: Phase) {
+    COUNTERS.started.fetch_add(1, Relaxed);
+    job.line(Level::Info, "job started", &[("phase", &phase)]);
+}
+
+/// `job done`
+pub fn job_done(job: &Job<'_>, spent: &Spent) {
+    COUNTERS.done.fetch_add(1, Relaxed);
+    job.line(
+        Level::Info,
+        "job done",
+        &[
+            ("queue_ms", &spent.queue_ms),
+            ("gen_ms", &spent.gen_ms),
+            ("deliver_ms", &spent.deliver_ms),
+            ("total_ms", &spent.total_ms),
+        ],
+    );
+}
+
+/// `job failed`: it is dead now.
+pub fn job_failed(job: &Job<'_>, kind: Kind, charged: Charged, error: &str, total_ms: Option<u64>) {
+    COUNTERS.failed.fetch_add(1, Relaxed);
+    job.line(
+        Level::Warn,
+        "job failed",
+        &[
+            ("kind", &kind),
+            ("charged", &charged),
+            ("error", &error),
+            ("total_ms", &total_ms),
+        ],
+    );
+}
+
+/// `job cancelled`
+pub fn job_cancelled(job: &Job<'_>, charged: Charged, total_ms: Option<u64>) {
+    COUNTERS.cancelled.fetch_add(1, Relaxed);
+    job.line(
+        Level::Info,
+        "job cancelled",
+        &[("charged", &charged), ("total_ms", &total_ms)],
+    );
+}
+
+/// `job retrying`: this step again, or a new submit, in so long.
+pub fn job_retrying(job: &Job<'_>, kind: Kind, wait: Duration, error: &str) {
+    COUNTERS.retries_of(kind).fetch_add(1, Relaxed);
+    let in_ms = wait.as_millis() as u64;
+    job.line(
+        Level::Warn,
+        "job retrying",
+        &[("kind", &kind), ("in_ms", &in_ms), ("error", &error)],
+    );
+}
+
+/// `submitted again after unknown`: this may be a second payment.
+pub fn resubmitted_after_unknown(job: &Job<'_>) {
+    COUNTERS.resubmitted_after_unknown.fetch_add(1, Relaxed);
+    job.line(Level::Warn, "submitted again after unknown", &[]);
+}
+
+/// `sent again after unknown`: this may be a second message. `sends` counts this one.
+pub fn resent_after_unknown(job: &Job<'_>, sends: u32) {
+    COUNTERS.resent_after_unknown.fetch_add(1, Relaxed);
+    job.line(
+        Level::Warn,
+        "sent again after unknown",
+        &[("sends", &sends)],
+    );
+}
+
+/// `duplicate`, at debug: an entry whose id is known, in this state.
+pub fn duplicate(job: &str, state: &str) {
+    COUNTERS.duplicates.fetch_add(1, Relaxed);
+    line(
+        Level::Debug,
+        "duplicate",
+        &[("job", &job), ("state", &state)],
+    );
+}
+
+/// `deferred`, at debug: a limit (or trouble of the account) makes the job wait.
+pub fn deferred(job: &Job<'_>, reason: &str, wait: Option<Duration>) {
+    COUNTERS.deferred.fetch_add(1, Relaxed);
+    let in_ms = wait.map(|wait| wait.as_millis() as u64);
+    job.line(
+        Level::Debug,
+        "deferred",
+        &[("reason", &reason), ("in_ms", &in_ms)],
+    );
+}
+
+/// `job failed` of an entry that breaks a rule: unpaid, and never started.
+pub fn dead_letter(job: &str, user: Option<&str>, error: &str) {
+    COUNTERS.dead_letters.fetch_add(1, Relaxed);
+    job_failed(
+        &Job {
+            job,
+            user,
+            model: None,
+            attempt: 0,
+            request: None,
+        },
+        Kind::InvalidJob,
+        Charged::No,
+        error,
+        None,
+    );
+}
+
+/// `took over`: this many jobs of a dead instance go on.
+pub fn took_over(instance: &str, jobs: u64) {
+    COUNTERS.takeovers.fetch_add(1, Relaxed);
+    line(
+        Level::Warn,
+        "took over",
+        &[("instance", &instance), ("jobs", &jobs)],
+    );
+}
+
+/// `stopping`: no new jobs from here on.
+pub fn stopping(reason: &str, in_flight: usize) {
+    line(
+        Level::Info,
+        "stopping",
+        &[("reason", &reason), ("in_flight", &in_flight)],
+    );
+}
+
+/// `stopped`. What was cut off at the hard stop may be a submit of unknown outcome, hence the warning.
+pub fn stopped(given_back: usize, cut_off: usize) {
+    let level = if cut_off == 0 {
+        Level::Info
+    } else {
+        Level::Warn
+    };
+    line(
+        level,
+        "stopped",
+        &[("given_back", &given_back), ("cut_off", &cut_off)],
+    );
+}
+
+/// A step panicked; the hook has written the panic itself, this says whose it was.
+pub fn panic_in_step(job: &Job<'_>, place: &str, crashes: u32) {
+    job.line(
+        Level::Error,
+        "step crashed",
+        &[("step", &place), ("crashes", &crashes)],
+    );
+}
+
+/// Anything else the operator should look at.
+pub fn warning(sentence: &str, fields: &Fields<'_>) {
+    COUNTERS.warnings.fetch_add(1, Relaxed);
+    line(Level::Warn, sentence, fields);
+}
+
+/// Detail, shown with `RUST_LOG=debug`.
+pub fn debug(sentence: &str, fields: &Fields<'_>) {
+    line(Level::Debug, sentence, fields);
+}
+
+/// `redis lost`. Callers that see each failure use an [`Outage`] instead.
+pub fn redis_lost(reason: &str) {
+    service_lost("redis", reason);
+}
+
+/// `redis back`
+pub fn redis_back(after: Duration) {
+    service_back("redis", after);
+}
+
+/// `<service> lost`: it stopped answering.
+pub fn service_lost(service: &str, reason: &str) {
+    COUNTERS.outages.fetch_add(1, Relaxed);
+    line(
+        Level::Warn,
+        &format!("{service} lost"),
+        &[("reason", &reason)],
+    );
+}
+
+/// `<service> back`, after so long.
+pub fn service_back(service: &str, after: Duration) {
+    line(
+        Level::Info,
+        &format!("{service} back"),
+        &[("after_s", &after)],
+    );
+}
+
+/// One service's being away, told once when it goes and once when it is back, however many threads
+/// notice how often. Shared by reference.
+#[derive(Debug)]
+pub struct Outage {
+    service: &'static str,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Outage {
+    /// A service that answers: `redis`, `fal`, `telegram`.
+    pub const fn new(service: &'static str) -> Outage {
+        Outage {
+            service,
+            since: Mutex::new(None),
+        }
+    }
+
+    /// A call failed. Says so, and gives true, if it is the first since the service last answered.
+    pub fn failed(&self, reason: &str) -> bool {
+        let first = self.failed_at(Instant::now());
+        if first {
+            service_lost(self.service, reason);
+        }
+        first
+    }
+
+    /// A call succeeded. Says so, and gives how long it was away, if the one before failed.
+    pub fn succeeded(&self) -> Option<Duration> {
+        let away = self.succeeded_at(Instant::now());
+        if let Some(away) = away {
+            service_back(self.service, away);
+        }
+        away
+    }
+
+    /// Since when the service is away.
+    pub fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed_at(&self, now: Instant) -> bool {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = since.is_none();
+        since.get_or_insert(now);
+        first
+    }
+
+    fn succeeded_at(&self, now: Instant) -> Option<Duration> {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since
+            .take()
+            .map(|since| now.saturating_duration_since(since))
+    }
+}

@@ -1,0 +1,237 @@
+//! The way of a line to stderr: look, filter, and the last look for secrets.
+
+use super::line::{self, Fields};
+use env_logger::fmt::{Formatter, WriteStyle};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::io::{self, IsTerminal, Write};
+use std::os::linux::fs::MetadataExt;
+use std::sync::{OnceLock, PoisonError, RwLock};
+
+/// Look of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `<6>job done …`: the journal has a clock and reads the priority.
+    Journal,
+    /// Time and level in colour.
+    Terminal,
+    /// `2026-01-02T03:04:05.678Z INFO job done …`.
+    Plain,
+    /// One object a line: `{"ts":…,"level":…,"message":…, fields}`.
+    Json,
+    /// [`Style::Json`] with the journal's priority in front, which the journal takes off again.
+    JsonJournal,
+}
+
+impl Style {
+    /// What fits to where stderr goes.
+    pub fn detect() -> Style {
+        if stderr_is_journal() {
+            Style::Journal
+        } else if io::stderr().is_terminal() {
+            Style::Terminal
+        } else {
+            Style::Plain
+        }
+    }
+
+    /// JSON, wherever stderr goes.
+    pub fn json() -> Style {
+        if stderr_is_journal() {
+            Style::JsonJournal
+        } else {
+            Style::Json
+        }
+    }
+
+    fn is_json(self) -> bool {
+        match self {
+            Style::Json | Style::JsonJournal => true,
+            Style::Journal | Style::Terminal | Style::Plain => false,
+        }
+    }
+}
+
+/// systemd names the device and inode of the journal's socket, so that a shell started from a service,
+/// whose stderr goes elsewhere, is not taken for one.
+fn stderr_is_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
+        return !io::stderr().is_terminal();
+    };
+    stream.to_str() == Some(&format!("{}:{}", stderr.st_dev(), stderr.st_ino()))
+}
+
+/// The style in force; until logging begins lines are built for [`Style::Plain`].
+static STYLE: OnceLock<Style> = OnceLock::new();
+
+/// Texts that no line may hold, the longest first. Written at start, read by every line.
+static HIDDEN: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+/// Records of this target are lines built here: in JSON already the members of an object.
+const BUILT: &str = "fal_worker::report";
+
+/// Starts logging to stderr at `info`, or as RUST_LOG says. A second call does nothing.
+pub fn init_logging(style: Style) {
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|filter| !filter.trim().is_empty());
+    let style = *STYLE.get_or_init(|| style);
+    let color = if style == Style::Terminal {
+        WriteStyle::Auto
+    } else {
+        WriteStyle::Never
+    };
+    let logger = env_logger::Builder::new()
+        .filter_level(LevelFilter::Info)
+        .parse_filters(filter.as_deref().unwrap_or("info"))
+        .write_style(color)
+        .format(move |out, record| write_record(out, style, record))
+        .build();
+    let most = logger.filter();
+    if log::set_boxed_logger(Box::new(Gate(logger))).is_ok() {
+        log::set_max_level(most);
+    }
+}
+
+/// Never to be shown again in any line, whoever writes it. Takes one secret, or the part of one that is
+/// enough to act with. Under four characters it is not one, and would black out half of the log.
+pub fn hide(secret: &str) {
+    if secret.chars().count() < 4 {
+        return;
+    }
+    let mut hidden = HIDDEN.write().unwrap_or_else(PoisonError::into_inner);
+    if !hidden.iter().any(|known| known == secret) {
+        hidden.push(secret.to_owned());
+        // The longest first: a part must not be cut out of a whole that would then stay.
+        hidden.sort_by_key(|known| std::cmp::Reverse(known.len()));
+    }
+}
+
+fn without_secrets(mut text: String) -> String {
+    let hidden = HIDDEN.read().unwrap_or_else(PoisonError::into_inner);
+    for secret in &*hidden {
+        if text.contains(secret) {
+            text = text.replace(secret, "***");
+        }
+    }
+    text
+}
+
+/// Writes one line: a sentence and its fields, in their order. `report` alone uses it at info and above.
+pub fn line(level: Level, sentence: &str, fields: &Fields<'_>) {
+    if log::log_enabled!(target: BUILT, level) {
+        let json = STYLE.get().is_some_and(|style| style.is_json());
+        let build = if json {
+            line::json_members
+        } else {
+            line::logfmt
+        };
+        log::log!(target: BUILT, level, "{}", build(sentence, fields, without_secrets));
+    }
+}
+
+/// Panics become one line like all others.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let at = panic
+            .location()
+            .map(|at| format!("{}:{}", at.file(), at.line()));
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let message = text.unwrap_or("(no text)");
+        super::COUNTERS
+            .panics
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        line(
+            Level::Error,
+            "panic in",
+            &[
+                ("thread", &thread.name().unwrap_or("(unnamed)")),
+                ("at", &at),
+                ("message", &message),
+            ],
+        );
+    }));
+}
+
+/// Lets the libraries speak only of trouble, whatever RUST_LOG says: below that ureq prints URLs, and
+/// Telegram's hold the bot token.
+struct Gate(env_logger::Logger);
+
+const CAPPED: [&str; 4] = ["ureq", "rustls", "redis", "r2d2"];
+
+pub(super) fn passes(metadata: &Metadata<'_>) -> bool {
+    metadata.level() <= Level::Warn
+        || !CAPPED
+            .iter()
+            .any(|library| metadata.target().starts_with(library))
+}
+
+impl Log for Gate {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        passes(metadata) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if passes(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+fn write_record(out: &mut Formatter, style: Style, record: &Record<'_>) -> io::Result<()> {
+    let level = record.level();
+    let built = record.target() == BUILT;
+    let body = body(style, record.target(), record.args().to_string(), built);
+    match style {
+        Style::Journal => writeln!(out, "<{}>{body}", priority(level)),
+        Style::Plain => {
+            let ts = out.timestamp_millis();
+            writeln!(out, "{ts} {level:<5} {body}")
+        }
+        Style::Terminal => {
+            let ts = out.timestamp_millis();
+            let color = out.default_level_style(level);
+            writeln!(out, "{ts} {color}{level:<5}{color:#} {body}")
+        }
+        Style::Json | Style::JsonJournal => {
+            if style == Style::JsonJournal {
+                write!(out, "<{}>", priority(level))?;
+            }
+            let (ts, level) = (out.timestamp_millis(), level.as_str().to_ascii_lowercase());
+            writeln!(out, "{{\"ts\":\"{ts}\",\"level\":\"{level}\",{body}}}")
+        }
+    }
+}
+
+/// What stands behind time and level, without a secret and without anything that breaks the line.
+pub(super) fn body(style: Style, target: &str, message: String, built: bool) -> String {
+    let body = match (style.is_json(), built) {
+        (_, true) => message,
+        (false, false) => line::escaped(&without_secrets(message)),
+        (true, false) => format!(
+            "\"message\":{},\"target\":{}",
+            line::json_text(&without_secrets(message)),
+            line::json_text(target)
+        ),
+    };
+    without_secrets(body)
+}
+
+/// syslog's numbers, as systemd reads them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}

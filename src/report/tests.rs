@@ -1,0 +1,194 @@
+use super::line::{escaped, json_members, logfmt};
+use super::logger::body;
+use super::*;
+
+fn plain(sentence: &str, fields: &Fields<'_>) -> String {
+    logfmt(sentence, fields, |text| text)
+}
+
+#[test]
+fn a_line_is_a_sentence_and_its_fields_in_the_order_given() {
+    let line = plain(
+        "job done",
+        &[
+            ("job", &"order-8812"),
+            ("user", &Some("42")),
+            ("model", &"fal-ai/flux/dev"),
+            ("request", &None::<&str>),
+            ("queue_ms", &12u64),
+            ("after_s", &Duration::from_millis(1500)),
+        ],
+    );
+    assert_eq!(
+        line,
+        "job done job=order-8812 user=42 model=fal-ai/flux/dev queue_ms=12 after_s=1.500"
+    );
+}
+
+#[test]
+fn values_are_quoted_where_they_need_it() {
+    for (value, shown) in [
+        ("plain-1.5:/@", "plain-1.5:/@"),
+        ("привет", "привет"),
+        ("", r#""""#),
+        ("a b", r#""a b""#),
+        ("a=b", r#""a=b""#),
+        (r#"say "x""#, r#""say \"x\"""#),
+        (r"a\nb", r#""a\\nb""#),
+        ("a\u{a0}b", "\"a\u{a0}b\""),
+    ] {
+        assert_eq!(
+            plain("x", &[("v", &value)]),
+            format!("x v={shown}"),
+            "{value:?}"
+        );
+    }
+}
+
+#[test]
+fn no_job_can_forge_a_line() {
+    for (value, shown) in [
+        ("x\n<6>job done job=1", r#""x\n<6>job done job=1""#),
+        ("x\r\ny", r#""x\r\ny""#),
+        ("a\tb", r#""a\tb""#),
+        ("\u{1b}[2J", r#""\u{1b}[2J""#),
+        ("a\0b", r#""a\u{0}b""#),
+        ("\u{7f}\u{85}\u{9b}", r#""\u{7f}\u{85}\u{9b}""#),
+        ("a\u{2028}b\u{2029}", r#""a\u{2028}b\u{2029}""#),
+        (
+            "\u{202e}evil\u{2066}\u{200f}",
+            r#""\u{202e}evil\u{2066}\u{200f}""#,
+        ),
+        ("\u{e0041}\u{feff}", r#""\u{e0041}\u{feff}""#),
+        (r#"" job=other x=""#, r#""\" job=other x=\"""#),
+    ] {
+        assert_eq!(
+            plain("x", &[("v", &value)]),
+            format!("x v={shown}"),
+            "{value:?}"
+        );
+        let json = format!("{{{}}}", json_members("x", &[("v", &value)], |text| text));
+        let read: serde_json::Value = serde_json::from_str(&json).expect(&json);
+        assert_eq!(read["v"], value);
+        assert_eq!(escaped(&json), json, "nothing is left that misleads");
+    }
+    let foreign = body(Style::Journal, "other", "a\n<3>forged".into(), false);
+    assert_eq!(foreign, r"a\n<3>forged");
+}
+
+#[test]
+fn a_very_long_value_is_cut() {
+    let line = plain("x", &[("v", &"é".repeat(5000))]);
+    assert!(line.ends_with('…'));
+    assert_eq!(line.chars().count(), "x v=".len() + 1001);
+}
+
+#[test]
+fn json_has_the_same_fields_and_numbers_stay_numbers() {
+    let fields: &Fields<'_> = &[
+        ("job", &"1"),
+        ("request", &None::<&str>),
+        ("ms", &7u64),
+        ("after_s", &Duration::from_millis(20)),
+        ("message", &"a \"b\"\n"),
+    ];
+    let members = json_members("panic in", fields, |text| text);
+    assert_eq!(
+        members,
+        r#""message":"panic in","job":"1","ms":7,"after_s":0.020,"field_message":"a \"b\"\n""#
+    );
+    let foreign = body(Style::Json, "other::x", "it \"broke\"".into(), false);
+    assert_eq!(foreign, r#""message":"it \"broke\"","target":"other::x""#);
+}
+
+#[test]
+fn a_registered_secret_is_in_no_line_of_anybody() {
+    hide("Zq9\"tok%en");
+    hide("Zq9\"tok%en-and-more");
+    hide("ab"); // too short to be one
+    for style in [Style::Plain, Style::Json] {
+        let foreign = body(style, "other", "GET /botZq9\"tok%en/send".into(), false);
+        assert!(foreign.contains("/bot***/send"), "{foreign}");
+        // A line of ours that was built with it all the same.
+        let own = body(style, "", "x v=Zq9\"tok%en-and-more".into(), true);
+        assert_eq!(own, "x v=***");
+    }
+    let hiding = |text: String| body(Style::Plain, "", text, true);
+    // Quoting would have disguised it from a search afterwards.
+    assert_eq!(
+        logfmt("x", &[("v", &"a Zq9\"tok%en ab")], hiding),
+        r#"x v="a *** ab""#
+    );
+    assert_eq!(
+        json_members("x", &[("v", &"Zq9\"tok%en")], hiding),
+        r#""message":"x","v":"***""#
+    );
+}
+
+#[test]
+fn an_outage_is_told_once_when_it_begins_and_once_when_it_ends() {
+    let outage = Outage::new("redis");
+    let start = Instant::now();
+    let at = |s| start + Duration::from_secs(s);
+    assert_eq!(
+        outage.succeeded_at(at(0)),
+        None,
+        "nothing to tell while all is well"
+    );
+    assert!(outage.failed_at(at(1)));
+    assert!(!outage.failed_at(at(2)));
+    assert!(!outage.failed_at(at(3)));
+    assert_eq!(outage.since(), Some(at(1)));
+    assert_eq!(outage.succeeded_at(at(5)), Some(Duration::from_secs(4)));
+    assert_eq!(outage.succeeded_at(at(6)), None);
+    assert!(outage.failed_at(at(7)), "the next one is a new one");
+}
+
+#[test]
+fn many_threads_notice_one_outage() {
+    let outage = Outage::new("test-service");
+    let told = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| outage.failed("refused")))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .filter(|told| *told)
+            .count()
+    });
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn retries_are_counted_by_kind() {
+    let count = || counters().retries_of(Kind::NoBalance).load(Relaxed);
+    let before = count();
+    let job = Job {
+        job: "1",
+        user: None,
+        model: None,
+        attempt: 1,
+        request: None,
+    };
+    job_retrying(&job, Kind::NoBalance, Duration::from_secs(1), "locked");
+    assert_eq!(count(), before + 1);
+}
+
+#[test]
+fn libraries_speak_only_of_trouble() {
+    use log::Metadata;
+    for (target, level, passes) in [
+        ("ureq::run", Level::Trace, false),
+        ("ureq::run", Level::Debug, false),
+        ("ureq_proto::client", Level::Info, false),
+        ("rustls::client", Level::Debug, false),
+        ("redis::connection", Level::Info, false),
+        ("r2d2", Level::Error, true),
+        ("ureq::pool", Level::Warn, true),
+        ("fal_worker::steps", Level::Trace, true),
+    ] {
+        let metadata = Metadata::builder().target(target).level(level).build();
+        assert_eq!(super::logger::passes(&metadata), passes, "{target} {level}");
+    }
+}

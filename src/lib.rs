@@ -14,5 +14,6 @@
 //! | 0 domain | [`job`] | nothing of ours: no clock, socket, thread or randomness |
 
 pub mod config;
+pub mod http;
 pub mod job;
 pub mod report;

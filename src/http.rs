@@ -1,0 +1,531 @@
+//! The one shared HTTP client: every setting spelled out, because ureq's defaults do not fit a daemon
+//! (3 idle connections a host, 256 KiB of buffers a connection, ten redirects, a proxy from the
+//! environment, a resolver thread for each request). It knows sockets and limits and no service: what
+//! an answer means is decided above. Its most important promise is the line between "certainly not
+//! sent" and "may have been sent", since a submit that may have been sent may have been paid.
+//!
+//! No text made here holds a URL, a path, a query or a header: Telegram's URLs hold the bot token.
+
+mod download;
+mod hosts;
+mod resolver;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use download::{DownloadError, DownloadRules, Spooled, spool_data_uri};
+pub(crate) use hosts::Place;
+pub use hosts::{FileHosts, base_url};
+
+use resolver::CachingResolver;
+use socket::{Sockets, Trace};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use ureq::unversioned::transport::Connector;
+use ureq::{Agent, AsSendBody, SendBody, Timeout};
+
+/// Idle connections older than this are not used again: the gateways of fal and Telegram close theirs
+/// sooner or later, and a close that crosses a submit on the wire makes its outcome unknown.
+const IDLE_AGE: Duration = Duration::from_secs(60);
+
+/// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
+const BUFFER: usize = 16 << 10;
+
+/// Which service a request goes to: names metrics and chooses no behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
+    /// fal's queue, direct and storage APIs.
+    Fal,
+    /// The Bot API.
+    Telegram,
+    /// Files of results.
+    Files,
+}
+
+impl Service {
+    /// Every service, in the order of the enum.
+    pub const ALL: [Service; 3] = [Service::Fal, Service::Telegram, Service::Files];
+
+    /// The word of the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Service::Fal => "fal",
+            Service::Telegram => "telegram",
+            Service::Files => "files",
+        }
+    }
+}
+
+/// Bounds of one exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Name look-up, and then TCP and TLS together: each at most this long.
+    pub connect: Duration,
+    /// The whole exchange, the answer's body included (may be overrun by an eighth).
+    pub total: Duration,
+    /// Longest answer body.
+    pub max_bytes: u64,
+}
+
+/// What a request carries.
+pub enum Body<'a> {
+    /// Nothing (POST and PUT say `Content-Length: 0`).
+    Empty,
+    /// Bytes in memory.
+    Bytes {
+        /// `Content-Type`.
+        content_type: &'a str,
+        /// The body.
+        bytes: &'a [u8],
+    },
+    /// Exactly `len` bytes from a reader, in constant memory; a reader that ends early breaks the
+    /// request off, what it has beyond `len` is not read.
+    Stream {
+        /// `Content-Type`.
+        content_type: &'a str,
+        /// `Content-Length`.
+        len: u64,
+        /// Where the bytes come from.
+        reader: &'a mut dyn Read,
+    },
+}
+
+/// One request.
+pub struct Request<'a> {
+    /// For the counters.
+    pub service: Service,
+    /// GET, POST, PUT or DELETE.
+    pub method: &'static str,
+    /// Absolute, `https://`, or `http://` to loopback or to a host the operator named.
+    pub url: &'a str,
+    /// Beyond those of the body.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// What it carries.
+    pub body: Body<'a>,
+    /// Its limits.
+    pub bounds: Bounds,
+}
+
+/// An answer of any status (3xx, 4xx and 5xx are answers, not errors), wholly read.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Names in lower case, in the order of the wire.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's first value; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// No whole answer. The texts never hold a URL, a path, a query or a header.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Broken {
+    /// DNS, connect or TLS failed, or not one byte left this machine: certainly nothing was sent.
+    NotSent(String),
+    /// Sent at least in part; no answer, or a broken one: the outcome is unknown.
+    Unknown(String),
+    /// Time ran out after the request may have been sent.
+    TimedOut(String),
+    /// A whole head came but the body is over `max_bytes` (status is known).
+    TooBig {
+        /// HTTP status of the answer.
+        status: u16,
+    },
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::NotSent(text) | Broken::Unknown(text) | Broken::TimedOut(text) => {
+                f.write_str(text)
+            }
+            Broken::TooBig { status } => write!(f, "answer {status} is longer than allowed"),
+        }
+    }
+}
+
+/// What the client is made from.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// All threads that may be inside an exchange at once (pool and transfers): as many idle
+    /// connections are kept a host, so that under steady load none is opened anew.
+    pub threads: usize,
+    /// Hosts beside loopback that may be spoken to without TLS (`--plain-http`): HOST or HOST:PORT.
+    pub plain_http: Vec<String>,
+}
+
+/// The one shared client. A clone shares the agent, its pool, its resolver and its counters. ureq's
+/// pool is locked for the look-up and the probe of an idle socket, never while connecting; the
+/// resolver's lock is never held during a look-up.
+#[derive(Clone)]
+pub struct Http {
+    agent: Agent,
+    resolver: CachingResolver,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    plain_http: Vec<String>,
+    closed: Arc<AtomicBool>,
+    opened: Arc<[AtomicU64; 3]>,
+    requests: Mutex<BTreeMap<(Service, u16), u64>>,
+}
+
+impl Http {
+    /// Makes the client. Nothing is connected or looked up yet, and no thread is started.
+    pub fn new(settings: HttpSettings) -> Http {
+        let threads = settings.threads.max(1);
+        let tls = ureq::tls::TlsConfig::builder()
+            .provider(ureq::tls::TlsProvider::Rustls)
+            .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+            .build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .https_only(false) // see `may_speak_plain`
+            .ip_family(ureq::config::IpFamily::Any)
+            .tls_config(tls)
+            .proxy(None)
+            .no_delay(true)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
+            .save_redirect_history(false)
+            .user_agent(concat!("fal-worker/", env!("CARGO_PKG_VERSION")))
+            .accept("")
+            .accept_encoding("")
+            .max_response_header_size(BUFFER)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            // Hosts: the queue, fal.run or storage, Telegram, two CDN hosts.
+            .max_idle_connections(threads * 5)
+            .max_idle_connections_per_host(threads)
+            .max_idle_age(IDLE_AGE)
+            .build();
+        let shared = Arc::new(Shared {
+            plain_http: settings.plain_http,
+            closed: Arc::default(),
+            opened: Arc::default(),
+            requests: Mutex::default(),
+        });
+        let sockets = Sockets::new(shared.closed.clone(), shared.opened.clone());
+        let connector = ().chain(sockets).chain(socket::Tls::default()).chain(socket::Ready);
+        let resolver = CachingResolver::new();
+        Http {
+            agent: Agent::with_parts(config, connector, resolver.clone()),
+            resolver,
+            shared,
+        }
+    }
+
+    /// One request and its whole answer. Redirects are not followed. A request other than POST that
+    /// met a connection closed by the server while idle is repeated once on a new one.
+    pub fn exchange(&self, request: Request<'_>) -> Result<Answer, Broken> {
+        let service = request.service;
+        let result = self.perform(request);
+        let code = match &result {
+            Ok(answer) => answer.status,
+            Err(Broken::TooBig { status }) => *status,
+            Err(_) => 0,
+        };
+        self.count(service, code);
+        result
+    }
+
+    /// Requests so far by service and HTTP status; status 0: no answer.
+    pub fn counts(&self) -> Vec<(Service, u16, u64)> {
+        let requests = self
+            .shared
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        requests
+            .iter()
+            .map(|((service, code), count)| (*service, *code, *count))
+            .collect()
+    }
+
+    /// Connections opened so far, by service.
+    pub fn connections(&self) -> Vec<(Service, u64)> {
+        let opened = &self.shared.opened;
+        Service::ALL
+            .iter()
+            .map(|service| (*service, opened[*service as usize].load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// Ends all sockets, for the hard stop and for good: exchanges under way break off within a
+    /// millisecond (a TCP connect under way within its limit), later ones are `NotSent`.
+    pub fn shutdown(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.resolver.close();
+        self.agent.clone().shutdown();
+    }
+
+    fn count(&self, service: Service, code: u16) {
+        let mut requests = self
+            .shared
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *requests.entry((service, code)).or_default() += 1;
+    }
+
+    fn perform(&self, request: Request<'_>) -> Result<Answer, Broken> {
+        let Request {
+            service,
+            method,
+            url,
+            headers,
+            body,
+            bounds,
+        } = request;
+        let place = Place::of(url).ok_or_else(|| Broken::NotSent("the URL is not valid".into()))?;
+        if !place.tls && !hosts::may_speak_plain(&place, &self.shared.plain_http) {
+            return Err(Broken::NotSent(format!(
+                "plain http to {} is not allowed",
+                place.host
+            )));
+        }
+        let started = Instant::now();
+        let mut head = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            head = head.header(*name, *value);
+        }
+        if let Body::Bytes { content_type, .. } | Body::Stream { content_type, .. } = &body {
+            head = head.header("content-type", *content_type);
+        }
+        let call = Call {
+            http: self,
+            service,
+            place: &place,
+            bounds,
+            stall: None,
+        };
+        match body {
+            Body::Stream { len, reader, .. } => {
+                let mut exact = Exactly { reader, left: len };
+                let head = head.header("content-length", len);
+                call.answer(
+                    build(head, SendBody::from_reader(&mut exact))?,
+                    bounds.total,
+                )
+            }
+            Body::Empty | Body::Bytes { .. } => {
+                let bytes = match body {
+                    Body::Bytes { bytes, .. } => Some(bytes),
+                    _ => matches!(method, "POST" | "PUT" | "PATCH").then_some(&[][..]),
+                };
+                let head = build(head, ())?;
+                let send = |total| match bytes {
+                    Some(bytes) => call.answer(head.clone().map(|()| bytes), total),
+                    None => call.answer(head.clone(), total),
+                };
+                let first = send(bounds.total);
+                let left = bounds.total.saturating_sub(started.elapsed());
+                // RFC 9110 section 9.2.2: what is idempotent may be repeated when a kept connection
+                // turns out to be closed. A submit never: it may have arrived.
+                if method != "POST"
+                    && matches!(first, Err(Broken::Unknown(_)))
+                    && Trace::met_a_closed_one()
+                {
+                    return match send(left) {
+                        Err(Broken::NotSent(_)) => first, // the first one may have arrived
+                        second => second,
+                    };
+                }
+                first
+            }
+        }
+    }
+}
+
+fn build<B>(head: ureq::http::request::Builder, body: B) -> Result<ureq::http::Request<B>, Broken> {
+    head.body(body)
+        .map_err(|_| Broken::NotSent("a header holds characters that HTTP does not allow".into()))
+}
+
+/// What one run of ureq needs beside the request.
+struct Call<'a> {
+    http: &'a Http,
+    service: Service,
+    place: &'a Place,
+    bounds: Bounds,
+    stall: Option<Duration>,
+}
+
+impl Call<'_> {
+    /// Sends, and gives the answer with its body still to be read.
+    fn send<B: AsSendBody>(
+        &self,
+        request: ureq::http::Request<B>,
+        total: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, Broken> {
+        let connect = self.bounds.connect.min(total);
+        let request = self
+            .http
+            .agent
+            .configure_request(request)
+            .timeout_global(Some(total))
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .timeout_per_read(self.stall)
+            .build();
+        Trace::begin(self.service);
+        self.http.agent.run(request).map_err(|error| {
+            let broken = self.broken(error);
+            if matches!(broken, Broken::NotSent(_)) {
+                self.http.resolver.suspect(&self.place.host);
+            }
+            broken
+        })
+    }
+
+    fn answer<B: AsSendBody>(
+        &self,
+        request: ureq::http::Request<B>,
+        total: Duration,
+    ) -> Result<Answer, Broken> {
+        let response = self.send(request, total)?;
+        let (head, mut body) = response.into_parts();
+        let status = head.status.as_u16();
+        let max = self.bounds.max_bytes;
+        let announced = body.content_length().unwrap_or(0);
+        if announced > max {
+            return Err(Broken::TooBig { status });
+        }
+        let mut bytes = Vec::with_capacity(announced.min(64 << 10) as usize);
+        // One byte beyond the limit tells "just fits" from "too big"; a body read to its end gives the
+        // connection back to the pool.
+        body.as_reader()
+            .take(max.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.broken(ureq::Error::from(error)))?;
+        if bytes.len() as u64 > max {
+            return Err(Broken::TooBig { status });
+        }
+        let headers = head
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.as_str().to_owned(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect();
+        Ok(Answer {
+            status,
+            headers,
+            body: bytes,
+        })
+    }
+
+    /// Sorts an error of ureq by what certainly was not sent, and words it.
+    fn broken(&self, error: ureq::Error) -> Broken {
+        let host = &self.place.host;
+        if Trace::nothing_sent() {
+            let what = match error {
+                ureq::Error::HostNotFound | ureq::Error::Timeout(Timeout::Resolve) => "look-up of",
+                _ if Trace::not_connected() => "connect to",
+                _ => "sending to",
+            };
+            return Broken::NotSent(format!("{what} {host} failed: {}", reason(&error)));
+        }
+        match error {
+            ureq::Error::Timeout(Timeout::PerRead) => {
+                Broken::TimedOut(format!("{host} fell silent"))
+            }
+            ureq::Error::Timeout(_) => Broken::TimedOut(format!("no answer from {host} in time")),
+            error => Broken::Unknown(format!(
+                "exchange with {host} broke off: {}",
+                reason(&error)
+            )),
+        }
+    }
+}
+
+/// The kind of an error in words of our own: ureq's texts can hold a URL (`BadUri`) or a header.
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => match error.kind() {
+            // rustls puts its reasons ("invalid peer certificate: …") here; they name no URL.
+            io::ErrorKind::InvalidData => match error.get_ref() {
+                Some(inner) => format!("TLS: {inner}"),
+                None => "invalid data".into(),
+            },
+            io::ErrorKind::UnexpectedEof => "connection closed".into(),
+            io::ErrorKind::NotConnected => "the client is shut down".into(),
+            io::ErrorKind::Other
+                if error
+                    .get_ref()
+                    .is_some_and(|inner| inner.is::<SourceError>()) =>
+            {
+                "reading the bytes to send failed".into()
+            }
+            kind => kind.to_string(),
+        },
+        ureq::Error::Timeout(_) => "timed out".into(),
+        ureq::Error::HostNotFound => "host not found".into(),
+        ureq::Error::Rustls(error) => format!("TLS: {error}"),
+        ureq::Error::Tls(text) => format!("TLS: {text}"),
+        ureq::Error::LargeResponseHeader(..) => "the answer's head is too long".into(),
+        ureq::Error::Protocol(_) => "the answer is not valid HTTP".into(),
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => "the request is not valid HTTP".into(),
+        _ => "internal error of the HTTP client".into(),
+    }
+}
+
+/// Gives exactly the announced number of bytes. ureq would ask a reader that ended early again and
+/// again until the time is up.
+struct Exactly<'a> {
+    reader: &'a mut dyn Read,
+    left: u64,
+}
+
+/// The source of a streamed body failed or ended early.
+#[derive(Debug)]
+struct SourceError(String);
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = buf
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        loop {
+            match self.reader.read(&mut buf[..most]) {
+                Ok(0) => return Err(io::Error::other(SourceError("ended early".into()))),
+                Ok(n) => {
+                    self.left -= n as u64;
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io::Error::other(SourceError(error.to_string()))),
+            }
+        }
+    }
+}

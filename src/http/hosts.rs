@@ -1,0 +1,289 @@
+//! Where we may connect to: pure rules about URLs. Links in results come from a remote side, so files
+//! are fetched from an allow-list alone, and what looks odd (user info, a trailing dot) is refused
+//! rather than understood: two parsers that understand an odd URL differently are how such lists fall.
+
+use std::net::IpAddr;
+use ureq::http::Uri;
+
+/// Scheme, host and port of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `https`.
+    pub(crate) tls: bool,
+    /// Lower case; IPv6 without brackets.
+    pub(crate) host: String,
+    /// The scheme's own when the URL names none.
+    pub(crate) port: u16,
+}
+
+impl Place {
+    /// `None` for whatever is no plain `http(s)://host[:port]…`.
+    pub(crate) fn of(url: &str) -> Option<Place> {
+        let uri: Uri = url.parse().ok()?;
+        let tls = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority = uri.authority()?.as_str();
+        if authority.contains('@') {
+            return None;
+        }
+        let (host, port) = split(authority)?;
+        let port = match port {
+            Some(port) => port,
+            None => Place::default_port(tls),
+        };
+        Some(Place { tls, host, port })
+    }
+
+    fn default_port(tls: bool) -> u16 {
+        if tls { 443 } else { 80 }
+    }
+
+    /// This machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => self.host == "localhost",
+        }
+    }
+}
+
+/// Host and port of `host`, `host:port`, `[v6]`, `[v6]:port`; `None` when the host is no valid name.
+fn split(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, rest)
+        }
+        None => {
+            let end = authority.find(':').unwrap_or(authority.len());
+            let (host, rest) = authority.split_at(end);
+            let clean = host.split('.').all(|label| {
+                !label.is_empty()
+                    && label
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            });
+            if !clean {
+                return None;
+            }
+            (host, rest)
+        }
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => Some(port.parse().ok()?),
+        None if rest.is_empty() => None,
+        _ => return None,
+    };
+    Some((host.to_ascii_lowercase(), port))
+}
+
+/// Plain http: to loopback, or to a host the operator named (HOST or HOST:PORT).
+pub(super) fn may_speak_plain(place: &Place, named: &[String]) -> bool {
+    place.is_loopback()
+        || named.iter().any(|entry| {
+            split(entry).is_some_and(|(host, port)| {
+                host == place.host && port.is_none_or(|port| port == place.port)
+            })
+        })
+}
+
+/// Checks a base URL of the configuration: `https://` (plain http to loopback or to a host of
+/// `plain_http`), maybe with a path, no query. Gives it without trailing slashes, else says what is wrong.
+pub fn base_url(text: &str, plain_http: &[String]) -> Result<String, String> {
+    let place = Place::of(text).ok_or("expected a URL like https://host/path")?;
+    if text.contains(['?', '#']) {
+        return Err("a base URL has no query and no fragment".into());
+    }
+    if !place.tls && !may_speak_plain(&place, plain_http) {
+        return Err(format!(
+            "{} is not loopback: use https://, or allow it with --plain-http",
+            place.host
+        ));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Hosts that files are fetched from, and whose URLs Telegram may be given.
+#[derive(Clone, Debug)]
+pub struct FileHosts(Vec<Rule>);
+
+#[derive(Clone, Debug)]
+struct Rule {
+    host: String,
+    /// `.host`: its subdomains (and not itself).
+    below: bool,
+    port: Option<u16>,
+    /// Named with `--file-host`: any port unless one is given, and plain http too.
+    named: bool,
+}
+
+impl FileHosts {
+    /// `fal.media` with its subdomains and `storage.googleapis.com`, on https and its own port, and the
+    /// operator's `extra` ones: HOST (any port), HOST:PORT, or `.HOST` for its subdomains. The error
+    /// names the entry that cannot be read.
+    pub fn new<S: AsRef<str>>(extra: &[S]) -> Result<FileHosts, String> {
+        let known = |host: &str, below| Rule {
+            host: host.into(),
+            below,
+            port: None,
+            named: false,
+        };
+        let mut rules = vec![
+            known("fal.media", false),
+            known("fal.media", true),
+            known("storage.googleapis.com", false),
+        ];
+        for entry in extra {
+            let entry = entry.as_ref().trim();
+            let (below, rest) = match entry.strip_prefix('.') {
+                Some(rest) => (true, rest),
+                None => (false, entry),
+            };
+            let (host, port) = split(rest).ok_or_else(|| {
+                format!("{entry:?} is no host: expected HOST, HOST:PORT or .HOST")
+            })?;
+            rules.push(Rule {
+                host,
+                below,
+                port,
+                named: true,
+            });
+        }
+        Ok(FileHosts(rules))
+    }
+
+    /// Whether files may be fetched from this URL.
+    pub fn allows(&self, url: &str) -> bool {
+        Place::of(url).is_some_and(|place| self.0.iter().any(|rule| rule.covers(&place)))
+    }
+
+    /// Whether Telegram can be given this URL. The same set: a host the operator names counts as reachable.
+    pub fn public(&self, url: &str) -> bool {
+        self.allows(url)
+    }
+}
+
+impl Rule {
+    fn covers(&self, place: &Place) -> bool {
+        let host = match place.host.strip_suffix(&self.host) {
+            Some(before) if self.below => before.len() > 1 && before.ends_with('.'),
+            Some(before) => before.is_empty(),
+            None => false,
+        };
+        let port = match self.port {
+            Some(port) => port == place.port,
+            None => self.named || place.port == Place::default_port(place.tls),
+        };
+        host && port && (place.tls || self.named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_come_from_the_known_hosts_alone() {
+        let hosts = FileHosts::new(&[
+            "127.0.0.1:9000",
+            "cdn.example",
+            ".partner.example",
+            "[::1]:7",
+        ])
+        .unwrap();
+        let rows = [
+            ("https://fal.media/files/a.png", true),
+            ("https://v3b.fal.media/files/b/x.png?y=1", true),
+            ("https://V3.FAL.media/files/x.png", true),
+            ("https://storage.googleapis.com/b/x.png", true),
+            ("https://v3.fal.media:443/x", true),
+            ("https://v3.fal.media:8443/x", false),
+            ("http://v3.fal.media/x", false),
+            ("https://evilfal.media/x", false),
+            ("https://fal.media.evil.example/x", false),
+            ("https://.fal.media/x", false),
+            ("https://fal.media./x", false),
+            ("https://sub.storage.googleapis.com/x", false),
+            ("https://fal.media@evil.example/x", false),
+            ("https://fal.media:x@evil.example/x", false),
+            ("https://fal.media%40evil.example/x", false),
+            ("https://fal.media\\@evil.example/x", false),
+            ("https://evil.example\\.fal.media/x", false),
+            ("https://evil.example#.fal.media/x", false),
+            ("https://evil.example?.fal.media/x", false),
+            ("https:fal.media/x", false),
+            ("//fal.media/x", false),
+            ("ftp://fal.media/x", false),
+            ("file:///etc/passwd", false),
+            ("data:image/png;base64,AAAA", false),
+            ("", false),
+            ("http://127.0.0.1:9000/x", true),
+            ("https://127.0.0.1:9000/x", true),
+            ("http://127.0.0.1:9001/x", false),
+            ("http://127.1:9000/x", false),
+            ("http://localhost:9000/x", false),
+            ("http://169.254.169.254/latest", false),
+            ("http://cdn.example/x", true),
+            ("https://cdn.example:8443/x", true),
+            ("https://a.cdn.example/x", false),
+            ("https://a.partner.example/x", true),
+            ("https://partner.example/x", false),
+            ("http://[::1]:7/x", true),
+            ("http://[::1]:8/x", false),
+            ("https://[::1%25eth0]:7/x", false),
+        ];
+        for (url, allowed) in rows {
+            assert_eq!(hosts.allows(url), allowed, "{url}");
+            assert_eq!(hosts.public(url), allowed, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_read_is_named() {
+        for bad in [
+            "",
+            ".",
+            "a b",
+            "https://x",
+            "x:y",
+            "x:99999",
+            "a@b",
+            "[::1",
+            "x/y",
+        ] {
+            let error = FileHosts::new(&[bad]).unwrap_err();
+            assert!(error.contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn base_urls_are_https_unless_loopback_or_named() {
+        let named = ["bot-api".to_owned(), "other:8081".to_owned()];
+        let rows = [
+            ("https://queue.fal.run", Some("https://queue.fal.run")),
+            (
+                "https://gate.example/fal/",
+                Some("https://gate.example/fal"),
+            ),
+            ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            ("http://localhost:1/x", Some("http://localhost:1/x")),
+            ("http://[::1]:1", Some("http://[::1]:1")),
+            ("http://bot-api:8081", Some("http://bot-api:8081")),
+            ("http://other:8081", Some("http://other:8081")),
+            ("http://other:8082", None),
+            ("http://queue.fal.run", None),
+            ("queue.fal.run", None),
+            ("https://", None),
+            ("https://u:p@queue.fal.run", None),
+            ("https://queue.fal.run?x=1", None),
+            ("https://queue.fal.run#x", None),
+        ];
+        for (text, good) in rows {
+            assert_eq!(base_url(text, &named).ok().as_deref(), good, "{text}");
+        }
+    }
+}

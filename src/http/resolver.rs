@@ -1,0 +1,355 @@
+//! Names to addresses, remembered. ureq asks the resolver for each request, also on kept connections,
+//! and its own one starts a thread each time when there is a time limit. Here an address is fresh for a
+//! minute; after that it is served up to an hour while one thread looks it up again, so a DNS server
+//! that is slow or away stops nothing that worked before.
+
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+use ureq::{Error, Timeout, config::Config};
+
+/// How long an answer is used without asking again.
+const FRESH: Duration = Duration::from_secs(60);
+/// How long it is used while asking again fails.
+const STALE: Duration = Duration::from_secs(3600);
+/// Pause after a failed refresh.
+const RETRY: Duration = Duration::from_secs(5);
+/// ureq takes no more addresses than this.
+const MOST: usize = 16;
+
+type LookUp = dyn Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync;
+
+/// The resolver; a clone shares its memory. The lock is held for the memory only, never in a look-up.
+#[derive(Clone)]
+pub(super) struct CachingResolver(Arc<Inner>);
+
+struct Inner {
+    look_up: Box<LookUp>,
+    memory: Mutex<Memory>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Memory {
+    names: HashMap<String, Name>,
+    /// Feeds the refreshing thread; made with it, on first need.
+    refresh: Option<Sender<String>>,
+    closed: bool,
+}
+
+/// What is known of one host name.
+#[derive(Default)]
+struct Name {
+    found: Option<Found>,
+    /// A look-up is under way: nobody starts a second one.
+    looking: bool,
+    /// Look-ups finished, so that a waiter can tell that its one has failed.
+    finished: u64,
+}
+
+struct Found {
+    addrs: Vec<IpAddr>,
+    at: Instant,
+    ask_again: Instant,
+}
+
+impl CachingResolver {
+    pub(super) fn new() -> CachingResolver {
+        CachingResolver::with(Box::new(|host| {
+            let addrs = (host, 0).to_socket_addrs().ok()?;
+            Some(addrs.map(|addr| addr.ip()).collect())
+        }))
+    }
+
+    fn with(look_up: Box<LookUp>) -> CachingResolver {
+        CachingResolver(Arc::new(Inner {
+            look_up,
+            memory: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// A connect failed: the address may have moved, so the next use looks it up again (in the background).
+    pub(super) fn suspect(&self, host: &str) {
+        if let Some(Name {
+            found: Some(found), ..
+        }) = self.0.lock().names.get_mut(host)
+        {
+            found.ask_again = found.ask_again.min(Instant::now().max(found.at + RETRY));
+        }
+    }
+
+    /// Ends all waiting, now and later.
+    pub(super) fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+
+    /// Addresses of a name, at `now`. Only a name never found, or not for an hour, is waited for.
+    fn addrs(
+        &self,
+        host: &str,
+        now: Instant,
+        limit: Option<Duration>,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let mut memory = self.0.lock();
+        if memory.closed {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        }
+        if !memory.names.contains_key(host) {
+            memory.names.insert(host.to_owned(), Name::default());
+        }
+        let Memory { names, refresh, .. } = &mut *memory;
+        let Some(name) = names.get_mut(host) else {
+            return Err(Error::HostNotFound);
+        };
+        if let Some(found) = &name.found
+            && now < found.at + STALE
+        {
+            let addrs = found.addrs.clone();
+            if now >= found.ask_again && !name.looking {
+                let sender = refresh.get_or_insert_with(|| Inner::refresher(&self.0));
+                name.looking = sender.send(host.to_owned()).is_ok();
+            }
+            return Ok(addrs);
+        }
+        let before = name.finished;
+        if !name.looking {
+            // A thread of its own, since getaddrinfo knows no time limit; one a name, and only here.
+            let (inner, asked) = (self.0.clone(), host.to_owned());
+            let thread = std::thread::Builder::new().name("dns-first".into());
+            name.looking = thread.spawn(move || inner.ask(&asked)).is_ok();
+            if !name.looking {
+                return Err(Error::HostNotFound);
+            }
+        }
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            memory = match deadline {
+                None => self
+                    .0
+                    .changed
+                    .wait(memory)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(Error::Timeout(Timeout::Resolve));
+                    }
+                    self.0
+                        .changed
+                        .wait_timeout(memory, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+            if memory.closed {
+                return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+            }
+            match memory.names.get(host) {
+                Some(name) if name.finished == before => {}
+                Some(Name {
+                    found: Some(found), ..
+                }) if found.at + STALE > now => return Ok(found.addrs.clone()),
+                _ => return Err(Error::HostNotFound),
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One look-up, on whatever thread, and its result into memory.
+    fn ask(&self, host: &str) {
+        let answer = (self.look_up)(host).filter(|addrs| !addrs.is_empty());
+        let now = Instant::now();
+        let mut memory = self.lock();
+        if let Some(name) = memory.names.get_mut(host) {
+            name.looking = false;
+            name.finished += 1;
+            match (answer, &mut name.found) {
+                (Some(mut addrs), found) => {
+                    addrs.truncate(MOST);
+                    *found = Some(Found {
+                        addrs,
+                        at: now,
+                        ask_again: now + FRESH,
+                    });
+                }
+                (None, Some(found)) => found.ask_again = now + RETRY,
+                (None, None) => {}
+            }
+        }
+        drop(memory);
+        self.changed.notify_all();
+    }
+
+    /// Starts the one refreshing thread; it ends with the last clone of the resolver.
+    fn refresher(inner: &Arc<Inner>) -> Sender<String> {
+        let (sender, names): (Sender<String>, Receiver<String>) = crossbeam_channel::unbounded();
+        let inner: Weak<Inner> = Arc::downgrade(inner);
+        let work = move || {
+            for host in names {
+                let Some(inner) = inner.upgrade() else { return };
+                inner.ask(&host);
+            }
+        };
+        // Without a thread the channel is closed and `send` fails: the stale address goes on being used.
+        let _ = std::thread::Builder::new().name("dns".into()).spawn(work);
+        sender
+    }
+}
+
+impl Resolver for CachingResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let default = if uri.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
+        let host = uri.host().ok_or(Error::HostNotFound)?;
+        let port = uri.port_u16().unwrap_or(default);
+        let mut result = self.empty();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            result.push(SocketAddr::new(ip, port));
+            return Ok(result);
+        }
+        let limit = timeout.not_zero().map(|limit| *limit);
+        for ip in self.addrs(&host.to_ascii_lowercase(), Instant::now(), limit)? {
+            result.push(SocketAddr::new(ip, port));
+        }
+        Ok(result)
+    }
+}
+
+impl fmt::Debug for CachingResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CachingResolver")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const LIMIT: Option<Duration> = Some(Duration::from_secs(5));
+
+    /// A resolver whose look-ups are counted, and fail once `away` is set.
+    fn counted() -> (CachingResolver, Arc<AtomicU32>, Arc<AtomicU32>) {
+        let (asked, away) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (count, gone) = (asked.clone(), away.clone());
+        let resolver = CachingResolver::with(Box::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            (gone.load(Ordering::SeqCst) == 0).then(|| vec![ONE])
+        }));
+        (resolver, asked, away)
+    }
+
+    fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_fresh_name_is_looked_up_once() {
+        let (resolver, asked, _) = counted();
+        let now = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_stale_name_is_served_while_its_refresh_fails() {
+        let (resolver, asked, away) = counted();
+        let now = Instant::now();
+        resolver.addrs("a.test", now, LIMIT).unwrap();
+        away.store(1, Ordering::SeqCst);
+        let late = now + FRESH + Duration::from_secs(1);
+        assert_eq!(resolver.addrs("a.test", late, LIMIT).unwrap(), [ONE]);
+        eventually("the refresh is asked for", || {
+            asked.load(Ordering::SeqCst) == 2
+        });
+        eventually("it is served on and asked for again", || {
+            let served = resolver.addrs("a.test", now + STALE - FRESH, LIMIT);
+            assert_eq!(served.unwrap(), [ONE]);
+            asked.load(Ordering::SeqCst) >= 3 // each call asks, its clock being far ahead
+        });
+        let gone = resolver.addrs("a.test", now + STALE + FRESH, LIMIT);
+        assert!(matches!(gone, Err(Error::HostNotFound)), "{gone:?}");
+    }
+
+    #[test]
+    fn a_first_look_up_that_hangs_costs_its_time_limit_and_one_thread() {
+        let (asked, wait) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(())));
+        let held = wait.lock().unwrap();
+        let (count, gate) = (asked.clone(), wait.clone());
+        let resolver = CachingResolver::with(Box::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(gate.lock());
+            Some(vec![ONE])
+        }));
+        let now = Instant::now();
+        for _ in 0..3 {
+            let result = resolver.addrs("slow.test", now, Some(Duration::from_millis(20)));
+            assert!(
+                matches!(result, Err(Error::Timeout(Timeout::Resolve))),
+                "{result:?}"
+            );
+        }
+        drop(held);
+        assert_eq!(resolver.addrs("slow.test", now, LIMIT).unwrap(), [ONE]);
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_failed_first_look_up_is_an_error_and_asked_again_next_time() {
+        let (resolver, asked, away) = counted();
+        away.store(1, Ordering::SeqCst);
+        let now = Instant::now();
+        assert!(matches!(
+            resolver.addrs("a.test", now, LIMIT),
+            Err(Error::HostNotFound)
+        ));
+        away.store(0, Ordering::SeqCst);
+        assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn closing_ends_a_look_up_that_is_waited_for() {
+        let wait = Arc::new(Mutex::new(()));
+        let held = wait.lock().unwrap();
+        let gate = wait.clone();
+        let resolver = CachingResolver::with(Box::new(move |_| {
+            drop(gate.lock());
+            None
+        }));
+        let waiting = resolver.clone();
+        let thread = std::thread::spawn(move || waiting.addrs("slow.test", Instant::now(), LIMIT));
+        resolver.close();
+        assert!(thread.join().unwrap().is_err());
+        drop(held);
+    }
+}

@@ -1,0 +1,662 @@
+//! On real listeners on loopback: what a socket does is asked of a socket.
+
+use super::*;
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::thread;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the server does with one request.
+#[derive(Clone)]
+enum Act {
+    /// Answers and keeps the connection.
+    Say(Vec<u8>),
+    /// Answers, then closes without having said so, as a gateway closes an idle connection.
+    SayThenClose(Vec<u8>),
+    /// Closes without an answer.
+    Hang,
+    /// Keeps silent until the client is gone.
+    Sleep,
+}
+
+fn ok(body: &str) -> Vec<u8> {
+    answer("200 OK", "", body)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// A server that plays its acts in order, over all connections, and keeps what it got.
+struct Server {
+    addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: mpsc::Receiver<(String, Vec<u8>)>,
+    /// One message for each connection the server has closed.
+    closed: mpsc::Receiver<()>,
+}
+
+impl Server {
+    fn start(acts: impl IntoIterator<Item = Act>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let acts = Arc::new(Mutex::new(acts.into_iter().collect::<VecDeque<_>>()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (seen, requests) = mpsc::channel();
+        let (ended, closed) = mpsc::channel();
+        let count = connections.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                let (acts, seen, ended) = (acts.clone(), seen.clone(), ended.clone());
+                thread::spawn(move || {
+                    serve(stream, &acts, &seen);
+                    let _ = ended.send(());
+                });
+            }
+        });
+        Server {
+            addr,
+            connections,
+            requests,
+            closed,
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    fn request(&self) -> (String, Vec<u8>) {
+        self.requests.recv_timeout(5 * SECOND).expect("a request")
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(stream: TcpStream, acts: &Mutex<VecDeque<Act>>, seen: &mpsc::Sender<(String, Vec<u8>)>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let at = head.len();
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = head[at..]
+                .to_ascii_lowercase()
+                .strip_prefix("content-length:")
+            {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let _ = seen.send((head, body));
+        let act = acts.lock().unwrap().pop_front();
+        match act {
+            Some(Act::Say(bytes)) => stream.write_all(&bytes).unwrap(),
+            Some(Act::SayThenClose(bytes)) => return stream.write_all(&bytes).unwrap(),
+            Some(Act::Hang) | None => return,
+            Some(Act::Sleep) => {
+                let _ = reader.read(&mut [0]);
+                return;
+            }
+        }
+    }
+}
+
+fn client() -> Http {
+    Http::new(HttpSettings {
+        threads: 4,
+        plain_http: Vec::new(),
+    })
+}
+
+const BOUNDS: Bounds = Bounds {
+    connect: SECOND,
+    total: Duration::from_secs(10),
+    max_bytes: 1000,
+};
+
+fn request<'a>(method: &'static str, url: &'a str) -> Request<'a> {
+    Request {
+        service: Service::Fal,
+        method,
+        url,
+        headers: &[],
+        body: Body::Empty,
+        bounds: BOUNDS,
+    }
+}
+
+fn post<'a>(url: &'a str, bytes: &'a [u8]) -> Request<'a> {
+    let body = Body::Bytes {
+        content_type: "application/json",
+        bytes,
+    };
+    Request {
+        body,
+        ..request("POST", url)
+    }
+}
+
+#[test]
+fn a_request_carries_what_it_was_given_and_nothing_else() {
+    let server = Server::start([Act::Say(answer(
+        "200 OK",
+        "X-Fal-Request-Id: abc\r\n",
+        "{}",
+    ))]);
+    let url = server.url("/a/b?c=d");
+    let headers = [("authorization", "Key x:y")];
+    let answer = client()
+        .exchange(Request {
+            headers: &headers,
+            ..post(&url, b"{\"a\":1}")
+        })
+        .unwrap();
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"{}"[..]));
+    assert_eq!(answer.header("x-fal-request-id"), Some("abc"));
+    let (head, body) = server.request();
+    assert_eq!(body, b"{\"a\":1}");
+    let mut lines: Vec<_> = head
+        .trim_end()
+        .lines()
+        .map(str::to_ascii_lowercase)
+        .collect();
+    lines[1..].sort();
+    let expected = [
+        "post /a/b?c=d http/1.1".to_owned(),
+        "authorization: key x:y".to_owned(),
+        "content-length: 7".to_owned(),
+        "content-type: application/json".to_owned(),
+        format!("host: {}", server.addr),
+        format!("user-agent: fal-worker/{}", env!("CARGO_PKG_VERSION")),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_body_of_nothing_has_a_length_where_one_is_expected() {
+    let server = Server::start(vec![Act::Say(ok("")); 3]);
+    let http = client();
+    for (method, length) in [("PUT", true), ("POST", true), ("GET", false)] {
+        http.exchange(request(method, &server.url("/"))).unwrap();
+        let head = server.request().0.to_ascii_lowercase();
+        assert_eq!(
+            head.contains("content-length: 0\r\n"),
+            length,
+            "{method}: {head}"
+        );
+        assert!(!head.contains("transfer-encoding"), "{method}: {head}");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn statuses_are_answers_and_redirects_are_not_followed() {
+    let codes = [204, 302, 404, 429, 500, 503];
+    let acts = codes.map(|code| {
+        Act::Say(match code {
+            204 => b"HTTP/1.1 204 No\r\n\r\n".to_vec(),
+            code => answer(&format!("{code} X"), "location: /elsewhere\r\n", "text"),
+        })
+    });
+    let server = Server::start(acts);
+    let http = client();
+    for code in codes {
+        assert_eq!(
+            http.exchange(request("GET", &server.url("/")))
+                .unwrap()
+                .status,
+            code
+        );
+    }
+    assert_eq!(server.connections(), 1);
+    let counts = http.counts();
+    assert_eq!(counts, codes.map(|code| (Service::Fal, code, 1)));
+    assert_eq!(
+        http.connections(),
+        [
+            (Service::Fal, 1),
+            (Service::Telegram, 0),
+            (Service::Files, 0)
+        ]
+    );
+}
+
+#[test]
+fn a_connection_that_the_server_closed_while_idle_costs_neither_an_error_nor_a_second_submit() {
+    let server = Server::start(vec![Act::SayThenClose(ok("{}")); 4]);
+    let http = client();
+    for turn in 1..=4 {
+        http.exchange(post(&server.url("/"), b"{}")).unwrap();
+        server.closed.recv_timeout(5 * SECOND).unwrap();
+        assert_eq!(server.connections(), turn);
+    }
+    assert_eq!(server.requests.try_iter().count(), 4);
+}
+
+#[test]
+fn a_close_that_crosses_the_request_is_repeated_for_a_read_and_never_for_a_submit() {
+    let acts = [Act::Say(ok("1")), Act::Hang, Act::Say(ok("2")), Act::Hang];
+    let server = Server::start(acts);
+    let http = client();
+    let url = server.url("/");
+    assert_eq!(http.exchange(request("GET", &url)).unwrap().body, b"1");
+    assert_eq!(http.exchange(request("GET", &url)).unwrap().body, b"2");
+    let lost = http.exchange(post(&url, b"{}"));
+    assert!(matches!(lost, Err(Broken::Unknown(_))), "{lost:?}");
+    assert_eq!(server.requests.try_iter().count(), 4);
+}
+
+#[test]
+fn a_new_connection_that_breaks_is_not_repeated() {
+    let server = Server::start([Act::Hang, Act::Say(ok(""))]);
+    let lost = client().exchange(request("GET", &server.url("/")));
+    let text = format!(
+        "exchange with {} broke off: connection closed",
+        server.addr.ip()
+    );
+    assert_eq!(lost, Err(Broken::Unknown(text)));
+}
+
+#[test]
+fn a_refused_connection_is_certainly_not_sent() {
+    let url = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/botSECRET/x", listener.local_addr().unwrap())
+    };
+    let refused = client().exchange(post(&url, b"{}"));
+    assert_eq!(
+        refused,
+        Err(Broken::NotSent(
+            "connect to 127.0.0.1 failed: connection refused".into()
+        ))
+    );
+}
+
+#[test]
+fn a_failed_tls_handshake_is_certainly_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for (turn, stream) in listener.incoming().flatten().enumerate() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            match turn {
+                0 => drop(stream),
+                1 => stream
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    .unwrap(),
+                _ => drop(stream.read(&mut [0; 4096])), // silence
+            }
+        }
+    });
+    let url = format!("https://{addr}/botSECRET/x");
+    let bounds = Bounds {
+        connect: Duration::from_millis(200),
+        ..BOUNDS
+    };
+    for turn in ["closed", "no TLS", "silent"] {
+        let failed = client().exchange(Request {
+            bounds,
+            ..post(&url, b"{}")
+        });
+        let Err(Broken::NotSent(text)) = failed else {
+            panic!("{turn}: {failed:?}")
+        };
+        assert!(
+            text.starts_with("connect to 127.0.0.1 failed: "),
+            "{turn}: {text}"
+        );
+        assert!(!text.contains("SECRET"), "{turn}: {text}");
+    }
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_certainly_not_sent() {
+    let failed = client().exchange(request("GET", "https://nothing.invalid/botSECRET"));
+    let Err(Broken::NotSent(text)) = failed else {
+        panic!("{failed:?}")
+    };
+    assert!(
+        text.starts_with("look-up of nothing.invalid failed: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn urls_outside_the_rules_are_not_sent() {
+    let http = client();
+    for url in [
+        "http://queue.fal.run/x",
+        "ftp://127.0.0.1/",
+        "127.0.0.1",
+        "https://u:p@127.0.0.1/",
+        "",
+    ] {
+        let failed = http.exchange(request("GET", url));
+        assert!(
+            matches!(failed, Err(Broken::NotSent(_))),
+            "{url}: {failed:?}"
+        );
+    }
+    let bad = [("x-fal-runner-hint", "a\r\nx: y")];
+    let failed = http.exchange(Request {
+        headers: &bad,
+        ..request("GET", "http://127.0.0.1:9/")
+    });
+    assert!(matches!(failed, Err(Broken::NotSent(_))), "{failed:?}");
+    assert_eq!(http.connections()[0], (Service::Fal, 0));
+}
+
+#[test]
+fn silence_after_the_request_is_a_time_out_of_unknown_outcome() {
+    let server = Server::start([Act::Sleep]);
+    let bounds = Bounds {
+        total: Duration::from_millis(100),
+        ..BOUNDS
+    };
+    let started = Instant::now();
+    let late = client().exchange(Request {
+        bounds,
+        ..post(&server.url("/x"), b"{}")
+    });
+    assert_eq!(
+        late,
+        Err(Broken::TimedOut("no answer from 127.0.0.1 in time".into()))
+    );
+    assert!(started.elapsed() < SECOND);
+}
+
+#[test]
+fn half_an_answer_is_a_broken_one() {
+    let halves: [(&str, &[u8]); 4] = [
+        ("head cut", b"HTTP/1.1 200 OK\r\ncontent-le"),
+        (
+            "body cut",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        ),
+        (
+            "chunk cut",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nhalf",
+        ),
+        ("no HTTP", b"SSH-2.0-OpenSSH\r\n\r\n"),
+    ];
+    for (name, bytes) in halves {
+        let server = Server::start([Act::SayThenClose(bytes.to_vec())]);
+        let broken = client().exchange(post(&server.url("/x"), b"{}"));
+        assert!(
+            matches!(broken, Err(Broken::Unknown(_))),
+            "{name}: {broken:?}"
+        );
+    }
+}
+
+#[test]
+fn answers_are_bounded_to_the_byte() {
+    let fits = "x".repeat(1000);
+    let over = "x".repeat(1001);
+    let unannounced =
+        format!("HTTP/1.1 422 X\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n{over}\r\n0\r\n\r\n");
+    let acts = [
+        ok(&fits),
+        answer("422 X", "", &over),
+        unannounced.into_bytes(),
+        ok("next"),
+    ];
+    let server = Server::start(acts.map(Act::Say));
+    let http = client();
+    let url = server.url("/");
+    assert_eq!(
+        http.exchange(request("GET", &url)).unwrap().body.len(),
+        1000
+    );
+    assert_eq!(
+        http.exchange(request("GET", &url)),
+        Err(Broken::TooBig { status: 422 })
+    );
+    assert_eq!(
+        http.exchange(request("GET", &url)),
+        Err(Broken::TooBig { status: 422 })
+    );
+    assert_eq!(http.exchange(request("GET", &url)).unwrap().body, b"next");
+    assert_eq!(
+        http.counts(),
+        [(Service::Fal, 200, 2), (Service::Fal, 422, 2)]
+    );
+}
+
+#[test]
+fn a_stream_is_sent_with_its_length_and_no_byte_more() {
+    let server = Server::start([Act::Say(ok("{}")), Act::Say(ok("{}"))]);
+    let http = client();
+    let bytes: Vec<u8> = (0..300_000u32).map(|n| (n % 253) as u8).collect();
+    for len in [300_000usize, 70_000] {
+        let mut reader = &bytes[..];
+        let body = Body::Stream {
+            content_type: "video/mp4",
+            len: len as u64,
+            reader: &mut reader,
+        };
+        http.exchange(Request {
+            body,
+            ..request("POST", &server.url("/up"))
+        })
+        .unwrap();
+        let (head, received) = server.request();
+        assert!(
+            head.to_ascii_lowercase()
+                .contains(&format!("content-length: {len}\r\n")),
+            "{head}"
+        );
+        assert!(received == bytes[..len], "{len}");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn a_stream_that_ends_early_breaks_off_at_once() {
+    let server = Server::start([Act::Say(ok("{}"))]);
+    let mut reader = &[1u8; 100_000][..];
+    let body = Body::Stream {
+        content_type: "video/mp4",
+        len: 200_000,
+        reader: &mut reader,
+    };
+    let started = Instant::now();
+    let broken = client().exchange(Request {
+        body,
+        ..request("POST", &server.url("/up"))
+    });
+    let text = "exchange with 127.0.0.1 broke off: reading the bytes to send failed";
+    assert_eq!(broken, Err(Broken::Unknown(text.into())));
+    assert!(started.elapsed() < SECOND);
+    assert!(server.requests.try_recv().is_err());
+}
+
+#[test]
+fn steady_load_opens_one_connection_a_thread() {
+    let server = Server::start(vec![Act::Say(ok("{}")); 400]);
+    let http = client();
+    let url = server.url("/");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    http.exchange(post(&url, b"{}")).unwrap();
+                }
+            });
+        }
+    });
+    assert!(server.connections() <= 4, "{}", server.connections());
+    assert_eq!(http.connections()[0].1, server.connections() as u64);
+}
+
+#[test]
+fn shutdown_breaks_off_what_is_under_way_and_refuses_what_comes() {
+    let server = Server::start([Act::Say(ok("")), Act::Sleep]);
+    let http = client();
+    let url = server.url("/");
+    http.exchange(request("GET", &url)).unwrap();
+    let started = Instant::now();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| http.exchange(post(&url, b"{}")));
+        server.request();
+        server.request(); // it is inside the exchange
+        http.shutdown();
+        let broken = waiting.join().unwrap();
+        assert!(matches!(broken, Err(Broken::Unknown(_))), "{broken:?}");
+    });
+    for url in [&url, "https://nothing.invalid/"] {
+        let refused = http.exchange(request("GET", url));
+        assert!(matches!(refused, Err(Broken::NotSent(_))), "{refused:?}");
+    }
+    assert!(started.elapsed() < SECOND);
+}
+
+fn fetch(server: &Server, path: &str, hosts: &FileHosts) -> Result<Spooled, DownloadError> {
+    let rules = DownloadRules {
+        hosts,
+        max_bytes: 100_000,
+        connect: SECOND,
+        stall: Duration::from_millis(100),
+        total: 5 * SECOND,
+    };
+    client().download(&server.url(path), &rules)
+}
+
+fn hosts(server: &Server) -> FileHosts {
+    FileHosts::new(&[server.addr.to_string()]).unwrap()
+}
+
+#[test]
+fn a_download_ends_on_disk_at_its_beginning() {
+    let text = "x".repeat(99_999) + "y";
+    let server = Server::start([Act::Say(answer(
+        "200 OK",
+        "Content-Type: Image/PNG; a=b\r\n",
+        &text,
+    ))]);
+    let mut spooled = fetch(&server, "/f.png", &hosts(&server)).unwrap();
+    let mut bytes = String::new();
+    spooled.file.read_to_string(&mut bytes).unwrap();
+    assert!(bytes == text);
+    assert_eq!((spooled.len, spooled.head.len()), (100_000, 512));
+    assert_eq!(spooled.content_type.as_deref(), Some("image/png"));
+    let head = server.request().0.to_ascii_lowercase();
+    assert!(!head.contains("authorization"), "{head}");
+}
+
+#[test]
+fn downloads_follow_three_redirects_to_listed_hosts() {
+    let to = |path: &str| Act::Say(answer("302 X", &format!("location: {path}\r\n"), "moved"));
+    let three = Server::start([to("/a"), to("b"), to("//127.0.0.1/c")]);
+    let error = fetch(&three, "/f", &hosts(&three)).unwrap_err();
+    assert_eq!(error, DownloadError::HostNotAllowed("127.0.0.1".into()));
+    let good = Server::start([to("/a"), to("b"), to("c?d"), Act::Say(ok("file"))]);
+    assert_eq!(fetch(&good, "/f", &hosts(&good)).unwrap().len, 4);
+    let lines: Vec<_> = good
+        .requests
+        .try_iter()
+        .map(|(head, _)| head.lines().next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /f HTTP/1.1",
+            "GET /a HTTP/1.1",
+            "GET /b HTTP/1.1",
+            "GET /c?d HTTP/1.1"
+        ]
+    );
+    let four = Server::start(vec![to("/a"); 5]);
+    assert_eq!(
+        fetch(&four, "/f", &hosts(&four)).unwrap_err(),
+        DownloadError::Status(302)
+    );
+    assert_eq!(four.requests.try_iter().count(), 4);
+}
+
+#[test]
+fn failed_downloads_say_whether_another_try_helps() {
+    let short = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_vec();
+    let stalled = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_vec();
+    let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nhalf".to_vec();
+    let over = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n186a1\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(100_001)
+    );
+    let say = |status: &str| Act::Say(answer(status, "", "<html>"));
+    let big = DownloadError::TooBig { limit: 100_000 };
+    let rows = [
+        ("403", say("403 X"), DownloadError::Gone(403), false),
+        ("404", say("404 X"), DownloadError::Gone(404), false),
+        ("410", say("410 X"), DownloadError::Gone(410), false),
+        ("401", say("401 X"), DownloadError::Status(401), false),
+        ("429", say("429 X"), DownloadError::Status(429), true),
+        ("503", say("503 X"), DownloadError::Status(503), true),
+        (
+            "redirect to nowhere",
+            say("302 X"),
+            DownloadError::Status(302),
+            false,
+        ),
+        (
+            "short",
+            Act::SayThenClose(short),
+            DownloadError::Short,
+            true,
+        ),
+        (
+            "short, chunked",
+            Act::SayThenClose(chunked),
+            DownloadError::Short,
+            true,
+        ),
+        (
+            "stalled",
+            Act::Say(stalled),
+            DownloadError::Broken("127.0.0.1 fell silent".into()),
+            true,
+        ),
+        (
+            "too long",
+            Act::Say(ok(&"x".repeat(100_001))),
+            big.clone(),
+            false,
+        ),
+        (
+            "too long, unannounced",
+            Act::Say(over.into_bytes()),
+            big,
+            false,
+        ),
+    ];
+    for (name, act, expected, retryable) in rows {
+        let server = Server::start([act]);
+        let error = fetch(&server, "/f", &hosts(&server)).unwrap_err();
+        assert_eq!(error, expected, "{name}");
+        assert_eq!(error.retryable(), retryable, "{name}");
+    }
+    let server = Server::start([]);
+    let none: [&str; 0] = [];
+    let error = fetch(&server, "/f", &FileHosts::new(&none).unwrap()).unwrap_err();
+    assert_eq!(error, DownloadError::HostNotAllowed("127.0.0.1".into()));
+    assert_eq!(server.connections(), 0);
+}

@@ -14,6 +14,7 @@
 //! | 0 domain | [`job`] | nothing of ours: no clock, socket, thread or randomness |
 
 pub mod config;
+pub mod fal;
 pub mod http;
 pub mod job;
 pub mod report;

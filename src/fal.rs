@@ -1,0 +1,233 @@
+//! Four calls on fal's queue API, one direct call, and a free look whether the key is good (fal-api).
+//! What an answer means is pure and lies in `answer`; the files in a result are found in `outputs`.
+//! A submit costs money and cannot be repeated safely, so this room decides nothing about repeating:
+//! it says what is certain.
+//!
+//! The key goes to the three configured base URLs and nowhere else: URLs in answers give at most a path
+//! below the configured base, and redirects are not followed.
+
+mod answer;
+mod outputs;
+
+pub use outputs::{Found, outputs, outputs_beyond_input};
+
+use crate::http::{Body, Bounds, Http, Request, Service};
+use crate::job::RequestId;
+use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
+use crate::job::spec::{FalSwitches, Model};
+use std::time::Duration;
+
+/// TCP and TLS.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Design section 5; all are whole exchanges.
+const SUBMIT: Duration = Duration::from_secs(30);
+const STATUS: Duration = Duration::from_secs(10);
+const RESULT: Duration = Duration::from_secs(60);
+const RESULT_BYTES: u64 = 16 << 20;
+const OTHER_BYTES: u64 = 256 << 10;
+/// Least start deadline: fal's clients refuse one second and less (fal-api section 1).
+const LEAST_DEADLINE_S: u64 = 2;
+
+/// Base URLs without trailing slash; each may carry a path.
+#[derive(Clone, Debug)]
+pub struct FalUrls {
+    /// `https://queue.fal.run`.
+    pub queue: String,
+    /// `https://fal.run`.
+    pub run: String,
+    /// `https://rest.fal.ai`.
+    pub storage: String,
+}
+
+/// The key, as the whole header value. No `Debug`, so that it cannot be printed by accident.
+#[derive(Clone)]
+struct Key(String);
+
+/// The client. It holds no state beside what it was made from; clones share the connections.
+#[derive(Clone)]
+pub struct Fal {
+    http: Http,
+    urls: FalUrls,
+    key: Key,
+}
+
+/// What to generate.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// Which model.
+    pub model: &'a Model,
+    /// The model's input, a JSON object, sent byte for byte.
+    pub input: &'a str,
+    /// fal gives up if it has not begun by then (whole seconds, at least two).
+    pub start_deadline: Duration,
+    /// Sent as headers.
+    pub switches: &'a FalSwitches,
+}
+
+/// A request in fal's hands, as recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Handle<'a> {
+    /// Its id.
+    pub request: &'a RequestId,
+    /// `Accepted::path`.
+    pub path: Option<&'a str>,
+}
+
+/// What the free look at the key brought. It does not show an empty balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// fal takes the key.
+    KeyGood,
+    /// fal refuses the key.
+    KeyRefused,
+    /// No clear answer: fal is away.
+    Away,
+}
+
+impl Fal {
+    /// `key`: the value of `FAL_KEY`, `<id>:<secret>`.
+    pub fn new(http: Http, urls: FalUrls, key: &str) -> Fal {
+        Fal {
+            http,
+            urls,
+            key: Key(format!("Key {key}")),
+        }
+    }
+
+    /// Puts a request into fal's queue: the one call that costs money.
+    pub fn submit(&self, order: &Order) -> Submitted {
+        let url = format!("{}/{}", self.urls.queue, order.model.as_str());
+        let headers = headers(order, Way::Queue);
+        let result = self.call(
+            "POST",
+            &url,
+            &headers,
+            Some(order.input),
+            (SUBMIT, OTHER_BYTES),
+        );
+        answer::submitted(result, &self.urls.queue, order.model)
+    }
+
+    /// How it stands.
+    pub fn status(&self, model: &Model, handle: Handle) -> Polled {
+        let url = format!("{}/status", self.request_url(model, handle));
+        answer::polled(self.call("GET", &url, &[], None, (STATUS, OTHER_BYTES)))
+    }
+
+    /// The model's output, or why there is none. Results vanish within minutes: fetch at once.
+    pub fn result(&self, model: &Model, handle: Handle) -> Collected {
+        let url = self.request_url(model, handle);
+        answer::collected(self.call("GET", &url, &[], None, (RESULT, RESULT_BYTES)))
+    }
+
+    /// Asks fal to drop it.
+    pub fn cancel(&self, model: &Model, handle: Handle) -> Cancelled {
+        let url = format!("{}/cancel", self.request_url(model, handle));
+        answer::cancelled(self.call("PUT", &url, &[], None, (STATUS, OTHER_BYTES)))
+    }
+
+    /// Runs a model on the open connection, without the queue. For transfer threads.
+    pub fn direct(&self, order: &Order, limit: Duration) -> Directed {
+        let url = format!("{}/{}", self.urls.run, order.model.as_str());
+        let headers = headers(order, Way::Direct);
+        answer::directed(self.call(
+            "POST",
+            &url,
+            &headers,
+            Some(order.input),
+            (limit, RESULT_BYTES),
+        ))
+    }
+
+    /// Whether fal is there and takes the key: status of an id that does not exist, free of charge.
+    pub fn probe(&self) -> Probe {
+        const NOBODY: &str = "fal-ai/flux/requests/00000000-0000-4000-8000-000000000000/status";
+        let url = format!("{}/{NOBODY}", self.urls.queue);
+        answer::probed(self.call("GET", &url, &[], None, (STATUS, OTHER_BYTES)))
+    }
+
+    /// Where this request's result is; `/status` and `/cancel` lie below it.
+    fn request_url(&self, model: &Model, handle: Handle) -> String {
+        // The path comes from a record: it is checked again, since the key is sent along.
+        match handle.path.filter(|path| answer::is_plain_path(path)) {
+            Some(path) => format!("{}{path}", self.urls.queue),
+            None => format!(
+                "{}{}",
+                self.urls.queue,
+                answer::stem_path(model, handle.request)
+            ),
+        }
+    }
+
+    fn call(
+        &self,
+        method: &'static str,
+        url: &str,
+        headers: &[(&'static str, String)],
+        input: Option<&str>,
+        (total, max_bytes): (Duration, u64),
+    ) -> answer::Wire {
+        let mut all = vec![
+            ("authorization", self.key.0.as_str()),
+            ("accept", "application/json"),
+        ];
+        all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
+        let body = match input {
+            Some(input) => Body::Bytes {
+                content_type: "application/json",
+                bytes: input.as_bytes(),
+            },
+            None => Body::Empty,
+        };
+        let bounds = Bounds {
+            connect: CONNECT,
+            total,
+            max_bytes,
+        };
+        self.http.exchange(Request {
+            service: Service::Fal,
+            method,
+            url,
+            headers: &all,
+            body,
+            bounds,
+        })
+    }
+}
+
+/// Which of the two ways an order goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Queue,
+    Direct,
+}
+
+/// The switches as headers (fal-api section 1). What a job does not say is left to fal.
+fn headers(order: &Order, way: Way) -> Vec<(&'static str, String)> {
+    let deadline = order.start_deadline.as_secs().max(LEAST_DEADLINE_S);
+    let mut headers = vec![("x-fal-request-timeout", deadline.to_string())];
+    let switches = order.switches;
+    if let (Some(low), Way::Queue) = (switches.low_priority, way) {
+        headers.push((
+            "x-fal-queue-priority",
+            if low { "low" } else { "normal" }.into(),
+        ));
+    }
+    if switches.store_io == Some(false) {
+        headers.push(("x-fal-store-io", "0".into()));
+    }
+    if switches.fallback == Some(false) {
+        headers.push(("x-app-fal-disable-fallback", "1".into()));
+    }
+    if let Some(seconds) = switches.object_lifetime_s {
+        let value = format!("{{\"expiration_duration_seconds\":{seconds}}}");
+        headers.push(("x-fal-object-lifecycle-preference", value));
+    }
+    if let Some(hint) = &switches.runner_hint {
+        headers.push(("x-fal-runner-hint", hint.clone()));
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests;

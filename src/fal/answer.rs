@@ -1,0 +1,730 @@
+//! What an answer of fal means: pure, from the wire into the domain's words (fal-api sections 3-6, 8).
+//! Two questions are kept apart all the way down. Is this fal's own word about the job, or a fault on
+//! the way to it (HTML, nothing, a bare 502)? And has fal certainly not charged, or can nobody know?
+
+use super::Probe;
+use crate::http::{Answer, Broken, Place};
+use crate::job::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
+use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::spec::Model;
+use crate::job::{Charged, RequestId};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What an exchange brought.
+pub(super) type Wire = Result<Answer, Broken>;
+
+/// Longest text of a failure, characters.
+const TEXT: usize = 300;
+/// Longest part of it that fal worded, characters: it may quote the input.
+const MESSAGE: usize = 200;
+/// A longer `Retry-After` is not believed.
+const LONGEST_WAIT_S: u64 = 3600;
+
+/// A submit's answer. Certainly not accepted: nothing was sent, and every 4xx but 408; anything else
+/// without an id may have been accepted (design section 4).
+pub(super) fn submitted(wire: Wire, base: &str, model: &Model) -> Submitted {
+    let answer = match wire {
+        Ok(answer) => answer,
+        Err(Broken::NotSent(text)) => {
+            return Submitted::Refused(plain(
+                Kind::Unavailable,
+                Remedy::RetryStep,
+                Charged::No,
+                &text,
+            ));
+        }
+        Err(Broken::TooBig { status }) => Answer {
+            status,
+            ..Answer::default()
+        },
+        Err(broken) => return Submitted::Unknown(lost(&broken.to_string())),
+    };
+    let body = Body::read(&answer.body);
+    if (200..300).contains(&answer.status) {
+        return match accepted(&answer, &body, base, model) {
+            Some(accepted) => Submitted::Accepted(accepted),
+            None => Submitted::Unknown(lost(&format!(
+                "{} without a readable request id",
+                answer.status
+            ))),
+        };
+    }
+    match refused(&answer) {
+        Some(failure) => Submitted::Refused(failure),
+        None => {
+            let text = classify(answer.status, &answer.headers, &answer.body).text;
+            Submitted::Unknown(Failure {
+                retry_after: retry_after(&answer),
+                ..lost(&text)
+            })
+        }
+    }
+}
+
+/// The refusal of something that was to be begun; `None` when it may have begun all the same.
+fn refused(answer: &Answer) -> Option<Failure> {
+    let certain = matches!(answer.status, 400..=407 | 409..=499)
+        || user_deadline(answer.status, &answer.headers);
+    let failure = certain.then(|| classify(answer.status, &answer.headers, &answer.body))?;
+    let (kind, remedy) = match failure.kind {
+        Kind::RateLimited | Kind::NoBalance => (failure.kind, Remedy::RetryStep),
+        // Not a repeat: whether it is the account's key or this one model, the probe tells the caller.
+        Kind::Auth => (Kind::Auth, Remedy::Final),
+        Kind::Cancelled => (Kind::Unavailable, Remedy::Final),
+        kind => (kind, Remedy::Final),
+    };
+    Some(Failure {
+        kind,
+        remedy,
+        charged: Charged::No,
+        ..failure
+    })
+}
+
+/// Something may have been accepted: the next submit is a new payment.
+fn lost(text: &str) -> Failure {
+    plain(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown, text)
+}
+
+fn accepted(answer: &Answer, body: &Body, base: &str, model: &Model) -> Option<Accepted> {
+    let id = body.text("request_id").filter(|id| is_id(id));
+    let id = id.or_else(|| {
+        answer
+            .header("x-fal-request-id")
+            .map(str::to_owned)
+            .filter(|id| is_id(id))
+    })?;
+    let request = RequestId(id);
+    let path = body
+        .text("status_url")
+        .and_then(|url| below(base, &url))
+        .filter(|path| *path != stem_path(model, &request));
+    Some(Accepted {
+        path,
+        position: body.position(),
+        request,
+    })
+}
+
+/// Opaque, but it becomes part of a URL.
+fn is_id(id: &str) -> bool {
+    (1..=200).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_graphic())
+        && id != "."
+        && id != ".."
+}
+
+/// The path of a request below the base, built from the model's stem (fal-api section 2).
+pub(super) fn stem_path(model: &Model, request: &RequestId) -> String {
+    let mut path = format!("/{}/requests/", model.stem());
+    for byte in request.0.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                path.push(byte.into())
+            }
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+/// The path that a status URL has below the base, without `/status`; `None` when it points elsewhere.
+fn below(base: &str, status_url: &str) -> Option<String> {
+    if Place::of(base)? != Place::of(status_url)? {
+        return None;
+    }
+    let path = |url: &str| {
+        let after = url.find("://")? + 3;
+        let at = url[after..].find('/').map_or(url.len(), |at| after + at);
+        Some(url[at..].to_owned())
+    };
+    let (prefix, path) = (path(base)?, path(status_url)?);
+    let path = path.strip_prefix(&prefix)?;
+    let path = path
+        .strip_suffix('/')
+        .unwrap_or(path)
+        .strip_suffix("/status")?;
+    is_plain_path(path).then(|| path.to_owned())
+}
+
+/// A path that cannot leave the base it is put below.
+pub(super) fn is_plain_path(path: &str) -> bool {
+    path.len() <= 600
+        && path.strip_prefix('/').is_some_and(|rest| {
+            rest.split('/').all(|part| {
+                !matches!(part, "" | "." | "..")
+                    && part
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-._~%:@+,=".contains(&b))
+                    && !part.to_ascii_lowercase().contains("%2")
+            })
+        })
+}
+
+/// A look at the status. What is not a clear answer says nothing about the job.
+pub(super) fn polled(wire: Wire) -> Polled {
+    let answer = match read(wire) {
+        Ok(answer) => answer,
+        Err(failure) => return Polled::Failed(failure),
+    };
+    let body = Body::read(&answer.body);
+    match (answer.status, body.text("status").as_deref()) {
+        (404, _) => Polled::Missing,
+        (200..300, Some("IN_QUEUE")) => Polled::InQueue {
+            position: body.position(),
+        },
+        (200..300, Some("COMPLETED")) => Polled::Completed,
+        (200..300, Some(_)) => Polled::InProgress,
+        (200..300, None) => Polled::Failed(again(Kind::BadAnswer, "a status that cannot be read")),
+        _ => Polled::Failed(step_only(&answer)),
+    }
+}
+
+/// A result: the model's own answer, whatever its code.
+pub(super) fn collected(wire: Wire) -> Collected {
+    let answer = match wire {
+        // "yes once fal gave a 200 result": it is there, and no repeat makes it smaller.
+        Err(Broken::TooBig { status: 200..300 }) => return Collected::Failed(too_big()),
+        wire => match read(wire) {
+            Ok(answer) => answer,
+            Err(failure) => return Collected::Failed(failure),
+        },
+    };
+    if is_still_running(&answer) {
+        return Collected::NotYet;
+    }
+    match answer.status {
+        200..300 => match output(answer) {
+            Ok(output) => Collected::Output(output),
+            Err(failure) => Collected::Failed(Failure {
+                remedy: Remedy::RetryStep,
+                ..failure
+            }),
+        },
+        404 if !is_the_models_404(&answer) => Collected::Missing,
+        _ => Collected::Failed(classify(answer.status, &answer.headers, &answer.body)),
+    }
+}
+
+fn too_big() -> Failure {
+    plain(
+        Kind::BadAnswer,
+        Remedy::Final,
+        Charged::Yes,
+        "the result is longer than allowed",
+    )
+}
+
+/// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result.
+fn is_still_running(answer: &Answer) -> bool {
+    if answer.body.len() > 4 << 10 {
+        return false;
+    }
+    let body = Body::read(&answer.body);
+    let says = body
+        .text("detail")
+        .is_some_and(|text| text.to_ascii_lowercase().contains("still in progress"));
+    let status = body.text("status");
+    let stands =
+        matches!(status.as_deref(), Some("IN_QUEUE" | "IN_PROGRESS")) && body.has("request_id");
+    says || stands
+}
+
+/// "Path /x not found" comes from the app, through the result, with units (fal-api section 8); an
+/// unknown or expired id has neither.
+fn is_the_models_404(answer: &Answer) -> bool {
+    let body = Body::read(&answer.body);
+    body.has("detail")
+        && (answer.header(UNITS).is_some()
+            || body
+                .text("detail")
+                .is_some_and(|text| text.starts_with("Path ")))
+}
+
+/// A 2xx body as output: a JSON object in UTF-8, nothing more is asked.
+fn output(answer: Answer) -> Result<Output, Failure> {
+    let units = units(&answer.headers);
+    let failure = |text: &str| plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text);
+    let json = String::from_utf8(answer.body).map_err(|_| failure("the result is not UTF-8"))?;
+    if !json.trim_start().starts_with('{') || serde_json::from_str::<&RawValue>(&json).is_err() {
+        return Err(Failure {
+            units,
+            ..failure("the result is not a JSON object")
+        });
+    }
+    Ok(Output { json, units })
+}
+
+/// A cancel's answer.
+pub(super) fn cancelled(wire: Wire) -> Cancelled {
+    let answer = match read(wire) {
+        Ok(answer) => answer,
+        Err(failure) => return Cancelled::Failed(failure),
+    };
+    let status = Body::read(&answer.body).text("status");
+    match (answer.status, status.as_deref()) {
+        (202, _) | (200..300, Some("CANCELLATION_REQUESTED")) => Cancelled::Requested,
+        (_, Some("ALREADY_COMPLETED")) => Cancelled::AlreadyCompleted,
+        (200..300, _) => Cancelled::Removed,
+        (404, _) => Cancelled::Missing,
+        _ => Cancelled::Failed(step_only(&answer)),
+    }
+}
+
+/// A direct call's answer. Nobody can ask again, so a fault on the way is an unknown outcome.
+pub(super) fn directed(wire: Wire) -> Directed {
+    let answer = match wire {
+        Ok(answer) => answer,
+        Err(Broken::NotSent(text)) => {
+            return Directed::Failed(plain(
+                Kind::Unavailable,
+                Remedy::RetryStep,
+                Charged::No,
+                &text,
+            ));
+        }
+        Err(Broken::TooBig { status: 200..300 }) => return Directed::Failed(too_big()),
+        Err(broken) => return Directed::Unknown(lost(&broken.to_string())),
+    };
+    if (200..300).contains(&answer.status) {
+        let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
+        let id = id.map(|id| RequestId(id.to_owned()));
+        return match output(answer) {
+            Ok(output) => Directed::Output(output, id),
+            Err(failure) => Directed::Failed(failure),
+        };
+    }
+    if let (401..=404 | 429, Some(failure)) = (answer.status, refused(&answer)) {
+        return Directed::Failed(failure);
+    }
+    let failure = classify(answer.status, &answer.headers, &answer.body);
+    match failure.remedy {
+        // fal's own word about the job: it ran, or it ended at the start deadline.
+        Remedy::Final | Remedy::TryAnew => Directed::Failed(failure),
+        Remedy::RetryStep => Directed::Unknown(Failure {
+            retry_after: failure.retry_after,
+            ..lost(&failure.text)
+        }),
+    }
+}
+
+/// The free look at the key.
+pub(super) fn probed(wire: Wire) -> Probe {
+    let Ok(answer) = wire else { return Probe::Away };
+    match answer.status {
+        401 => Probe::KeyRefused,
+        403 if classify(403, &answer.headers, &answer.body).kind == Kind::Auth => Probe::KeyRefused,
+        // A locked account has a good key.
+        200..300 | 400 | 403 | 404 | 422 => Probe::KeyGood,
+        _ => Probe::Away,
+    }
+}
+
+/// An answer to a question that may be asked again at will.
+fn read(wire: Wire) -> Result<Answer, Failure> {
+    match wire {
+        Ok(answer) => Ok(answer),
+        Err(Broken::TooBig { status }) if status >= 300 => Ok(Answer {
+            status,
+            ..Answer::default()
+        }),
+        Err(broken) => Err(again(Kind::Unavailable, &broken.to_string())),
+    }
+}
+
+fn again(kind: Kind, text: &str) -> Failure {
+    plain(kind, Remedy::RetryStep, Charged::Unknown, text)
+}
+
+/// The answer to a question about a job that says nothing about it.
+fn step_only(answer: &Answer) -> Failure {
+    let failure = classify(answer.status, &answer.headers, &answer.body);
+    Failure {
+        remedy: Remedy::RetryStep,
+        charged: Charged::Unknown,
+        units: None,
+        ..failure
+    }
+}
+
+fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
+    Failure {
+        kind,
+        remedy,
+        text: clean(text, TEXT),
+        charged,
+        units: None,
+        retry_after: None,
+    }
+}
+
+const UNITS: &str = "x-fal-billable-units";
+
+/// Whether the same request may be made again, by the last column of fal-api section 8.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Anew {
+    /// Never.
+    No,
+    /// A new submit.
+    Yes,
+    /// Unless `X-Fal-Needs-Retry` or `X-Fal-Retryable` says no.
+    ByHeader,
+}
+
+/// Every error type that fal names and whose meaning does not follow from the status alone.
+const TYPES: &[(&str, Kind, Anew)] = &[
+    ("request_timeout", Kind::Timeout, Anew::Yes),
+    ("startup_timeout", Kind::Timeout, Anew::Yes),
+    ("runner_scheduling_failure", Kind::Unavailable, Anew::Yes),
+    ("runner_connection_timeout", Kind::Unavailable, Anew::Yes),
+    ("runner_disconnected", Kind::Unavailable, Anew::Yes),
+    ("runner_connection_refused", Kind::Unavailable, Anew::Yes),
+    ("runner_connection_error", Kind::Unavailable, Anew::Yes),
+    ("runner_incomplete_response", Kind::Unavailable, Anew::Yes),
+    ("runner_server_error", Kind::Unavailable, Anew::Yes),
+    ("internal_error", Kind::Unavailable, Anew::Yes),
+    ("client_cancelled", Kind::Cancelled, Anew::No),
+    ("client_disconnected", Kind::Cancelled, Anew::No),
+    ("bad_request", Kind::InvalidInput, Anew::No),
+    ("internal_server_error", Kind::Unavailable, Anew::ByHeader),
+    ("generation_timeout", Kind::Timeout, Anew::ByHeader),
+    (
+        "downstream_service_error",
+        Kind::Unavailable,
+        Anew::ByHeader,
+    ),
+    (
+        "downstream_service_unavailable",
+        Kind::Unavailable,
+        Anew::ByHeader,
+    ),
+    ("content_policy_violation", Kind::ContentPolicy, Anew::No),
+    ("no_media_generated", Kind::NoOutput, Anew::No),
+];
+
+/// Types that say "the input is wrong", under whatever status.
+const INPUT_TYPES: &[&str] = &[
+    "image_too_small",
+    "image_too_large",
+    "image_load_error",
+    "file_download_error",
+    "face_detection_error",
+    "file_too_large",
+    "feature_not_supported",
+    "invalid_archive",
+    "archive_file_count_below_minimum",
+    "archive_file_count_exceeds_maximum",
+    "audio_duration_too_long",
+    "audio_duration_too_short",
+    "video_duration_too_long",
+    "video_duration_too_short",
+    "unsupported_audio_format",
+    "unsupported_image_format",
+    "unsupported_video_format",
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "multiple_of",
+    "sequence_too_short",
+    "sequence_too_long",
+    "one_of",
+    "missing",
+    "value_error",
+    "literal_error",
+    "enum",
+    "json_invalid",
+    "extra_forbidden",
+    "invalid_request",
+    "image_aspect_ratio_error",
+    "partner_validation_failed",
+];
+
+fn by_type(word: &str) -> Option<(Kind, Anew)> {
+    if let Some((_, kind, anew)) = TYPES.iter().find(|(known, ..)| *known == word) {
+        return Some((*kind, *anew));
+    }
+    // pydantic's own families: value_error.missing, string_type, int_parsing, string_too_short, …
+    let family = word.starts_with("value_error.")
+        || ["_type", "_parsing", "_too_short", "_too_long"]
+            .iter()
+            .any(|end| word.ends_with(end));
+    (INPUT_TYPES.contains(&word) || family).then_some((Kind::InvalidInput, Anew::No))
+}
+
+/// Refusals of other providers that are passed through as mere text.
+const REFUSALS: &[&str] = &["safety", "policy", "flagged", "nsfw", "moderation"];
+
+/// What an answer that is not 2xx means, as the result of a job (fal-api section 8). The remedy is to
+/// repeat the step when it is not fal's word about the job.
+fn classify(status: u16, headers: &[(String, String)], body: &[u8]) -> Failure {
+    let answer = Head { status, headers };
+    let body = Body::read(body);
+    let detail = body.detail();
+    let words = [
+        body.text("error_type"),
+        answer.header("x-fal-error-type").map(str::to_owned),
+        detail.as_ref().and_then(|detail| detail.kind.clone()),
+        body.text("type"),
+    ];
+    let known = words.iter().flatten().find_map(|word| by_type(word));
+    let word = words.iter().flatten().next().map(String::as_str);
+    let message = detail
+        .as_ref()
+        .map(|detail| detail.message.as_str())
+        .unwrap_or_default();
+    let units = units(headers);
+    // Its own word has a JSON `detail`, or a type we know, or was metered by a runner.
+    let fals_own = detail.is_some() || known.is_some() || units.is_some();
+    let (kind, remedy) = match known {
+        _ if user_deadline(status, headers) => (Kind::Timeout, Remedy::Final),
+        Some((kind, anew)) => (kind, remedy_of(anew, &answer)),
+        None => by_status(&answer, message, fals_own, body.is_object()),
+    };
+    let charged = match &units {
+        _ if fals_own && status >= 500 => Charged::No,
+        _ if user_deadline(status, headers) => Charged::No,
+        Some(units) if is_zero(units) => Charged::No,
+        Some(_) => Charged::Yes,
+        None => Charged::Unknown,
+    };
+    let place = detail
+        .as_ref()
+        .map(|detail| detail.place.as_str())
+        .unwrap_or_default();
+    let text = words_for(status, word, place, message, body.is_object());
+    Failure {
+        kind,
+        remedy,
+        text,
+        charged,
+        units,
+        retry_after: wait(answer.header("retry-after")),
+    }
+}
+
+fn remedy_of(anew: Anew, answer: &Head) -> Remedy {
+    match anew {
+        Anew::No => Remedy::Final,
+        Anew::Yes => Remedy::TryAnew,
+        Anew::ByHeader if answer.says_no_retry() => Remedy::Final,
+        Anew::ByHeader => Remedy::TryAnew,
+    }
+}
+
+/// By the status, when no type is known.
+fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind, Remedy) {
+    let says = |words: &[&str]| {
+        let message = message.to_ascii_lowercase();
+        words.iter().any(|word| message.contains(word))
+    };
+    match answer.status {
+        401 => (Kind::Auth, Remedy::RetryStep),
+        402 => (Kind::NoBalance, Remedy::RetryStep),
+        403 if says(&["locked", "balance", "top_up"]) => (Kind::NoBalance, Remedy::RetryStep),
+        403 => (Kind::Auth, Remedy::RetryStep),
+        404 => (Kind::InvalidInput, Remedy::Final),
+        405 => (Kind::BadAnswer, Remedy::Final),
+        408 | 409 => (Kind::Unavailable, Remedy::RetryStep),
+        429 => (Kind::RateLimited, Remedy::RetryStep),
+        499 => (Kind::Cancelled, Remedy::Final),
+        400..500 if !json => (Kind::Unavailable, Remedy::RetryStep),
+        400..500 if says(REFUSALS) => (Kind::ContentPolicy, Remedy::Final),
+        400..500 => (Kind::InvalidInput, Remedy::Final),
+        504 if fals_own => (Kind::Timeout, remedy_of(Anew::ByHeader, answer)),
+        500.. if fals_own => (Kind::Unavailable, remedy_of(Anew::ByHeader, answer)),
+        500.. => (Kind::Unavailable, Remedy::RetryStep),
+        // 1xx, 2xx, 3xx: nothing that a job is to answer with.
+        _ => (Kind::BadAnswer, Remedy::Final),
+    }
+}
+
+/// A 504 because the start deadline that *we* gave has passed: it never ran.
+fn user_deadline(status: u16, headers: &[(String, String)]) -> bool {
+    let head = Head { status, headers };
+    status == 504
+        && head
+            .header("x-fal-request-timeout-type")
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("user"))
+}
+
+struct Head<'a> {
+    status: u16,
+    headers: &'a [(String, String)],
+}
+
+impl Head<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+
+    fn says_no_retry(&self) -> bool {
+        ["x-fal-needs-retry", "x-fal-retryable"]
+            .iter()
+            .filter_map(|name| self.header(name))
+            .next()
+            .is_some_and(|value| value == "0" || value.eq_ignore_ascii_case("false"))
+    }
+}
+
+fn retry_after(answer: &Answer) -> Option<Duration> {
+    wait(answer.header("retry-after"))
+}
+
+/// Seconds only: fal documents no `Retry-After` at all, and a date would need a clock.
+fn wait(header: Option<&str>) -> Option<Duration> {
+    let seconds: u64 = header?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(LONGEST_WAIT_S)))
+}
+
+/// The header's decimal text, if it is one.
+fn units(headers: &[(String, String)]) -> Option<String> {
+    let head = Head { status: 0, headers };
+    let text = head.header(UNITS)?;
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    let points = text.bytes().filter(|b| *b == b'.').count();
+    let fits = digits > 0 && points <= 1 && digits + points == text.len() && text.len() <= 40;
+    fits.then(|| text.to_owned())
+}
+
+fn is_zero(units: &str) -> bool {
+    units.bytes().all(|b| b == b'0' || b == b'.')
+}
+
+/// The operator's words: `422 content_policy_violation at body.prompt: …`. Built from named fields
+/// alone, since `input` and `ctx` echo what the user wrote.
+fn words_for(status: u16, word: Option<&str>, place: &str, message: &str, json: bool) -> String {
+    let mut text = format!("fal answered {status}");
+    if let Some(word) = word {
+        text += &format!(" {}", clean(word, 60));
+    }
+    if !place.is_empty() {
+        text += &format!(" at {}", clean(place, 60));
+    }
+    if !message.is_empty() {
+        text += &format!(": {}", clean(message, MESSAGE));
+    } else if !json {
+        text += " without JSON (a gateway's answer)";
+    }
+    clean(&text, TEXT)
+}
+
+/// One line of at most `most` characters.
+fn clean(text: &str, most: usize) -> String {
+    let mut line: String = text
+        .chars()
+        .take(most)
+        .map(|c| {
+            if c.is_control() || is_line_break(c) {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
+    if text.chars().nth(most).is_some() {
+        line.pop();
+        line.push('…');
+    }
+    line
+}
+
+fn is_line_break(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A JSON object taken apart one level deep, whatever its members hold: an echoed input may have
+/// numbers and depths that no fixed type survives.
+struct Body<'a>(Option<BTreeMap<String, &'a RawValue>>);
+
+/// One entry of `detail`.
+struct Detail {
+    kind: Option<String>,
+    place: String,
+    message: String,
+}
+
+impl<'a> Body<'a> {
+    fn read(bytes: &'a [u8]) -> Body<'a> {
+        Body(serde_json::from_slice(bytes).ok())
+    }
+
+    fn is_object(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
+    fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.0
+            .as_ref()?
+            .get(key)
+            .copied()
+            .filter(|raw| raw.get() != "null")
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        serde_json::from_str(self.raw(key)?.get()).ok()
+    }
+
+    fn position(&self) -> Option<u64> {
+        self.raw("queue_position")?.get().parse().ok()
+    }
+
+    /// A text, an entry, or a list of either; of several a content policy wins, else the first.
+    fn detail(&self) -> Option<Detail> {
+        let raw = self.raw("detail")?;
+        let list: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_else(|_| vec![raw]);
+        let mut entries: Vec<Detail> = list.into_iter().map(Detail::read).collect();
+        let policy = entries
+            .iter()
+            .position(|entry| entry.kind.as_deref() == Some("content_policy_violation"));
+        let chosen = policy.unwrap_or(0);
+        (chosen < entries.len()).then(|| entries.swap_remove(chosen))
+    }
+}
+
+impl Detail {
+    fn read(raw: &RawValue) -> Detail {
+        if let Ok(message) = serde_json::from_str(raw.get()) {
+            return Detail {
+                kind: None,
+                place: String::new(),
+                message,
+            };
+        }
+        let entry = Body::read(raw.get().as_bytes());
+        let place: Vec<&RawValue> = entry
+            .raw("loc")
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        let place = place
+            .iter()
+            .map(|part| {
+                serde_json::from_str(part.get())
+                    .unwrap_or_else(|_| part.get().chars().take(20).collect())
+            })
+            .collect::<Vec<String>>()
+            .join(".");
+        let message = entry
+            .text("msg")
+            .or_else(|| entry.text("message"))
+            .unwrap_or_default();
+        Detail {
+            kind: entry.text("type"),
+            place,
+            message,
+        }
+    }
+}
+
+#[cfg(test)]
+#[rustfmt::skip] // tables: one case a line
+mod tests;

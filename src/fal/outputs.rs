@@ -1,0 +1,386 @@
+//! The files and texts in a result (fal-api section 7). Models agree on little more than "an object with
+//! a `url`", so the JSON is walked in document order instead of by a list of names. Members are taken
+//! apart level by level and never turned into numbers: seeds exceed 2^63, and a result must not be lost
+//! to a `1e400` beside its picture.
+
+use crate::job::answer::{File, Item};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::collections::HashSet;
+use std::fmt;
+
+/// Deeper than this nothing is looked for.
+const DEPTH: usize = 128;
+/// Longest URL that is not a `data:` URI.
+const LONGEST_URL: usize = 8 << 10;
+
+/// What a result holds.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Found {
+    /// Files in document order, or texts if there are no files.
+    pub items: Vec<Item>,
+    /// Every output was replaced by a black image: a content policy, though a 200 and charged.
+    pub all_flagged: bool,
+}
+
+/// Finds what is to be delivered.
+pub fn outputs(json: &str) -> Found {
+    find(json, &HashSet::new())
+}
+
+/// As [`outputs`], without the URLs that stand in the job's own input: models echo `image_url` and such.
+pub fn outputs_beyond_input(json: &str, input: &str) -> Found {
+    let mut echoes = HashSet::new();
+    if let Some(raw) = raw(input) {
+        urls_in(raw, 0, &mut echoes);
+    }
+    find(json, &echoes)
+}
+
+fn find(json: &str, echoes: &HashSet<String>) -> Found {
+    let Some(members) = raw(json).and_then(members) else {
+        return Found::default();
+    };
+    let mut walk = Walk {
+        echoes,
+        seen: HashSet::new(),
+        main: Vec::new(),
+        side: Vec::new(),
+    };
+    walk.members(&members, Role::Main, 0);
+    let files = if walk.main.is_empty() {
+        walk.side
+    } else {
+        walk.main
+    };
+    let items = match files.is_empty() {
+        false => files.into_iter().map(Item::File).collect(),
+        true => texts(&members),
+    };
+    Found {
+        items,
+        all_flagged: all_flagged(&members),
+    }
+}
+
+type Members<'a> = Vec<(String, &'a RawValue)>;
+
+fn raw(json: &str) -> Option<&RawValue> {
+    serde_json::from_str(json).ok()
+}
+
+/// The members of an object in document order (a `serde_json::Value` would sort them).
+fn members(raw: &RawValue) -> Option<Members<'_>> {
+    struct Ordered<'a>(Members<'a>);
+    struct Collect;
+    impl<'de> Visitor<'de> for Collect {
+        type Value = Ordered<'de>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some(member) = map.next_entry()? {
+                members.push(member);
+            }
+            Ok(Ordered(members))
+        }
+    }
+    impl<'de> Deserialize<'de> for Ordered<'de> {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_map(Collect)
+        }
+    }
+    if !raw.get().starts_with('{') {
+        return None;
+    }
+    serde_json::from_str::<Ordered>(raw.get())
+        .ok()
+        .map(|ordered| ordered.0)
+}
+
+fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
+    if raw.get().starts_with('[') {
+        serde_json::from_str(raw.get()).ok()
+    } else {
+        None
+    }
+}
+
+fn text(raw: &RawValue) -> Option<String> {
+    if raw.get().starts_with('"') {
+        serde_json::from_str(raw.get()).ok()
+    } else {
+        None
+    }
+}
+
+/// What a part of the result is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Main,
+    /// A thumbnail, a configuration: delivered only if there is nothing else.
+    Side,
+}
+
+struct Walk<'a> {
+    echoes: &'a HashSet<String>,
+    seen: HashSet<String>,
+    main: Vec<File>,
+    side: Vec<File>,
+}
+
+impl Walk<'_> {
+    fn members(&mut self, members: &Members, role: Role, depth: usize) {
+        if let Some(file) = file(members) {
+            self.push(file, role);
+        }
+        for (key, raw) in members {
+            if key != "url" && !is_echo(key) {
+                let role = if is_side(key) { Role::Side } else { role };
+                self.value(key, raw, role, depth + 1);
+            }
+        }
+    }
+
+    /// `key`: the member's name, for lists the name of the list.
+    fn value(&mut self, key: &str, raw: &RawValue, role: Role, depth: usize) {
+        if depth > DEPTH {
+            return;
+        }
+        if let Some(members) = members(raw) {
+            self.members(&members, role, depth);
+        } else if let Some(list) = list(raw) {
+            for raw in list {
+                self.value(key, raw, role, depth + 1);
+            }
+        } else if names_a_file(key)
+            && let Some(url) = text(raw).filter(|url| is_url(url))
+        {
+            self.push(
+                finished(File {
+                    url,
+                    ..File::default()
+                }),
+                role,
+            );
+        }
+    }
+
+    fn push(&mut self, file: File, role: Role) {
+        if self.echoes.contains(&file.url) || !self.seen.insert(file.url.clone()) {
+            return;
+        }
+        match role {
+            Role::Main => self.main.push(file),
+            Role::Side => self.side.push(file),
+        }
+    }
+}
+
+/// Names under which a bare string is a file.
+fn names_a_file(key: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "url", "urls", "image", "images", "video", "videos", "audio", "audios", "file", "files",
+        "gif", "mesh", "output", "outputs",
+    ];
+    NAMES.contains(&key)
+        || key.ends_with("_url")
+        || key.ends_with("_urls")
+        || key.ends_with("_file")
+}
+
+/// What models repeat of the input, and what fal adds around a result.
+fn is_echo(key: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "input",
+        "inputs",
+        "arguments",
+        "parameters",
+        "params",
+        "request",
+        "logs",
+        "metrics",
+        "timings",
+        "detail",
+        "status_url",
+        "response_url",
+        "cancel_url",
+        "webhook_url",
+    ];
+    NAMES.contains(&key)
+        || key.ends_with("prompt")
+        || key.ends_with("prompts")
+        || key.starts_with("input_")
+}
+
+fn is_side(key: &str) -> bool {
+    key.contains("thumbnail")
+        || key == "config_file"
+        || key == "preview"
+        || key.ends_with("_preview")
+}
+
+fn is_url(text: &str) -> bool {
+    let starts = |scheme: &str| {
+        text.get(..scheme.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+    };
+    if starts("data:") {
+        return text.contains(',');
+    }
+    let plain =
+        text.len() <= LONGEST_URL && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    plain && (starts("https://") || starts("http://")) && text.len() > "https://".len()
+}
+
+/// An object with a string `url`.
+fn file(members: &Members) -> Option<File> {
+    let get = |keys: &[&str]| {
+        members
+            .iter()
+            .find(|(key, _)| keys.contains(&key.as_str()))
+            .map(|(_, raw)| *raw)
+    };
+    let number = |keys: &[&str]| {
+        let number: f64 = get(keys)?.get().parse().ok()?;
+        (number.is_finite() && number >= 0.0).then(|| number.round())
+    };
+    let small = |keys: &[&str]| {
+        number(keys)
+            .filter(|n| *n <= f64::from(u32::MAX))
+            .map(|n| n as u32)
+    };
+    let url = text(get(&["url"])?).filter(|url| is_url(url))?;
+    Some(finished(File {
+        url,
+        content_type: get(&["content_type", "contentType", "mime_type"]).and_then(text),
+        name: get(&["file_name", "fileName", "filename"])
+            .and_then(text)
+            .and_then(|name| bare_name(&name)),
+        size: get(&["file_size", "fileSize"]).and_then(|raw| raw.get().parse().ok()),
+        width: small(&["width"]).filter(|n| *n > 0),
+        height: small(&["height"]).filter(|n| *n > 0),
+        duration_s: small(&["duration"]),
+    }))
+}
+
+/// The last part of a path, without control characters.
+fn bare_name(name: &str) -> Option<String> {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let clean: String = last.chars().filter(|c| !c.is_control()).take(128).collect();
+    (!clean.is_empty() && clean != "." && clean != "..").then_some(clean)
+}
+
+/// The content type: what fal says, in lower case and bare, else by the URL.
+fn finished(mut file: File) -> File {
+    let said = file.content_type.take().map(|kind| {
+        kind.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+    });
+    let said = said.filter(|kind| kind.contains('/'));
+    let vague = matches!(
+        said.as_deref(),
+        None | Some("application/octet-stream" | "binary/octet-stream")
+    );
+    file.content_type = if vague {
+        by_url(&file.url).or(said)
+    } else {
+        said
+    };
+    file
+}
+
+fn by_url(url: &str) -> Option<String> {
+    if url
+        .get(..5)
+        .is_some_and(|head| head.eq_ignore_ascii_case("data:"))
+    {
+        let about = url[5..].split([',', ';']).next().unwrap_or_default();
+        return about.contains('/').then(|| about.to_ascii_lowercase());
+    }
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let extension = name.rsplit_once('.')?.1.to_ascii_lowercase();
+    let kind = match extension.as_str() {
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "gif" => "image/gif",
+        "svg" => "image/svg+xml",
+        "mp4" | "m4v" => "video/mp4",
+        "webm" => "video/webm",
+        "mov" => "video/quicktime",
+        "mp3" => "audio/mpeg",
+        "m4a" => "audio/mp4",
+        "wav" => "audio/wav",
+        "ogg" | "oga" | "opus" => "audio/ogg",
+        "flac" => "audio/flac",
+        "glb" => "model/gltf-binary",
+        "zip" => "application/zip",
+        "json" => "application/json",
+        "txt" => "text/plain",
+        _ => return None,
+    };
+    Some(kind.to_owned())
+}
+
+/// Texts of a result without files.
+fn texts(members: &Members) -> Vec<Item> {
+    let mut found: Vec<String> = Vec::new();
+    for (key, raw) in members {
+        let some = match key.as_str() {
+            "output" | "text" | "results" => text(raw).into_iter().collect(),
+            "outputs" => list(raw)
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(text)
+                .collect(),
+            _ => Vec::new(),
+        };
+        for text in some {
+            if !text.trim().is_empty() && !found.contains(&text) {
+                found.push(text);
+            }
+        }
+    }
+    found.into_iter().map(Item::Text).collect()
+}
+
+fn all_flagged(members: &Members) -> bool {
+    members.iter().any(|(key, raw)| {
+        key == "has_nsfw_concepts"
+            && match list(raw) {
+                Some(flags) => !flags.is_empty() && flags.iter().all(|flag| flag.get() == "true"),
+                None => raw.get() == "true",
+            }
+    })
+}
+
+/// Every URL in the input, wherever it stands.
+fn urls_in(raw: &RawValue, depth: usize, urls: &mut HashSet<String>) {
+    if depth > DEPTH {
+        return;
+    }
+    if let Some(url) = text(raw) {
+        if is_url(&url) {
+            urls.insert(url);
+        }
+    } else if let Some(members) = members(raw) {
+        members
+            .into_iter()
+            .for_each(|(_, raw)| urls_in(raw, depth + 1, urls));
+    } else {
+        list(raw)
+            .unwrap_or_default()
+            .into_iter()
+            .for_each(|raw| urls_in(raw, depth + 1, urls));
+    }
+}
+
+#[cfg(test)]
+#[rustfmt::skip] // tables: one case a line
+mod tests;

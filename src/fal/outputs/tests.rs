@@ -1,0 +1,166 @@
+//! Results as fal gives them, and some that a hostile or sloppy model could.
+
+use super::*;
+
+macro_rules! wire {
+    ($name:literal) => {
+        include_str!(concat!("../../../tests/fixtures/fal/", $name, ".json"))
+    };
+}
+
+fn files(found: Found) -> Vec<File> {
+    found
+        .items
+        .into_iter()
+        .map(|item| match item {
+            Item::File(file) => file,
+            Item::Text(text) => panic!("a text: {text}"),
+        })
+        .collect()
+}
+
+fn urls(json: &str) -> Vec<String> {
+    files(outputs(json)).into_iter().map(|file| file.url).collect()
+}
+
+fn some_texts(list: &[&str]) -> Vec<Item> {
+    list.iter().map(|text| Item::Text(text.to_string())).collect()
+}
+
+#[test]
+fn files_come_in_document_order_with_what_is_known_of_them() {
+    let found = outputs(wire!("result_images"));
+    assert!(!found.all_flagged);
+    let kind = |kind: &str| Some(kind.to_owned());
+    let expected = [
+        File {
+            url: "https://v3b.fal.media/files/b/0aa5147c/H2ObCPe8jInMs8v6WWm9m.png".into(),
+            content_type: kind("image/png"),
+            width: Some(1024),
+            height: Some(1024),
+            ..File::default()
+        },
+        File { url: "https://v3b.fal.media/files/b/0aa5147c/second.jpg?x=1".into(), content_type: kind("image/jpeg"), width: Some(512), ..File::default() },
+    ];
+    assert_eq!(files(found), expected);
+    let video = File {
+        url: "https://v3b.fal.media/files/b/0a86742f/9rVJ_output.mp4".into(),
+        content_type: kind("video/mp4"),
+        name: Some("output.mp4".into()),
+        size: Some(3_012_345),
+        width: Some(1280),
+        height: Some(720),
+        duration_s: Some(5),
+    };
+    assert_eq!(files(outputs(wire!("result_video"))), [video]);
+    let audio = &files(outputs(wire!("result_audio")))[0];
+    assert_eq!((audio.content_type.as_deref(), audio.name.as_deref()), (Some("audio/wav"), Some("z.wav")));
+    assert_eq!(files(outputs(wire!("result_image")))[0].size, Some(4_404_019));
+}
+
+#[test]
+fn members_are_not_sorted_by_name() {
+    let json = r#"{"z":{"url":"https://a/1"},"a":{"url":"https://a/2"},"m_url":"https://a/3","b":[{"url":"https://a/4"}]}"#;
+    assert_eq!(urls(json), ["https://a/1", "https://a/2", "https://a/3", "https://a/4"]);
+}
+
+#[test]
+fn doubles_and_side_files_are_left_out() {
+    let base = "https://v3.fal.media/files";
+    assert_eq!(urls(wire!("result_mesh")), [format!("{base}/e/m.glb"), format!("{base}/e/m.obj")]);
+    assert_eq!(urls(wire!("result_lora")), [format!("{base}/l/w.safetensors")]);
+    assert_eq!(urls(r#"{"thumbnail":{"url":"https://a/t.png"}}"#), ["https://a/t.png"]);
+}
+
+#[test]
+fn echoes_of_the_input_are_no_outputs() {
+    let json = r#"{"prompt":"https://a/1","actual_prompt":{"url":"https://a/2"},"input":{"image_url":"https://a/3"},
+        "input_image":{"url":"https://a/4"},"inputs":["https://a/5"],"logs":[{"url":"https://a/6"}],
+        "status_url":"https://a/7","image_url":"https://a/8","image":{"url":"https://a/9"}}"#;
+    assert_eq!(urls(json), ["https://a/8", "https://a/9"]);
+    let input = r#"{"image_url":"https:\/\/a/8","loras":[{"path":"https://a/x"}]}"#;
+    let found = files(outputs_beyond_input(json, input));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].url, "https://a/9");
+    assert_eq!(outputs_beyond_input(json, "no JSON"), outputs(json));
+}
+
+#[test]
+fn strings_are_files_under_the_names_of_files_alone() {
+    let json = r#"{"video":"https://a/1.mp4","images":["https://a/2.png","no url"],"audio_url":"https://a/3.mp3",
+        "image_urls":["https://a/4.png"],"homepage":"https://a/5","license":["https://a/6"],"output":"https://a/7.png"}"#;
+    assert_eq!(urls(json), ["https://a/1.mp4", "https://a/2.png", "https://a/3.mp3", "https://a/4.png", "https://a/7.png"]);
+    let kinds: Vec<_> = files(outputs(json)).into_iter().map(|file| file.content_type.unwrap()).collect();
+    assert_eq!(kinds, ["video/mp4", "image/png", "audio/mpeg", "image/png", "image/png"]);
+}
+
+#[test]
+fn only_http_and_data_urls_are_files() {
+    for url in ["ftp://a/x", "file:///etc/passwd", "javascript:x", "//a/x", "https://", "https://a b/", "data:image/png", "", "x"] {
+        let json = format!(r#"{{"image":{{"url":"{url}"}},"image_url":"{url}"}}"#);
+        assert_eq!(outputs(&json), Found::default(), "{url}");
+    }
+    let file = files(outputs(r#"{"images":[{"url":"data:image/PNG;base64,AAAA","content_type":null}]}"#)).remove(0);
+    assert_eq!((file.url.as_str(), file.content_type.as_deref()), ("data:image/PNG;base64,AAAA", Some("image/png")));
+    assert_eq!(urls(r#"{"image":{"url":"HTTPS://A/x.png"}}"#), ["HTTPS://A/x.png"]);
+}
+
+#[test]
+fn types_are_guessed_only_where_fal_says_nothing_of_use() {
+    for (url, said, expected) in [
+        ("https://a/x.PNG", "null", Some("image/png")),
+        ("https://a/x.mp4?sig=a.b", "null", Some("video/mp4")),
+        ("https://a/x.mp4", "\"application/octet-stream\"", Some("video/mp4")),
+        ("https://a/x.bin", "\"application/octet-stream\"", Some("application/octet-stream")),
+        ("https://a/x.png", "\"Image/JPEG; q=1\"", Some("image/jpeg")),
+        ("https://a/x.png", "\"png\"", Some("image/png")),
+        ("https://a/x.png", "7", Some("image/png")),
+        ("https://a.b/x", "null", None),
+    ] {
+        let json = format!(r#"{{"f":{{"url":"{url}","content_type":{said}}}}}"#);
+        assert_eq!(files(outputs(&json))[0].content_type.as_deref(), expected, "{url} {said}");
+    }
+}
+
+#[test]
+fn texts_count_only_where_there_is_no_file() {
+    assert_eq!(outputs(wire!("result_text")).items, some_texts(&["a caption"]));
+    assert_eq!(outputs(wire!("result_transcript")).items, some_texts(&["hello world"]));
+    let both = r#"{"outputs":["a","b","a"," "],"text":"c","output":null}"#;
+    assert_eq!(outputs(both).items, some_texts(&["a", "b", "c"]));
+    let file = r#"{"output":"a caption","image":{"url":"https://a/x.png"}}"#;
+    assert_eq!(urls(file), ["https://a/x.png"]);
+}
+
+#[test]
+fn a_result_is_flagged_when_all_of_it_is() {
+    assert!(outputs(wire!("result_flagged")).all_flagged);
+    for (flags, all) in [("[true,true]", true), ("[true,false]", false), ("[]", false), ("null", false), ("true", true)] {
+        assert_eq!(outputs(&format!(r#"{{"has_nsfw_concepts":{flags}}}"#)).all_flagged, all, "{flags}");
+    }
+}
+
+#[test]
+fn odd_numbers_and_names_do_not_hide_a_file() {
+    let json = r#"{"seed":123456789012345678901234567890,"x":1e400,"y":-1e-400,
+        "image":{"url":"https://a/x.png","width":1e400,"height":-5,"file_size":1.5,"duration":"long","file_name":"../../a\u0000\nb.png"}}"#;
+    let expected = File { url: "https://a/x.png".into(), content_type: Some("image/png".into()), name: Some("ab.png".into()), ..File::default() };
+    assert_eq!(files(outputs(json)), [expected]);
+    for nothing in ["", "null", "[]", "[{\"url\":\"https://a/x\"}]", "{", "{\"a\":", "{}", "\u{1F600}"] {
+        assert_eq!(outputs(nothing), Found::default(), "{nothing}");
+    }
+}
+
+#[test]
+fn depth_is_bounded_and_needs_little_stack() {
+    let nest = |levels: usize, open: &str, close: &str| format!("{{\"a\":{}{{\"url\":\"https://a/x\"}}{}}}", open.repeat(levels), close.repeat(levels));
+    let work = move || {
+        for (open, close) in [("[", "]"), ("{\"b\":", "}")] {
+            assert_eq!(urls(&nest(120, open, close)).len(), 1, "{open}");
+            assert_eq!(urls(&nest(200, open, close)).len(), 0, "{open}");
+            assert_eq!(urls(&nest(100_000, open, close)).len(), 0, "{open}");
+        }
+    };
+    // As much as a pool thread has.
+    std::thread::Builder::new().stack_size(256 << 10).spawn(work).unwrap().join().unwrap();
+}

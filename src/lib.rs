@@ -18,3 +18,4 @@ pub mod fal;
 pub mod http;
 pub mod job;
 pub mod report;
+pub mod telegram;

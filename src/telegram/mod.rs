@@ -1,0 +1,415 @@
+//! The client of Telegram's Bot API: one call in, one [`Sent`] or [`Refusal`] out. It decides
+//! nothing: `plan` makes the calls and reads their outcomes, `refusal` knows the texts, `text` cuts
+//! and strips. It never logs, and the URL of a call, which holds the token, leaves this file only
+//! into [`Http`]; a token that something in front of Telegram echoes is struck out of the answer.
+
+pub mod plan;
+pub mod refusal;
+pub mod text;
+
+use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
+use refusal::{Refusal, classify, tidy};
+use serde_json::{Map, Value};
+use std::io::{self, Read};
+use std::time::Duration;
+
+/// Time limits (telegram-api section 10). The server itself holds a request up to 8 s instead of
+/// answering 429, so nothing under 15 s is right.
+const CONNECT: Duration = Duration::from_secs(10);
+const JSON_CALL: Duration = Duration::from_secs(30);
+const BY_URL: Duration = Duration::from_secs(90);
+const UPLOAD_BASE: Duration = Duration::from_secs(60);
+const UPLOAD_BYTES_PER_S: u64 = 128 * 1024;
+/// Largest answer read.
+const ANSWER_BYTES: u64 = 256 * 1024;
+
+/// Methods in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// The cheapest check of a token.
+    GetMe,
+    /// A text.
+    SendMessage,
+    /// A photo.
+    SendPhoto,
+    /// A file as it is.
+    SendDocument,
+    /// A video.
+    SendVideo,
+    /// A GIF or a silent video.
+    SendAnimation,
+    /// Music.
+    SendAudio,
+    /// Another text in the same message.
+    EditMessageText,
+    /// A file in place of what the message held.
+    EditMessageMedia,
+    /// Another caption under the same file.
+    EditMessageCaption,
+    /// Takes a message away.
+    DeleteMessage,
+}
+
+impl Method {
+    /// The name in the URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::GetMe => "getMe",
+            Method::SendMessage => "sendMessage",
+            Method::SendPhoto => "sendPhoto",
+            Method::SendDocument => "sendDocument",
+            Method::SendVideo => "sendVideo",
+            Method::SendAnimation => "sendAnimation",
+            Method::SendAudio => "sendAudio",
+            Method::EditMessageText => "editMessageText",
+            Method::EditMessageMedia => "editMessageMedia",
+            Method::EditMessageCaption => "editMessageCaption",
+            Method::DeleteMessage => "deleteMessage",
+        }
+    }
+
+    /// Whether it changes a message that is there already.
+    pub fn is_edit(self) -> bool {
+        matches!(
+            self,
+            Method::EditMessageText | Method::EditMessageMedia | Method::EditMessageCaption
+        )
+    }
+
+    /// Whether doing it twice is the same as once: a fresh send is not, and there is no way to ask
+    /// what became of it.
+    pub fn is_repeatable(self) -> bool {
+        self.is_edit() || matches!(self, Method::GetMe | Method::DeleteMessage)
+    }
+}
+
+/// One call, ready to go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// What to do.
+    pub method: Method,
+    /// Its arguments, in their JSON form.
+    pub args: Map<String, Value>,
+    /// Name of the multipart part that carries the file; `None`: the call has no file of its own.
+    pub file_part: Option<&'static str>,
+    /// Telegram fetches a file from a URL before it answers (slow: 0.5-20 s).
+    pub by_url: bool,
+}
+
+/// The file of a call that uploads.
+pub struct Upload<'a> {
+    /// Its bytes.
+    pub reader: &'a mut dyn Read,
+    /// How many they are, exactly.
+    pub len: u64,
+    /// Made safe if it is not `[A-Za-z0-9._-]{1,60}`.
+    pub file_name: &'a str,
+    /// `application/octet-stream` if it is no plain media type.
+    pub content_type: &'a str,
+}
+
+/// What a successful call says. Anything may be missing: only the success itself is certain.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sent {
+    /// Ids of the messages; none for a message that is still being re-encoded (id 0).
+    pub message_ids: Vec<i64>,
+    /// One a message with a file: what sends it again for free.
+    pub file_ids: Vec<String>,
+}
+
+/// One bot on one server. Cloning shares the HTTP client. No `Debug`: it holds the token.
+#[derive(Clone)]
+pub struct Telegram {
+    http: Http,
+    base_url: String,
+    token: String,
+}
+
+impl Telegram {
+    /// `base_url`: `https://api.telegram.org` or an own server, with or without a path.
+    pub fn new(http: Http, base_url: String, token: String) -> Telegram {
+        Telegram {
+            http,
+            base_url,
+            token,
+        }
+    }
+
+    /// Whether server and token work.
+    pub fn get_me(&self) -> Result<(), Refusal> {
+        let call = Call {
+            method: Method::GetMe,
+            args: Map::new(),
+            file_part: None,
+            by_url: false,
+        };
+        self.perform(&call, None).map(|_| ())
+    }
+
+    /// Makes one call. `upload` must be given exactly when the call has a `file_part`.
+    pub fn perform(&self, call: &Call, upload: Option<Upload<'_>>) -> Result<Sent, Refusal> {
+        let method = call.method;
+        let url = format!(
+            "{}/bot{}/{}",
+            self.base_url.trim_end_matches('/'),
+            self.token,
+            method.as_str()
+        );
+        let answer = match (call.file_part, upload) {
+            (None, None) => {
+                let bytes = serde_json::to_vec(&call.args)
+                    .map_err(|error| Refusal::Bug(error.to_string()))?;
+                let body = Body::Bytes {
+                    content_type: "application/json",
+                    bytes: &bytes,
+                };
+                self.exchange(&url, body, if call.by_url { BY_URL } else { JSON_CALL })
+            }
+            (Some(part), Some(upload)) => {
+                let form = Form::new(&call.args, part, upload.file_name, upload.content_type);
+                let seconds = upload.len.div_ceil(UPLOAD_BYTES_PER_S);
+                let mut reader = form.reader(upload.reader, upload.len);
+                let body = Body::Stream {
+                    content_type: &form.content_type,
+                    len: form.len(upload.len),
+                    reader: &mut reader,
+                };
+                self.exchange(&url, body, UPLOAD_BASE + Duration::from_secs(seconds))
+            }
+            (Some(_), None) => {
+                return Err(Refusal::Bug("a call with a file part and no file".into()));
+            }
+            (None, Some(_)) => {
+                return Err(Refusal::Bug("a file for a call without a file part".into()));
+            }
+        };
+        match answer {
+            Ok(answer) => read(&answer, method, &self.token),
+            Err(Broken::NotSent(text)) => Err(Refusal::NotSent(self.quote(&text))),
+            Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
+                Err(Refusal::Unknown(self.quote(&text)))
+            }
+            Err(Broken::TooBig { status }) => Err(classify(status, None, b"", method.is_edit())),
+        }
+    }
+
+    fn exchange<'a>(
+        &self,
+        url: &'a str,
+        body: Body<'a>,
+        total: Duration,
+    ) -> Result<Answer, Broken> {
+        let bounds = Bounds {
+            connect: CONNECT,
+            total,
+            max_bytes: ANSWER_BYTES,
+        };
+        self.http.exchange(Request {
+            service: Service::Telegram,
+            method: "POST",
+            url,
+            headers: &[],
+            body,
+            bounds,
+        })
+    }
+
+    /// A text from below, fit for logs. `http` promises no URL in it; the token is worth a second look.
+    fn quote(&self, text: &str) -> String {
+        tidy(&without_token(text, &self.token))
+    }
+}
+
+/// The secret half of the token struck out, however the other half is written around it. What is too
+/// short to be a secret (real ones have 30 characters and more) would only garble the text.
+fn without_token(text: &str, token: &str) -> String {
+    let secret = token.split_once(':').map_or(token, |(_, secret)| secret);
+    if secret.len() < 8 {
+        text.to_owned()
+    } else {
+        text.replace(secret, "***")
+    }
+}
+
+/// JSON first, whatever the status; then the status.
+fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
+    let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    if let Some(json) = &json
+        && json.get("ok") == Some(&Value::Bool(true))
+    {
+        return Ok(sent(json.get("result").unwrap_or(&Value::Null)));
+    }
+    let header = answer
+        .headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+    // Struck out before a description is shortened, or half a token might be left at the end.
+    let body = without_token(&String::from_utf8_lossy(&answer.body), token);
+    let retry_after = header.map(|(_, value)| value.as_str());
+    Err(classify(
+        answer.status,
+        retry_after,
+        body.as_bytes(),
+        method.is_edit(),
+    ))
+}
+
+/// A Message, an array of them, or `true`.
+fn sent(result: &Value) -> Sent {
+    let mut sent = Sent::default();
+    let messages = match result {
+        Value::Array(messages) => messages.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    for message in messages {
+        let id = message.get("message_id").and_then(Value::as_i64);
+        sent.message_ids.extend(id.filter(|id| *id != 0));
+        sent.file_ids.extend(file_id(message));
+    }
+    sent
+}
+
+/// An animation also comes as `document`, a silent video as `animation`: the first that is there.
+fn file_id(message: &Value) -> Option<String> {
+    let kinds = [
+        "animation",
+        "video",
+        "audio",
+        "document",
+        "voice",
+        "video_note",
+        "sticker",
+    ];
+    let file = match message.get("photo").and_then(Value::as_array) {
+        Some(sizes) => sizes.iter().max_by_key(|size| {
+            let side = |name| size.get(name).and_then(Value::as_u64).unwrap_or(0);
+            side("width").saturating_mul(side("height"))
+        }),
+        None => kinds.iter().find_map(|kind| message.get(kind)),
+    };
+    file?.get("file_id")?.as_str().map(str::to_owned)
+}
+
+/// A multipart body around a file that is never in memory: what stands before and after its bytes.
+struct Form {
+    content_type: String,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Form {
+    fn new(args: &Map<String, Value>, part: &str, file_name: &str, content_type: &str) -> Form {
+        let boundary = format!(
+            "fal-worker-{:016x}{:016x}",
+            fastrand::u64(..),
+            fastrand::u64(..)
+        );
+        let mut head = String::new();
+        for (name, value) in args {
+            // In a form every argument is text, objects are their JSON (section 1).
+            let text = match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            head += &format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n"
+            );
+        }
+        let file_name = safe_name(file_name);
+        let content_type = if is_media_type(content_type) {
+            content_type
+        } else {
+            "application/octet-stream"
+        };
+        head += &format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{part}\"; filename=\"{file_name}\"\r\n\
+             Content-Type: {content_type}\r\n\r\n"
+        );
+        Form {
+            content_type: format!("multipart/form-data; boundary={boundary}"),
+            head: head.into_bytes(),
+            tail: format!("\r\n--{boundary}--\r\n").into_bytes(),
+        }
+    }
+
+    fn len(&self, file: u64) -> u64 {
+        self.head.len() as u64 + file + self.tail.len() as u64
+    }
+
+    fn reader<'a>(&'a self, file: &'a mut dyn Read, len: u64) -> impl Read + 'a {
+        self.head
+            .as_slice()
+            .chain(Exactly { file, left: len })
+            .chain(self.tail.as_slice())
+    }
+}
+
+/// Gives `left` bytes or an error: a file that ends early must break the request off, not make
+/// another one of it.
+struct Exactly<'a> {
+    file: &'a mut dyn Read,
+    left: u64,
+}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let got = self.file.read(&mut buffer[..most])?;
+        if got == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file is shorter than it was",
+            ));
+        }
+        self.left -= got as u64;
+        Ok(got)
+    }
+}
+
+/// `[A-Za-z0-9._-]{1,60}` (section 8), the extension kept.
+pub(crate) fn safe_name(name: &str) -> String {
+    let safe: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    let safe = safe.trim_matches(['.', '_']);
+    match safe.len() {
+        0 => "file".to_owned(),
+        1..=60 => safe.to_owned(),
+        _ => match safe
+            .rsplit_once('.')
+            .filter(|(_, extension)| extension.len() <= 10)
+        {
+            Some((stem, extension)) => format!(
+                "{}.{extension}",
+                &stem[..stem.len().min(59 - extension.len())]
+            ),
+            None => safe[..60].to_owned(),
+        },
+    }
+}
+
+fn is_media_type(text: &str) -> bool {
+    let token = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b))
+    };
+    text.split_once('/')
+        .is_some_and(|(main, sub)| token(main) && token(sub))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! The wire: answers from fixtures, and forms as a server reads them from a socket.
+
+use super::*;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+fn answer(status: u16, body: &str) -> Answer {
+    Answer {
+        status,
+        headers: vec![],
+        body: body.as_bytes().to_vec(),
+    }
+}
+
+#[test]
+fn messages_are_read_leniently() {
+    let table = [
+        (
+            "photo",
+            include_str!("../../tests/fixtures/telegram/sent_photo.json"),
+            vec![311],
+            vec!["BIG"],
+        ),
+        (
+            "animation",
+            include_str!("../../tests/fixtures/telegram/sent_animation.json"),
+            vec![312],
+            vec!["ANIM"],
+        ),
+        (
+            "album",
+            include_str!("../../tests/fixtures/telegram/sent_album.json"),
+            vec![313, 314],
+            vec!["P1", "V2"],
+        ),
+        (
+            "scheduled",
+            include_str!("../../tests/fixtures/telegram/sent_scheduled.json"),
+            vec![],
+            vec!["V0"],
+        ),
+        (
+            "true",
+            include_str!("../../tests/fixtures/telegram/true.json"),
+            vec![],
+            vec![],
+        ),
+        (
+            "text",
+            include_str!("../../tests/fixtures/telegram/sent_text.json"),
+            vec![315],
+            vec![],
+        ),
+        (
+            "nothing known",
+            r#"{"ok":true,"result":{"photo":[],"message_id":"x"}}"#,
+            vec![],
+            vec![],
+        ),
+        ("no result", r#"{"ok":true}"#, vec![], vec![]),
+    ];
+    for (name, body, ids, files) in table {
+        let sent = read(&answer(200, body), Method::SendPhoto, "1:s").expect(name);
+        assert_eq!(sent.message_ids, ids, "{name}");
+        assert_eq!(sent.file_ids, files, "{name}");
+    }
+}
+
+#[test]
+fn the_body_counts_before_the_status() {
+    assert_eq!(
+        read(
+            &answer(502, r#"{"ok":true,"result":true}"#),
+            Method::SendPhoto,
+            "1:s"
+        ),
+        Ok(Sent::default())
+    );
+    let refused =
+        r#"{"ok":false,"error_code":403,"description":"Forbidden: bot was blocked by the user"}"#;
+    assert!(matches!(
+        read(&answer(200, refused), Method::SendPhoto, "1:s"),
+        Err(Refusal::Unreachable(_))
+    ));
+    // Cut short, after it was carried out or not.
+    assert!(matches!(
+        read(
+            &answer(200, r#"{"ok":true,"resu"#),
+            Method::SendPhoto,
+            "1:s"
+        ),
+        Err(Refusal::Unknown(_))
+    ));
+    let mut slow = answer(429, "");
+    slow.headers.push(("Retry-After".into(), "4".into()));
+    let wait = Duration::from_secs(4);
+    assert_eq!(
+        read(&slow, Method::SendPhoto, "1:s"),
+        Err(Refusal::RetryAfter { wait })
+    );
+}
+
+#[test]
+fn an_echoed_token_is_struck_out_even_at_the_cut() {
+    let token = "123456:AAsecretsecretsecretsecretsecretsec";
+    for filler in [0, 280, 290] {
+        let text = format!(
+            "Bad Request: {}/bot{token}/sendPhoto bot123456%3A{}",
+            "x".repeat(filler),
+            &token[7..]
+        );
+        let body = json!({"ok": false, "error_code": 400, "description": text}).to_string();
+        let Err(Refusal::Other400(text)) = read(&answer(400, &body), Method::SendPhoto, token)
+        else {
+            panic!()
+        };
+        assert!(!text.contains("AAs"), "{text}");
+    }
+    assert_eq!(without_token("abc", ""), "abc");
+}
+
+/// A tiny parser of its own: parts as (headers, content).
+fn parts(body: &[u8], boundary: &str) -> Vec<(String, Vec<u8>)> {
+    let find = |hay: &[u8], needle: &[u8]| hay.windows(needle.len()).position(|w| w == needle);
+    let first = format!("--{boundary}\r\n");
+    assert!(body.starts_with(first.as_bytes()));
+    let (mut rest, mut parts) = (&body[first.len()..], Vec::new());
+    let border = format!("\r\n--{boundary}");
+    loop {
+        let blank = find(rest, b"\r\n\r\n").expect("headers end");
+        let headers = String::from_utf8(rest[..blank].to_vec()).expect("headers are text");
+        rest = &rest[blank + 4..];
+        let end = find(rest, border.as_bytes()).expect("a part ends");
+        parts.push((headers, rest[..end].to_vec()));
+        rest = &rest[end + border.len()..];
+        if rest == b"--\r\n" {
+            return parts;
+        }
+        rest = rest.strip_prefix(b"\r\n").expect("a border ends its line");
+    }
+}
+
+#[test]
+fn a_form_on_the_wire_has_its_exact_length_and_every_part() {
+    let args = json!({
+        "chat_id": -100, "has_spoiler": true, "caption": "Готово \"—\"\r\n--x",
+        "media": {"type": "photo", "media": "attach://f0"},
+    });
+    let args = args.as_object().expect("an object");
+    let file: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
+    let form = Form::new(args, "f0", "cat \"1\".png\r\nX: y", "image/png");
+    let boundary = form
+        .content_type
+        .split_once("boundary=")
+        .expect("a boundary")
+        .1;
+    assert!((1..=70).contains(&boundary.len()));
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut out =
+        TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (inside, _) = listener.accept().expect("a peer");
+    let server = std::thread::spawn(move || {
+        let mut inside = BufReader::new(inside);
+        let mut line = String::new();
+        inside.read_line(&mut line).expect("a line");
+        let length: usize = line
+            .trim_start_matches("Content-Length: ")
+            .trim()
+            .parse()
+            .expect("a length");
+        let mut body = Vec::new();
+        inside.read_to_end(&mut body).expect("a body");
+        (length, body)
+    });
+    write!(out, "Content-Length: {}\r\n", form.len(file.len() as u64)).expect("written");
+    // More bytes than announced must not get out either.
+    let mut source = file.as_slice().chain(&b"surplus"[..]);
+    io::copy(&mut form.reader(&mut source, file.len() as u64), &mut out).expect("copied");
+    drop(out);
+    let (length, body) = server.join().expect("the server ends");
+
+    assert_eq!(length, body.len());
+    let parts = parts(&body, boundary);
+    let value = |name: &str| {
+        let wanted = format!("Content-Disposition: form-data; name=\"{name}\"");
+        let part = parts.iter().find(|(headers, _)| *headers == wanted);
+        String::from_utf8_lossy(&part.unwrap_or_else(|| panic!("no part {name}")).1).into_owned()
+    };
+    assert_eq!(value("chat_id"), "-100");
+    assert_eq!(value("has_spoiler"), "true");
+    assert_eq!(value("caption"), "Готово \"—\"\r\n--x");
+    assert_eq!(
+        serde_json::from_str::<Value>(&value("media")).expect("JSON"),
+        args["media"]
+    );
+    let (headers, content) = parts.last().expect("the file");
+    assert_eq!(
+        headers,
+        "Content-Disposition: form-data; name=\"f0\"; filename=\"cat__1_.png__X__y\"\r\nContent-Type: image/png"
+    );
+    assert!(content == &file, "the file's bytes differ");
+    assert_eq!(parts.len(), 5);
+}
+
+#[test]
+fn a_file_that_ends_early_breaks_the_request_off() {
+    let form = Form::new(&Map::new(), "photo", "a.png", "image/png\r\nX: y");
+    assert!(
+        String::from_utf8_lossy(&form.head)
+            .contains("Content-Type: application/octet-stream\r\n\r\n")
+    );
+    let mut short: &[u8] = b"abc";
+    let error = io::copy(&mut form.reader(&mut short, 4), &mut io::sink()).expect_err("too short");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn file_names_are_made_safe() {
+    let long = "x".repeat(100);
+    for (given, wanted) in [
+        ("cat.png", "cat.png".to_owned()),
+        ("../../etc/пароль", "etc".to_owned()),
+        ("фото.jpg", "jpg".to_owned()),
+        ("", "file".to_owned()),
+        (&format!("{long}.webp"), format!("{}.webp", "x".repeat(55))),
+        (&long, "x".repeat(60)),
+    ] {
+        let safe = safe_name(given);
+        assert_eq!(safe, wanted, "{given}");
+        assert!((1..=60).contains(&safe.len()));
+    }
+}

@@ -18,4 +18,5 @@ pub mod fal;
 pub mod http;
 pub mod job;
 pub mod report;
+pub mod store;
 pub mod telegram;

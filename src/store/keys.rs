@@ -1,0 +1,78 @@
+//! Every key name of contract section 4, made from the namespace in one place.
+
+/// Names of the keys that all instances share.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    pub(crate) namespace: String,
+    pub(crate) inbox: String,
+    pub(crate) ready: [String; 4],
+    pub(crate) bell: String,
+    pub(crate) later: String,
+    pub(crate) events: String,
+    pub(crate) dead: String,
+    pub(crate) workers: String,
+    pub(crate) gone: String,
+    pub(crate) paused: String,
+    pub(crate) stats: String,
+    pub(crate) run: String,
+    pub(crate) store: String,
+    pub(crate) settling: String,
+}
+
+impl Keys {
+    /// Names below `namespace`; the inbox may have a name of its own (`--inbox`).
+    pub(crate) fn new(namespace: &str, inbox: &str) -> Keys {
+        let key = |tail: &str| format!("{namespace}:{tail}");
+        Keys {
+            inbox: inbox.to_owned(),
+            ready: ["resume", "high", "default", "low"].map(|queue| key(&format!("ready:{queue}"))),
+            bell: key("bell"),
+            later: key("later"),
+            events: key("events"),
+            dead: key("dead"),
+            workers: key("workers"),
+            gone: key("gone"),
+            paused: key("paused"),
+            stats: key("stats"),
+            run: key("run"),
+            store: key("store"),
+            settling: key("settling"),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// The hash of one job.
+    pub(crate) fn job(&self, id: &str) -> String {
+        format!("{}:job:{id}", self.namespace)
+    }
+
+    /// The entry of one job, byte for byte.
+    pub(crate) fn spec(&self, id: &str) -> String {
+        format!("{}:spec:{id}", self.namespace)
+    }
+
+    /// A result too large for the record.
+    pub(crate) fn result(&self, id: &str) -> String {
+        format!("{}:result:{id}", self.namespace)
+    }
+
+    /// Hash of one instance.
+    pub(crate) fn worker(&self, instance: &str) -> String {
+        format!("{}:worker:{instance}", self.namespace)
+    }
+
+    /// Jobs one instance holds: id to token.
+    pub(crate) fn claims(&self, instance: &str) -> String {
+        format!("{}:claims:{instance}", self.namespace)
+    }
+
+    /// Inbox entries one instance is reading.
+    pub(crate) fn taken(&self, instance: &str) -> String {
+        format!("{}:taken:{instance}", self.namespace)
+    }
+
+    /// Cancels asked of one instance.
+    pub(crate) fn cancels(&self, instance: &str) -> String {
+        format!("{}:cancels:{instance}", self.namespace)
+    }
+}

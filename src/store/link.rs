@@ -1,0 +1,332 @@
+//! Connections to Redis: a bounded pool for the scripts, and connections of their own for what
+//! blocks. Here, and only here, it is decided what counts as "Redis is away". A connection is never
+//! used again after an I/O error or a time-out: redis-rs would skip the late answer silently and the
+//! next command would wait for it.
+
+use crate::report;
+use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time for a connection to stand, TLS and AUTH included.
+pub(crate) const CONNECT: Duration = Duration::from_secs(2);
+/// Time for an answer to a command that does not block.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// A connection idle for this long is asked for a sign of life before it is used (the old worker's
+/// `health_check_interval`).
+const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// How long one call waits for a connection of the pool while nothing says that Redis is away.
+const CHECKOUT: Duration = Duration::from_millis(2500);
+
+/// Why a call on the store brought nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// Redis did not answer, or answered that it cannot serve now (LOADING, READONLY, OOM, …). The
+    /// write may or may not have happened; every write is idempotent, so it is simply done again.
+    Away(String),
+    /// Redis refused the call for good (wrong type of a key, no permission): a person must look.
+    Refused(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Away(why) => write!(f, "Redis is away: {why}"),
+            Fault::Refused(why) => write!(f, "Redis refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// What is known about Redis itself, shared by all connections of a process.
+#[derive(Debug)]
+pub(crate) struct Health {
+    away: AtomicBool,
+    outage: report::Outage,
+    auth_refused: AtomicBool,
+    version: Mutex<String>,
+    connect_failures: AtomicU64,
+    last_connect_error: Mutex<String>,
+    run_id: Mutex<Option<String>>,
+    forgot: AtomicBool,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health {
+            away: AtomicBool::new(false),
+            outage: report::Outage::new("redis"),
+            auth_refused: AtomicBool::new(false),
+            version: Mutex::default(),
+            connect_failures: AtomicU64::new(0),
+            last_connect_error: Mutex::default(),
+            run_id: Mutex::default(),
+            forgot: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Health {
+    /// Whether Redis refused our password: at start that is a mistake in the configuration.
+    pub(crate) fn auth_refused(&self) -> bool {
+        self.auth_refused.load(Ordering::Acquire)
+    }
+
+    /// Version of the Redis last reached.
+    pub(crate) fn version(&self) -> String {
+        self.version
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether the last thing that is known is a failure.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    /// Whether Redis may have forgotten writes (restart, failover) and nobody has re-asserted yet.
+    pub(crate) fn forgot(&self) -> bool {
+        self.forgot.load(Ordering::Acquire)
+    }
+
+    /// Says that it may have, or that all is written again.
+    pub(crate) fn set_forgot(&self, forgot: bool) {
+        self.forgot.store(forgot, Ordering::Release);
+    }
+
+    /// A call failed.
+    pub(crate) fn lost(&self, why: &str) {
+        self.away.store(true, Ordering::Release);
+        self.outage.failed(why);
+    }
+
+    /// A call succeeded.
+    pub(crate) fn back(&self) {
+        if self.is_away() && self.away.swap(false, Ordering::AcqRel) {
+            self.outage.succeeded();
+        }
+    }
+
+    fn connect_failed(&self, error: &RedisError) {
+        let refused = matches!(error.kind(), ErrorKind::AuthenticationFailed)
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+        self.auth_refused.store(refused, Ordering::Release);
+        let why = describe(error);
+        *self
+            .last_connect_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = why;
+        self.connect_failures.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn last_connect_error(&self) -> String {
+        self.last_connect_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Each new connection says which Redis it reached. Another run id: the last second may be lost.
+    fn reached(&self, run_id: &str, version: &str) {
+        self.auth_refused.store(false, Ordering::Release);
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
+        let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_deref() {
+            Some(same) if same == run_id => {}
+            Some(_) => {
+                *known = Some(run_id.to_owned());
+                self.set_forgot(true);
+            }
+            None => *known = Some(run_id.to_owned()),
+        }
+    }
+}
+
+/// Opens connections.
+#[derive(Clone)]
+pub(crate) struct Opener {
+    client: redis::Client,
+    health: Arc<Health>,
+}
+
+impl Opener {
+    /// Where `info` points to.
+    pub(crate) fn new(
+        info: &redis::ConnectionInfo,
+        health: Arc<Health>,
+    ) -> Result<Opener, RedisError> {
+        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        Ok(Opener {
+            client: redis::Client::open(info.clone().set_tcp_settings(tcp))?,
+            health,
+        })
+    }
+
+    fn open(&self, answer: Duration) -> Result<Connection, RedisError> {
+        let mut con = self.client.get_connection_with_timeout(CONNECT)?;
+        con.set_read_timeout(Some(answer))?;
+        con.set_write_timeout(Some(ANSWER))?;
+        let about: String = redis::cmd("INFO").arg("server").query(&mut con)?;
+        let said = |name: &str| {
+            about
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or("")
+                .trim()
+        };
+        self.health.reached(said("run_id:"), said("redis_version:"));
+        Ok(con)
+    }
+
+    /// A connection for `BRPOP` and its kin, which may block for `block`; with its id, so that another
+    /// connection can wake it (`CLIENT UNBLOCK`).
+    pub(crate) fn open_blocking(&self, block: Duration) -> Result<(Connection, u64), Fault> {
+        let opened = self.open(block + ANSWER).and_then(|mut con| {
+            let id = redis::cmd("CLIENT").arg("ID").query::<u64>(&mut con)?;
+            Ok((con, id))
+        });
+        opened.map_err(|error| fault(&error))
+    }
+}
+
+/// One pooled connection.
+pub(crate) struct Link {
+    con: Connection,
+    used: Instant,
+    broken: bool,
+}
+
+impl Link {
+    /// One command. A server's error is an answer; any other error breaks the link.
+    pub(crate) fn call(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
+        let answer = self.con.req_packed_command(&cmd.get_packed_command());
+        self.used = Instant::now();
+        let answer = answer.and_then(Value::extract_error);
+        if let Err(error) = &answer
+            && error.code().is_none()
+        {
+            self.broken = true;
+        }
+        answer
+    }
+}
+
+impl r2d2::ManageConnection for Opener {
+    type Connection = Link;
+    type Error = RedisError;
+
+    fn connect(&self) -> Result<Link, RedisError> {
+        match self.open(ANSWER) {
+            Ok(con) => Ok(Link {
+                con,
+                used: Instant::now(),
+                broken: false,
+            }),
+            Err(error) => {
+                self.health.connect_failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
+        if link.used.elapsed() >= IDLE_CHECK {
+            link.call(&redis::cmd("PING"))?;
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, link: &mut Link) -> bool {
+        link.broken
+    }
+}
+
+/// The bounded pool.
+pub(crate) type Pool = r2d2::Pool<Opener>;
+/// A connection taken from it.
+pub(crate) type Held = r2d2::PooledConnection<Opener>;
+
+/// A pool of at most `size` connections, opened when first needed.
+pub(crate) fn pool(opener: Opener, size: u32) -> Pool {
+    r2d2::Pool::builder()
+        .max_size(size)
+        .min_idle(Some(0))
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .test_on_check_out(true)
+        .connection_timeout(CHECKOUT)
+        .error_handler(Box::new(r2d2::NopErrorHandler))
+        .build_unchecked(opener)
+}
+
+/// Takes a connection; gives up as soon as an attempt to open one failed, so that no thread waits out
+/// the pool's own time limit for a Redis that refuses connections.
+pub(crate) fn check_out(pool: &Pool, health: &Health) -> Result<Held, Fault> {
+    let failures = health.connect_failures.load(Ordering::Acquire);
+    let deadline = Instant::now() + CHECKOUT;
+    loop {
+        match pool.get_timeout(Duration::from_millis(50)) {
+            Ok(held) => return Ok(held),
+            Err(_) if health.connect_failures.load(Ordering::Acquire) != failures => {
+                return Err(Fault::Away(health.last_connect_error()));
+            }
+            Err(_) if Instant::now() >= deadline => {
+                return Err(Fault::Away("no connection within 2.5 s".to_owned()));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Whether the error is the server's word that the script is not in its cache.
+pub(crate) fn is_noscript(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(redis::ServerErrorKind::NoScript)
+    )
+}
+
+/// Sorts an error of redis-rs.
+pub(crate) fn fault(error: &RedisError) -> Fault {
+    const AWAY: [&str; 12] = [
+        "LOADING",
+        "READONLY",
+        "OOM",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",
+        "NOREPLICAS",
+        "MISCONF",
+        "UNBLOCKED",
+        "NOAUTH",
+        "WRONGPASS",
+    ];
+    let text = describe(error);
+    match error.code() {
+        None => Fault::Away(text),
+        Some(code) if AWAY.contains(&code) => Fault::Away(text),
+        // Plain `ERR`: mostly our mistake, but these two are the server's state.
+        Some(_) if text.contains("max number of clients") || text.contains("OOM ") => {
+            Fault::Away(text)
+        }
+        Some(_) => Fault::Refused(text),
+    }
+}
+
+/// The error in words, without what was sent.
+pub(crate) fn describe(error: &RedisError) -> String {
+    let mut text: String = error
+        .to_string()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if let Some((cut, _)) = text.char_indices().nth(200) {
+        text.truncate(cut);
+    }
+    text
+}

@@ -1,0 +1,50 @@
+-- beat: says that an instance lives, and asks in the same trip all that its keeper must know.
+-- KEYS   1 workers   2 hash of the instance   3 paused   4 its claims   5 its cancels   6 run   7 later
+--        8 stats   9 resume   10 high   11 default   12 low   13 bell   14 store   15 settling
+-- ARGV   1 instance   2 a random id (for run and store, where they are missing)   3 done since the last
+--        beat   4 failed since   5 jobs in flight   6... field, value: what the hash says of the process
+-- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
+--        instance, its beat, store}; word: ok, buried
+-- CALLER Store::beat
+local w = redis.call('HMGET', KEYS[2], 'dead', 'name')
+local now = now_ms()
+if w[1] then return {'buried', now} end
+-- PERSIST is allowed when Redis is out of memory: a full Redis is nobody's death.
+redis.call('PERSIST', KEYS[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+local fresh = 0
+if w[2] then
+  redis.call('HSET', KEYS[2], 'in_flight', ARGV[5])
+else
+  fresh = 1
+  local set = {'HSET', KEYS[2], 'in_flight', ARGV[5]}
+  for i = 6, #ARGV do set[#set + 1] = ARGV[i] end
+  redis.call(unpack(set))
+end
+local run = redis.call('GET', KEYS[6])
+if not run then
+  run = ARGV[2]
+  redis.call('SET', KEYS[6], run)
+end
+local store = ''
+if fresh == 1 then
+  redis.call('SETNX', KEYS[14], ARGV[2])
+  store = redis.call('GET', KEYS[14])
+end
+if ARGV[3] ~= '0' or ARGV[4] ~= '0' then
+  -- An hour of minutes, each in a place of its own: bounded.
+  local minute = math.floor(now / 60000)
+  local place = minute % 60
+  if redis.call('HGET', KEYS[8], 'minute:' .. place) ~= tostring(minute) then
+    redis.call('HSET', KEYS[8], 'minute:' .. place, minute, 'done:' .. place, 0, 'failed:' .. place, 0)
+  end
+  redis.call('HINCRBY', KEYS[8], 'done:' .. place, ARGV[3])
+  redis.call('HINCRBY', KEYS[8], 'failed:' .. place, ARGV[4])
+end
+local due = 0
+if #redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, 1) > 0 then due = 1 end
+local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+-- A lost ring costs at most one beat.
+if redis.call('EXISTS', KEYS[9], KEYS[10], KEYS[11], KEYS[12]) > 0 then ring(KEYS[13]) end
+return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
+  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store}

@@ -1,0 +1,25 @@
+-- bury: marks a silent instance dead, puts its unread entries back into the inbox in their old order
+-- and announces the takeover. Its claims follow in batches (take_back).
+-- KEYS   1 workers   2 hash of the instance   3 its taken   4 inbox   5 events   6 its claims   7 gone
+-- ARGV   1 instance   2 its beat as last seen   3 lease, ms   4 cause: lapsed, process_gone   5 by
+-- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
+-- CALLER Store::bury
+local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not beat then return {'gone', 0, 0} end
+local now = now_ms()
+if ARGV[4] == 'lapsed' and (tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumber(beat) < tonumber(ARGV[3])) then
+  return {'alive', 0, 0}
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[2], 'dead', now)
+redis.call('EXPIRE', KEYS[2], 86400)
+redis.call('ZADD', KEYS[7], now, ARGV[1])
+while true do
+  local entry = redis.call('LPOP', KEYS[3])
+  if not entry then break end
+  redis.call('RPUSH', KEYS[4], entry)
+end
+local jobs = redis.call('HLEN', KEYS[6])
+redis.call('XADD', KEYS[5], '*', 'event', 'taken_over', 'at', now, 'instance', ARGV[1], 'jobs', jobs, 'by', ARGV[5],
+  'cause', ARGV[4])
+return {'ok', jobs, now - tonumber(beat)}

@@ -1,0 +1,98 @@
+-- claim: takes up to n ids from the ready lists and gives the jobs to one instance under tokens that
+-- the worker made: a repeated claim gives the same jobs, so a lost answer loses nothing.
+-- KEYS   1 resume   2 high   3 default   4 low   5 bell   6 claims of the instance   7 later   8 events
+--        9 hash of the instance   10 paused   11 settling
+-- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
+--        7... n tokens
+-- MAKES  records of the ids (same slot on a cluster)
+-- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
+--        word: ok, buried, unregistered, settling
+-- CALLER Store::claim
+local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+local w = redis.call('HMGET', KEYS[9], 'dead', 'name')
+if w[1] then return {'buried', 0, 0} end
+if not w[2] then return {'unregistered', 0, 0} end
+local lists = 4
+if ARGV[4] == '1' then lists = 1 end
+if redis.call('EXISTS', KEYS[10], KEYS[11]) > 0 then
+  if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0} end
+  lists = 1
+end
+local now = now_ms()
+-- First a write that Redis refuses when it is out of memory: so nothing is taken that could not be kept.
+redis.call('HSET', KEYS[9], 'pulled_at', now)
+
+local out, given = {'ok', 0, now}, {}
+local function give(id, token, flat)
+  local one = {id, token, redis.call('GET', ns .. ':spec:' .. id) or ''}
+  for i = 1, #flat do one[#one + 1] = flat[i] end
+  out[#out + 1] = one
+end
+
+if ARGV[6] == '1' then
+  local mine = {}
+  for i = 7, 6 + n do mine[ARGV[i]] = true end
+  local claims = redis.call('HGETALL', KEYS[6])
+  for i = 1, #claims, 2 do
+    if mine[claims[i + 1]] then
+      given[claims[i + 1]] = true
+      give(claims[i], claims[i + 1], redis.call('HGETALL', ns .. ':job:' .. claims[i]))
+    end
+  end
+end
+
+local next_token, looked = 7, 0
+for l = 1, lists do
+  while #out - 3 < n and looked < 64 do
+    while given[ARGV[next_token]] do next_token = next_token + 1 end
+    local id = redis.call('RPOP', KEYS[l])
+    if not id then break end
+    looked = looked + 1
+    local job = ns .. ':job:' .. id
+    local flat = redis.call('HGETALL', job)
+    local r = {}
+    for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
+    if r.state == 'queued' then
+      if tonumber(r.v) > format then
+        -- A newer version wrote this: leave it to its kind.
+        redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
+        redis.call('ZADD', KEYS[7], now + 5000, id)
+      else
+        local token = ARGV[next_token]
+        next_token = next_token + 1
+        local phase = r.phase or 'submitting'
+        if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
+        local set = {'HSET', job, 'state', 'running', 'token', token, 'seq', 0, 'worker', me}
+        if phase == 'submitting' and r.expires_at and now > tonumber(r.expires_at) then
+          phase = 'telling'
+          set[#set + 1] = 'kind'; set[#set + 1] = 'expired'
+          set[#set + 1] = 'error'; set[#set + 1] = 'too old to be paid for: it waited beyond expires_at'
+        end
+        set[#set + 1] = 'phase'; set[#set + 1] = phase
+        if not r.started_at and phase ~= 'telling' then
+          set[#set + 1] = 'started_at'; set[#set + 1] = now
+          local e = {'XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now, 'attempt', r.attempt or 0}
+          if r.user then e[#e + 1] = 'user'; e[#e + 1] = r.user end
+          if r.model then e[#e + 1] = 'model'; e[#e + 1] = r.model end
+          if r.meta then e[#e + 1] = 'meta'; e[#e + 1] = r.meta end
+          redis.call(unpack(e))
+        end
+        redis.call(unpack(set))
+        redis.call('HSET', KEYS[6], id, token)
+        for i = 3, #set do flat[#flat + 1] = tostring(set[i]) end
+        give(id, token, flat)
+      end
+    end
+  end
+end
+
+local more = 0
+for l = 1, lists do
+  if redis.call('LLEN', KEYS[l]) > 0 then more = 1; break end
+end
+out[2] = more
+if lists == 4 then
+  -- A claim that leaves ids behind rings for the next puller; one that emptied the lists silences the bell.
+  if more == 1 then ring(KEYS[5]) else redis.call('DEL', KEYS[5]) end
+end
+return out

@@ -1,0 +1,52 @@
+-- owned: shared by the scripts that a job's owner calls (save, later, end). They are idempotent:
+-- each write of one claim has a number (seq), the record keeps the last one, and a repeat changes
+-- nothing and adds no event.
+--
+-- ARGV from `at` on: n, n x (field, value) to set | n, n x field to stamp with now | n, n x field to
+-- delete | n, n x event: (name, since ms or '', pairs, pairs x (field, value)).
+
+-- Who owns the record: 'ok' (write it), 'repeat' (written already), 'stale', 'gone'; and the record's
+-- request id, which may be one that a frozen predecessor brought late.
+local function owner(job, token, seq)
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id')
+  if not r[1] then return 'gone', r[4] end
+  if r[2] ~= token then return 'stale', r[4] end
+  if tonumber(r[3] or '0') >= seq then return 'repeat', r[4] end
+  if r[1] ~= 'running' then return 'stale', r[4] end
+  return 'ok', r[4]
+end
+
+-- Writes the fields and events of ARGV from place `at` on.
+local function apply(job, events, at, now, seq)
+  local set = {'HSET', job, 'seq', seq}
+  local n = tonumber(ARGV[at])
+  for i = at + 1, at + 2 * n do set[#set + 1] = ARGV[i] end
+  at = at + 1 + 2 * n
+  n = tonumber(ARGV[at])
+  for i = at + 1, at + n do
+    set[#set + 1] = ARGV[i]
+    set[#set + 1] = now
+  end
+  at = at + 1 + n
+  redis.call(unpack(set))
+  n = tonumber(ARGV[at])
+  if n > 0 then
+    local del = {'HDEL', job}
+    for i = at + 1, at + n do del[#del + 1] = ARGV[i] end
+    redis.call(unpack(del))
+  end
+  at = at + 1 + n
+  n = tonumber(ARGV[at])
+  at = at + 1
+  for _ = 1, n do
+    local e = {'XADD', events, '*', 'event', ARGV[at], 'at', now}
+    if ARGV[at + 1] ~= '' then
+      e[#e + 1] = 'ms'
+      e[#e + 1] = now - tonumber(ARGV[at + 1])
+    end
+    local pairs_ = tonumber(ARGV[at + 2])
+    for i = at + 3, at + 2 + 2 * pairs_ do e[#e + 1] = ARGV[i] end
+    redis.call(unpack(e))
+    at = at + 3 + 2 * pairs_
+  end
+end

@@ -1,0 +1,38 @@
+-- reassert: after a Redis that forgot, an instance writes down again what it holds, unless the record
+-- knows as much or more.
+-- KEYS   1 claims of the instance   2 hash of the instance
+-- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
+--        pairs x (field, value)
+-- MAKES  records and specs of the ids (same slot on a cluster)
+-- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, or it
+--        has ended) for each; word: ok, buried
+-- CALLER Store::reassert
+local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
+local out, at = {'ok'}, 5
+for i = 1, n do
+  local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+  local job = ns .. ':job:' .. id
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id')
+  local mine = r[2] == token
+  local answer = 'written'
+  if mine and tonumber(r[3] or '0') >= seq then
+    answer = 'kept'
+    if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
+  elseif r[1] and not mine and (r[1] == 'running' or r[1] == 'done' or r[1] == 'dead' or r[1] == 'cancelled') then
+    answer = 'lost'
+  elseif r[4] and not mine then
+    answer = 'lost' -- it is paid under another request, and that one is recorded
+  else
+    redis.call('PERSIST', job)
+    local set = {'HSET', job, 'v', format, 'state', 'running', 'token', token, 'seq', seq, 'worker', me}
+    for f = at + 5, at + 4 + 2 * fields do set[#set + 1] = ARGV[f] end
+    redis.call(unpack(set))
+    redis.call('HDEL', job, 'due_at')
+    if spec ~= '' then redis.call('SETNX', ns .. ':spec:' .. id, spec) end
+    redis.call('HSET', KEYS[1], id, token)
+  end
+  out[i + 1] = answer
+  at = at + 5 + 2 * fields
+end
+return out

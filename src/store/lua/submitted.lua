@@ -1,0 +1,53 @@
+-- submitted: records the request id that fal gave. Never refused: it is paid for. The owner's write
+-- moves the job on; a late one of a former owner is adopted where nobody has submitted since, and
+-- otherwise the caller is told to cancel it at fal.
+-- KEYS   1 record   2 events   3 later   4 resume   5 high   6 default   7 low   8 bell
+-- ARGV   1 id   2 token   3 seq   4 request id   5 path at fal ('' for the stem form)   6 attempt
+--        7... pairs of the event `submitted` without at, attempt and request_id
+-- GIVES  {word, request id of the record or '', now}
+--        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
+--        other: the record has another id, which wins; cancel: nobody needs this one
+-- CALLER Store::submitted
+local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried')
+local now = now_ms()
+local state = r[1]
+if not state then return {'cancel', '', now} end
+if r[4] == request then return {'ok', request, now} end
+local mine = r[2] == token
+if r[4] or state == 'done' or state == 'dead' or state == 'cancelled' then
+  -- Noted beside the record's own: whoever looks for a strange bill finds it here.
+  if state == 'running' or state == 'queued' or state == 'later' then
+    redis.call('PERSIST', KEYS[1])
+    redis.call('HSET', KEYS[1], 'tried', (r[8] and (r[8] .. ' ') or '') .. request)
+  end
+  if mine and r[4] and state == 'running' then return {'other', r[4], now} end
+  return {'cancel', r[4] or '', now}
+end
+if mine and state == 'running' and tonumber(r[3] or '0') >= seq then return {'ok', '', now} end
+if r[5] and r[5] ~= 'submitting' then return {'cancel', '', now} end
+
+-- PERSIST is allowed when Redis is out of memory, and what follows it in a script then is too.
+redis.call('PERSIST', KEYS[1])
+local attempt = ARGV[6]
+if not mine then attempt = r[6] end -- the takeover has counted it
+local set = {'HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now}
+if ARGV[5] ~= '' then set[#set + 1] = 'path'; set[#set + 1] = ARGV[5] end
+if mine and state == 'running' then set[#set + 1] = 'seq'; set[#set + 1] = seq end
+redis.call(unpack(set))
+redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
+local e = {'XADD', KEYS[2], '*', 'event', 'submitted', 'at', now, 'attempt', attempt, 'request_id', request}
+for i = 7, #ARGV do e[#e + 1] = ARGV[i] end
+redis.call(unpack(e))
+if mine and state == 'running' then return {'ok', request, now} end
+if state ~= 'running' then
+  -- It waits for a new submit somewhere: it is paid now, so it is served first.
+  local list = {high = KEYS[5], default = KEYS[6], low = KEYS[7]}
+  redis.call('LREM', list[r[7] or 'default'], 1, id)
+  redis.call('ZREM', KEYS[3], id)
+  redis.call('HSET', KEYS[1], 'state', 'queued')
+  redis.call('HDEL', KEYS[1], 'due_at')
+  redis.call('RPUSH', KEYS[4], id)
+  ring(KEYS[8])
+end
+return {'adopted', request, now}

@@ -1,0 +1,38 @@
+-- take_back: makes the claims of a dead instance ready again, some hundred a call.
+-- KEYS   1 claims of the dead   2 later   3 bell   4 resume   5 hash of the dead   6 gone   7 its taken
+--        8 inbox
+-- ARGV   1 namespace   2 the dead instance   3 jobs at most   4 wait before a new submit, ms
+--        5 crash limit
+-- MAKES  records of the ids (same slot on a cluster)
+-- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
+-- CALLER Store::take_back
+local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if redis.call('HGET', KEYS[5], 'dead') == false and not redis.call('ZSCORE', KEYS[6], dead) then
+  return {'alive', 0, 0}
+end
+local now = now_ms()
+local k = {later = KEYS[2], resume = KEYS[4]}
+local moved = 0
+local page = redis.call('HSCAN', KEYS[1], 0, 'COUNT', most)[2]
+for i = 1, #page, 2 do
+  if moved >= most then break end
+  local id = page[i]
+  local job = ns .. ':job:' .. id
+  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
+    'via', 'charged', 'crashes')
+  -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
+  if r[1] == 'running' and r[2] == page[i + 1] then
+    requeue(k, job, id, r, now, tonumber(ARGV[4]), tonumber(ARGV[5]))
+  end
+  redis.call('HDEL', KEYS[1], id)
+  moved = moved + 1
+end
+-- An entry that the dead one still moved after it was marked.
+while true do
+  local entry = redis.call('LPOP', KEYS[7])
+  if not entry then break end
+  redis.call('RPUSH', KEYS[8], entry)
+end
+if moved > 0 then ring(KEYS[3]) end
+local left = redis.call('HLEN', KEYS[1])
+return {'ok', moved, left}

@@ -1,0 +1,241 @@
+//! Translation between what scripts take and give and the domain's types.
+
+use super::{Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
+use crate::job::failure::Kind;
+use crate::job::flight::{Doubt, Flight, Order, Token};
+use crate::job::spec::{self, Model, Spec, Target, Via};
+use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
+use redis::{Cmd, Value};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One job as a claim gives it.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) id: JobId,
+    pub(crate) token: Token,
+    epoch: u64,
+    spec: String,
+    fields: HashMap<String, String>,
+}
+
+/// Reads the answer of a claim.
+pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, Denied> {
+    let mut parts: Vec<Value> = read(value)?;
+    if parts.len() < 3 {
+        return Err(Fault::Refused("claim gave too little".to_owned()).into());
+    }
+    let jobs = parts.split_off(3);
+    let now: i64 = read(parts.pop().unwrap_or(Value::Nil))?;
+    let more: u8 = read(parts.pop().unwrap_or(Value::Nil))?;
+    let word: String = read(parts.pop().unwrap_or(Value::Nil))?;
+    match word.as_str() {
+        "ok" => {}
+        "buried" => return Err(Denied::Buried),
+        "settling" => return Err(Denied::Settling),
+        _ => return Err(Denied::Unregistered),
+    }
+    store.learn_time(now);
+    let mut claim = Claim {
+        jobs: Vec::with_capacity(jobs.len()),
+        more: more == 1,
+    };
+    for job in jobs {
+        // A record is data from outside: what is not UTF-8 in it must not stop the others.
+        let mut texts = read::<Vec<Vec<u8>>>(job)?
+            .into_iter()
+            .map(|text| String::from_utf8_lossy(&text).into_owned());
+        let (Some(id), Some(token), Some(spec)) = (texts.next(), texts.next(), texts.next()) else {
+            continue;
+        };
+        let Some(id) = JobId::new(&id) else { continue };
+        let mut fields = HashMap::new();
+        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+            fields.insert(name, value);
+        }
+        claim.jobs.push(Claimed {
+            id,
+            token: Token(token),
+            epoch,
+            spec,
+            fields,
+        });
+    }
+    Ok(claim)
+}
+
+/// Makes a flight of a claimed job. What the record does not say has the value of a new job.
+pub(crate) fn flight(claimed: Claimed) -> Flight {
+    let Claimed {
+        id,
+        token,
+        epoch,
+        spec: text,
+        mut fields,
+    } = claimed;
+    let mut take = |name: &str| fields.remove(name);
+    let entry: Option<Arc<str>> = (!text.is_empty()).then(|| text.as_str().into());
+    // A stored entry was checked when it came in: the rules on times are not asked again.
+    let parsed: Option<Spec> = (!text.is_empty())
+        .then(|| spec::parse(text.as_bytes(), None).ok())
+        .flatten();
+    let ms = |value: Option<String>| value.and_then(|value| value.parse().ok()).map(UnixMs);
+    let number = |value: Option<String>| value.and_then(|value| value.parse::<u32>().ok());
+    let phase = take("phase")
+        .and_then(|word| Phase::parse(&word))
+        .unwrap_or(Phase::Submitting);
+    let request = take("request_id").map(RequestId);
+    let queued_at = ms(take("queued_at")).unwrap_or_default();
+    let not_before = parsed.as_ref().and_then(|spec| spec.not_before);
+    let kind = take("kind").and_then(|word| Kind::parse(&word));
+    let error = take("error").unwrap_or_default();
+    let told_to = take("tell").and_then(|tell| Target::from_tell_json(&tell));
+    let mut flight = Flight {
+        id,
+        token,
+        seq: number(take("seq")).unwrap_or(0),
+        epoch,
+        phase,
+        model: take("model").and_then(|model| Model::new(&model).ok()),
+        user: take("user"),
+        meta: take("meta"),
+        priority: take("priority")
+            .and_then(|word| Priority::parse(&word))
+            .unwrap_or_default(),
+        attempt: number(take("attempt")).unwrap_or(0),
+        max_attempts: number(take("max_attempts")).unwrap_or(1),
+        via: parsed.as_ref().map(|spec| spec.via).unwrap_or_default(),
+        timeout: parsed
+            .as_ref()
+            .and_then(|spec| spec.timeout_s)
+            .map(|s| Duration::from_secs(u64::from(s))),
+        repay: parsed.as_ref().is_some_and(|spec| spec.repay),
+        request,
+        path: take("path"),
+        tried: take("tried").unwrap_or_default(),
+        result: take("result").map(Into::into),
+        result_unsaved: false,
+        failure: kind.map(|kind| (kind, error)),
+        charged: take("charged")
+            .and_then(|word| Charged::parse(&word))
+            .unwrap_or_default(),
+        units: take("units"),
+        queued_at,
+        wanted_at: not_before.filter(|at| *at > queued_at).unwrap_or(queued_at),
+        started_at: ms(take("started_at")),
+        submitted_at: ms(take("submitted_at")),
+        completed_at: ms(take("completed_at")),
+        expires_at: ms(take("expires_at")),
+        running_at: ms(take("running_at")),
+        rung: take("rung").unwrap_or_default(),
+        telling_at: ms(take("telling_at")),
+        tries: number(take("tries")).unwrap_or(0),
+        doubt: take("doubt")
+            .map(|word| Doubt::parse(&word))
+            .unwrap_or_default(),
+        target: None,
+        order: None,
+        entry: None,
+        step_tries: 0,
+        missing: None,
+        cancelling: None,
+        untouched: true,
+        unsaved: VecDeque::new(),
+        closing: false,
+    };
+    if take("via").as_deref() == Some("direct") {
+        flight.via = Via::Direct;
+    }
+    match parsed {
+        Some(spec) => {
+            flight.target = spec.telegram;
+            if phase == Phase::Submitting {
+                flight.order = Some(Order {
+                    input: spec.input,
+                    switches: spec.fal,
+                });
+                flight.entry = entry;
+            }
+        }
+        None => flight.target = told_to,
+    }
+    if phase == Phase::Submitting {
+        flight.failure = None; // why it came back; its next outcome says why it failed
+    }
+    flight
+}
+
+/// Arguments of one entry for the intake script, in its order.
+pub(crate) fn entry_args(cmd: &mut Cmd, entry: &Entry, defaults: &Defaults) {
+    let id = entry.id.as_str();
+    let at = |time: Option<UnixMs>| time.map(|at| at.0.to_string()).unwrap_or_default();
+    match &entry.verdict {
+        Ok(spec) => {
+            cmd.arg(&entry.raw)
+                .arg("job")
+                .arg(id)
+                .arg(spec.user.as_deref().unwrap_or(""))
+                .arg(spec.model.as_str());
+            cmd.arg(spec.meta.as_ref().map_or("", |meta| meta.get()))
+                .arg(spec.priority.as_str());
+            cmd.arg(at(spec.not_before)).arg(at(spec.expires_at));
+            cmd.arg(spec.max_attempts.unwrap_or(defaults.max_attempts));
+            cmd.arg(if spec.via == Via::Direct {
+                "direct"
+            } else {
+                ""
+            })
+            .arg("")
+            .arg("")
+            .arg("");
+        }
+        Err(invalid) => {
+            cmd.arg(&entry.raw)
+                .arg("bad")
+                .arg(id)
+                .arg(invalid.user.as_deref().unwrap_or(""));
+            cmd.arg(invalid.model.as_deref().unwrap_or(""));
+            cmd.arg(invalid.meta.as_ref().map_or("", |meta| meta.get()))
+                .arg("default");
+            cmd.arg("").arg("").arg("").arg("");
+            cmd.arg(
+                invalid
+                    .tell
+                    .as_ref()
+                    .map(Target::to_tell_json)
+                    .unwrap_or_default(),
+            );
+            cmd.arg(&invalid.error).arg(spec::raw_excerpt(&entry.raw));
+        }
+    }
+}
+
+/// Reads the answer of a beat; with Redis's time.
+pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
+    let mut parts = read::<Vec<Value>>(value)?.into_iter();
+    let mut part = || parts.next().unwrap_or(Value::Nil);
+    let word: String = read(part())?;
+    let now: i64 = read(part())?;
+    if word != "ok" {
+        return Ok((None, now));
+    }
+    let run: String = read(part())?;
+    let fresh: u8 = read(part())?;
+    let paused: u8 = read(part())?;
+    let claims: usize = read(part())?;
+    let cancels: u8 = read(part())?;
+    let due: u8 = read(part())?;
+    let who: Option<String> = read(part())?;
+    let when: Option<i64> = read(part())?;
+    let beat = Beat {
+        run,
+        fresh: fresh == 1,
+        paused: paused == 1,
+        claims,
+        cancels: cancels == 1,
+        due: due == 1,
+        oldest: who.zip(when),
+    };
+    Ok((Some(beat), now))
+}

@@ -1,0 +1,68 @@
+//! The Lua scripts, embedded, each with the shared pieces in front of it.
+
+use sha1::digest;
+
+mod sha1 {
+    /// SHA-1 as Redis names a script: the redis crate computes it.
+    pub(super) fn digest(code: &str) -> String {
+        redis::Script::new(code).get_hash().to_owned()
+    }
+}
+
+/// One script.
+pub(crate) struct Script {
+    code: &'static str,
+    sha: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Script {
+        Script {
+            code,
+            sha: digest(code),
+        }
+    }
+
+    pub(crate) fn sha(&self) -> &str {
+        &self.sha
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+macro_rules! lua {
+    ($($file:literal),+) => { concat!($(include_str!(concat!("lua/", $file, ".lua")), "\n"),+) };
+}
+
+macro_rules! scripts {
+    ($($name:ident: [$($file:literal),+]),+ $(,)?) => {
+        /// All scripts.
+        pub(crate) struct Scripts { $(pub(crate) $name: Script),+ }
+
+        impl Scripts {
+            pub(crate) fn new() -> Scripts {
+                Scripts { $($name: Script::new(lua!($($file),+))),+ }
+            }
+        }
+    };
+}
+
+scripts! {
+    take: ["take"],
+    intake: ["head", "intake"],
+    claim: ["head", "claim"],
+    submitted: ["head", "submitted"],
+    save: ["head", "owned", "save"],
+    later: ["head", "owned", "later"],
+    end: ["head", "owned", "end"],
+    give_back: ["head", "give_back"],
+    crash: ["head", "requeue", "crash"],
+    promote: ["head", "promote"],
+    beat: ["head", "beat"],
+    bury: ["head", "bury"],
+    take_back: ["head", "requeue", "take_back"],
+    leave: ["leave"],
+    reassert: ["reassert"],
+}

@@ -1,0 +1,354 @@
+//! What people look at: reading a store without owning anything in it. Used by the commands that work
+//! on a live system; the daemon itself never needs it.
+
+use super::keys::Keys;
+use super::link::{ANSWER, CONNECT, Fault, fault};
+use super::read;
+use crate::job::{JobId, UnixMs};
+use redis::{Connection, Value};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One connection and the names of the keys.
+pub struct View {
+    con: Connection,
+    keys: Keys,
+}
+
+/// One queue at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    /// `inbox`, `resume`, `high`, `default` or `low`.
+    pub name: &'static str,
+    /// Ids (entries in the inbox).
+    pub depth: u64,
+    /// Age of the one to be served next, where its record says it.
+    pub oldest: Option<Duration>,
+}
+
+/// One living instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerView {
+    /// `<name>~<8 hex>`.
+    pub instance: String,
+    /// Of the program.
+    pub version: String,
+    /// Of its pool.
+    pub threads: u64,
+    /// Jobs it holds.
+    pub in_flight: u64,
+    /// Since its last beat.
+    pub beat_age: Duration,
+}
+
+/// Why nothing new is pulled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PauseView {
+    /// In words.
+    pub reason: String,
+    /// By whom.
+    pub by: String,
+    /// Since when.
+    pub since: UnixMs,
+    /// Until when, if it ends by itself.
+    pub until: Option<UnixMs>,
+}
+
+/// The whole store at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Version of Redis.
+    pub redis_version: String,
+    /// Memory Redis uses, as it writes it.
+    pub redis_memory: String,
+    /// In the order they are served, the inbox first.
+    pub queues: Vec<Queue>,
+    /// Jobs that wait for a time.
+    pub later: u64,
+    /// Jobs that wait for their user's slot.
+    pub waiting: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Owned jobs by phase.
+    pub running: BTreeMap<String, u64>,
+    /// Living instances.
+    pub workers: Vec<WorkerView>,
+    /// Jobs that ended well in the last five minutes, and that did not.
+    pub last_5m: (u64, u64),
+    /// A pause, if there is one.
+    pub paused: Option<PauseView>,
+}
+
+/// One event of the stream: its id, and field and value in their order.
+pub type EventView = (String, Vec<(String, String)>);
+
+impl View {
+    /// Connects. Fails with [`Fault::Away`] when Redis does not answer.
+    pub fn open(
+        redis: &redis::ConnectionInfo,
+        namespace: &str,
+        inbox: &str,
+    ) -> Result<View, Fault> {
+        let client = redis::Client::open(redis.clone()).map_err(|error| fault(&error))?;
+        let con = client
+            .get_connection_with_timeout(CONNECT)
+            .map_err(|error| fault(&error))?;
+        con.set_read_timeout(Some(ANSWER))
+            .map_err(|error| fault(&error))?;
+        con.set_write_timeout(Some(ANSWER))
+            .map_err(|error| fault(&error))?;
+        Ok(View {
+            con,
+            keys: Keys::new(namespace, inbox),
+        })
+    }
+
+    fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
+        let value: Value = cmd.query(&mut self.con).map_err(|error| fault(&error))?;
+        read(value)
+    }
+
+    fn ask_all<T: redis::FromRedisValue>(
+        &mut self,
+        pipe: &redis::Pipeline,
+    ) -> Result<Vec<T>, Fault> {
+        pipe.query(&mut self.con).map_err(|error| fault(&error))
+    }
+
+    /// Redis's time.
+    pub fn now(&mut self) -> Result<UnixMs, Fault> {
+        let (seconds, micros): (i64, i64) = self.ask(&redis::cmd("TIME"))?;
+        Ok(UnixMs(seconds * 1000 + micros / 1000))
+    }
+
+    /// Puts an entry into the inbox.
+    pub fn push(&mut self, entry: &[u8]) -> Result<(), Fault> {
+        let mut cmd = redis::cmd("LPUSH");
+        cmd.arg(&self.keys.inbox).arg(entry);
+        self.ask::<u64>(&cmd).map(|_| ())
+    }
+
+    /// States of some jobs; `None`: not known (any more, or not yet).
+    pub fn states(&mut self, ids: &[JobId]) -> Result<Vec<Option<String>>, Fault> {
+        let mut out = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(500) {
+            let mut pipe = redis::pipe();
+            for id in batch {
+                pipe.cmd("HGET")
+                    .arg(self.keys.job(id.as_str()))
+                    .arg("state");
+            }
+            out.extend(self.ask_all::<Option<String>>(&pipe)?);
+        }
+        Ok(out)
+    }
+
+    /// Everything a record says, sorted by field; empty for an unknown id.
+    pub fn record(&mut self, id: &JobId) -> Result<BTreeMap<String, String>, Fault> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(self.keys.job(id.as_str()));
+        let raw: Vec<(Vec<u8>, Vec<u8>)> = self.ask(&cmd)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(raw
+            .into_iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect())
+    }
+
+    /// The entry as it was pushed; `None` after the job is done.
+    pub fn entry(&mut self, id: &JobId) -> Result<Option<String>, Fault> {
+        let mut cmd = redis::cmd("GET");
+        cmd.arg(self.keys.spec(id.as_str()));
+        let raw: Option<Vec<u8>> = self.ask(&cmd)?;
+        Ok(raw.map(|raw| String::from_utf8_lossy(&raw).into_owned()))
+    }
+
+    /// The events of one job that the stream still holds, oldest first. Reads the stream in pages from
+    /// the job's own beginning.
+    pub fn events_of(&mut self, id: &JobId, from: UnixMs) -> Result<Vec<EventView>, Fault> {
+        let mut found = Vec::new();
+        let mut start = format!("{}-0", from.0.max(0));
+        loop {
+            let mut cmd = redis::cmd("XRANGE");
+            cmd.arg(&self.keys.events)
+                .arg(&start)
+                .arg("+")
+                .arg("COUNT")
+                .arg(1000);
+            let page: Vec<EventView> = self.ask(&cmd)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(found);
+            };
+            start = next_stream_id(last);
+            let full = page.len() == 1000;
+            found.extend(page.into_iter().filter(|(_, fields)| {
+                fields
+                    .iter()
+                    .any(|(name, value)| name == "job" && value == id.as_str())
+            }));
+            if !full {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Events behind `last` (`0` for all), oldest first, at most `count`.
+    pub fn events_after(&mut self, last: &str, count: usize) -> Result<Vec<EventView>, Fault> {
+        let start = if last == "0" {
+            "-".to_owned()
+        } else {
+            next_stream_id(last)
+        };
+        let mut cmd = redis::cmd("XRANGE");
+        cmd.arg(&self.keys.events)
+            .arg(start)
+            .arg("+")
+            .arg("COUNT")
+            .arg(count);
+        self.ask(&cmd)
+    }
+
+    /// The whole picture.
+    pub fn status(&mut self) -> Result<Status, Fault> {
+        let about: String = self.ask(redis::cmd("INFO").arg("server"))?;
+        let memory: String = self.ask(redis::cmd("INFO").arg("memory"))?;
+        let said = |text: &str, name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or("")
+                .trim()
+                .to_owned()
+        };
+        let now = self.now()?;
+        let mut queues = Vec::new();
+        let names = ["inbox", "resume", "high", "default", "low"];
+        let lists = std::iter::once(self.keys.inbox.clone()).chain(self.keys.ready.iter().cloned());
+        for (name, list) in names.into_iter().zip(lists.collect::<Vec<_>>()) {
+            let depth: u64 = self.ask(redis::cmd("LLEN").arg(&list))?;
+            let mut oldest = None;
+            if depth > 0 && name != "inbox" {
+                let first: Option<String> = self.ask(redis::cmd("LINDEX").arg(&list).arg(-1))?;
+                if let Some(id) = first {
+                    let since: Option<i64> =
+                        self.ask(redis::cmd("HGET").arg(self.keys.job(&id)).arg("queued_at"))?;
+                    oldest = since.map(|since| age(UnixMs(since), now));
+                }
+            }
+            queues.push(Queue {
+                name,
+                depth,
+                oldest,
+            });
+        }
+        let mut workers = Vec::new();
+        let mut running: BTreeMap<String, u64> = BTreeMap::new();
+        let living: Vec<(String, i64)> = self.ask(
+            redis::cmd("ZRANGE")
+                .arg(&self.keys.workers)
+                .arg(0)
+                .arg(-1)
+                .arg("WITHSCORES"),
+        )?;
+        for (instance, beat) in living {
+            let mut cmd = redis::cmd("HMGET");
+            cmd.arg(self.keys.worker(&instance))
+                .arg(&["version", "threads"]);
+            let (version, threads): (Option<String>, Option<u64>) = self.ask(&cmd)?;
+            let ids: Vec<String> =
+                self.ask(redis::cmd("HKEYS").arg(self.keys.claims(&instance)))?;
+            for phase in self.phases(&ids)? {
+                *running
+                    .entry(phase.unwrap_or_else(|| "unknown".to_owned()))
+                    .or_default() += 1;
+            }
+            workers.push(WorkerView {
+                in_flight: ids.len() as u64,
+                version: version.unwrap_or_default(),
+                threads: threads.unwrap_or(0),
+                beat_age: age(UnixMs(beat), now),
+                instance,
+            });
+        }
+        let later: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.later))?;
+        let dead: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.dead))?;
+        let last_5m = self.last_minutes(now, 5)?;
+        let paused = self.paused()?;
+        Ok(Status {
+            redis_version: said(&about, "redis_version:"),
+            redis_memory: said(&memory, "used_memory_human:"),
+            queues,
+            later,
+            waiting: 0,
+            dead,
+            running,
+            workers,
+            last_5m,
+            paused,
+        })
+    }
+
+    fn phases(&mut self, ids: &[String]) -> Result<Vec<Option<String>>, Fault> {
+        let mut out = Vec::new();
+        for batch in ids.chunks(500) {
+            let mut pipe = redis::pipe();
+            for id in batch {
+                pipe.cmd("HGET").arg(self.keys.job(id)).arg("phase");
+            }
+            out.extend(self.ask_all::<Option<String>>(&pipe)?);
+        }
+        Ok(out)
+    }
+
+    /// Ends of the last whole minutes and of this one: done, failed.
+    fn last_minutes(&mut self, now: UnixMs, minutes: i64) -> Result<(u64, u64), Fault> {
+        let stats: BTreeMap<String, String> =
+            self.ask(redis::cmd("HGETALL").arg(&self.keys.stats))?;
+        let number = |name: String| stats.get(&name).and_then(|value| value.parse::<i64>().ok());
+        let this = now.0 / 60_000;
+        let (mut done, mut failed) = (0, 0);
+        for minute in this - minutes + 1..=this {
+            let place = minute % 60;
+            if number(format!("minute:{place}")) == Some(minute) {
+                done += number(format!("done:{place}")).unwrap_or(0).max(0) as u64;
+                failed += number(format!("failed:{place}")).unwrap_or(0).max(0) as u64;
+            }
+        }
+        Ok((done, failed))
+    }
+
+    fn paused(&mut self) -> Result<Option<PauseView>, Fault> {
+        let fields: BTreeMap<String, String> =
+            self.ask(redis::cmd("HGETALL").arg(&self.keys.paused))?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
+        let time = |name: &str| {
+            fields
+                .get(name)
+                .and_then(|value| value.parse().ok())
+                .map(UnixMs)
+        };
+        Ok(Some(PauseView {
+            reason: text("reason"),
+            by: text("by"),
+            since: time("since").unwrap_or_default(),
+            until: time("until"),
+        }))
+    }
+}
+
+fn age(from: UnixMs, now: UnixMs) -> Duration {
+    Duration::from_millis(u64::try_from(now.0 - from.0).unwrap_or(0))
+}
+
+/// The id after this one: `XRANGE` has exclusive bounds only from Redis 6.2 on.
+fn next_stream_id(id: &str) -> String {
+    match id
+        .split_once('-')
+        .and_then(|(ms, n)| Some((ms, n.parse::<u64>().ok()?)))
+    {
+        Some((ms, n)) => format!("{ms}-{}", n + 1),
+        None => "+".to_owned(),
+    }
+}

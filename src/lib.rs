@@ -13,10 +13,14 @@
 //! | 1 in and out | [`config`], [`report`] | what the operator says and reads |
 //! | 0 domain | [`job`] | nothing of ours: no clock, socket, thread or randomness |
 
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod fal;
 pub mod http;
 pub mod job;
 pub mod report;
+pub mod sandbox;
+pub mod steps;
 pub mod store;
 pub mod telegram;

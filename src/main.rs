@@ -1,3 +1,8 @@
-//! Process entry.
+//! Process entry: the command line in, an exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    fal_worker::cli::main(Instant::now())
+}

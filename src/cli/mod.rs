@@ -1,0 +1,171 @@
+//! Every command with its arguments, and the way to the code that does it. Exit codes are those of
+//! contract section 5.
+
+mod admin;
+
+use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
+use crate::daemon::{self, StartError};
+use crate::report;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// The command did not do all it was asked.
+pub(crate) const INCOMPLETE: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// A service did not answer.
+pub(crate) const UNAVAILABLE: u8 = 69;
+/// A fault of our own.
+const INTERNAL: u8 = 70;
+/// The configuration is wrong.
+const CONFIGURATION: u8 = 78;
+
+/// Runs image and video jobs from Redis on fal.ai and delivers them to Telegram.
+#[derive(Debug, Parser)]
+#[command(name = "fal-worker", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker until a signal stops it
+    Run(RunArgs),
+    /// Put jobs into the inbox: one JSON a line from FILE or standard input, or one built from flags
+    Enqueue(EnqueueArgs),
+    /// Show queues, workers and what happened lately
+    Status(StatusArgs),
+    /// Show one job: its record and its timeline
+    Show(ShowArgs),
+    /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
+    Demo,
+}
+
+/// Arguments of `enqueue`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EnqueueArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// File with one job a line; `-` or nothing: standard input
+    #[arg(value_name = "FILE", conflicts_with = "model")]
+    file: Option<PathBuf>,
+    /// Build one job: its model, such as fal-ai/flux/dev
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// The model's input, a JSON object
+    #[arg(long, value_name = "JSON", requires = "model")]
+    input: Option<String>,
+    /// Chat that gets the result: a number, or @name
+    #[arg(
+        long,
+        value_name = "CHAT",
+        requires = "model",
+        allow_hyphen_values = true
+    )]
+    chat: Option<String>,
+    /// Follow the jobs to their end; exit 1 unless all are done
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print anew every two seconds
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Id of the job
+    id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print the job as it was pushed too, its input included
+    #[arg(long)]
+    spec: bool,
+}
+
+/// Runs the process's command line. `started`: when the process began.
+pub fn main(started: Instant) -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                // systemd must not restart into the same mistake.
+                _ if args.get(1).is_some_and(|word| word == "run") => ExitCode::from(CONFIGURATION),
+                _ => ExitCode::from(USAGE),
+            };
+        }
+    };
+    let env = Environment::of_process();
+    match cli.command {
+        Command::Run(args) => run(&args, &env, started),
+        Command::Enqueue(args) => {
+            with_store(&args.store, &env, |store| admin::enqueue(&args, store))
+        }
+        Command::Status(args) => with_store(&args.store, &env, |store| admin::status(&args, store)),
+        Command::Show(args) => with_store(&args.store, &env, |store| admin::show(&args, store)),
+        Command::Demo => ExitCode::from(crate::sandbox::demo::run()),
+    }
+}
+
+fn run(args: &RunArgs, env: &Environment, started: Instant) -> ExitCode {
+    let config = match Config::load(args, env) {
+        Ok(config) => config,
+        Err(error) => {
+            report::refused(&error);
+            return ExitCode::from(CONFIGURATION);
+        }
+    };
+    report::init_logging(match config.log_format {
+        crate::config::LogFormat::Auto => report::Style::detect(),
+        crate::config::LogFormat::Json => report::Style::json(),
+    });
+    for secret in config.secrets() {
+        report::hide(secret);
+    }
+    report::install_panic_hook();
+    match daemon::run(&config, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::refused(&error);
+            ExitCode::from(match error {
+                StartError::Config(_) => CONFIGURATION,
+                StartError::Internal(_) => INTERNAL,
+            })
+        }
+    }
+}
+
+fn with_store(
+    args: &StoreArgs,
+    env: &Environment,
+    command: impl FnOnce(&StoreConfig) -> u8,
+) -> ExitCode {
+    match StoreConfig::load(args, env) {
+        Ok(store) => ExitCode::from(command(&store)),
+        Err(error) => {
+            eprintln!("fal-worker: {error}");
+            ExitCode::from(CONFIGURATION)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The keeper: one thread that beats for this instance and keeps the queue in order. Each beat asks in
+//! one trip all that must be known, and only then is anything else called. It has its own connection
+//! and never waits for a step; but it beats only while the threads move, since a heartbeat must not
+//! prove merely that the keeper lives.
+
+use super::pool::Engine;
+use super::process;
+use crate::report;
+use crate::steps::{Lease, Snapshot, Tools};
+use crate::store::{Beat, Denied, Fault, Process, Session};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Jobs promoted by one beat.
+const PROMOTED: usize = 500;
+/// Nobody pulls for this long at most while instances write down again what Redis forgot.
+const SETTLE: Duration = Duration::from_secs(2);
+/// A step that runs for longer than every time limit of its exchanges is hung.
+const HUNG_STEP: Duration = Duration::from_secs(240);
+/// As for a step, where large files move.
+const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
+/// Pace of the duties that are not urgent.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// State of the keeper between beats.
+pub(crate) struct Keeper {
+    tools: Arc<Tools>,
+    engine: Arc<Engine>,
+    session: Session,
+    me: Process,
+    pool_threads: usize,
+    run: Option<String>,
+    registered: bool,
+    /// Since when beats follow each other without a gap: a full lease of it gives the right to judge.
+    unbroken: Option<Instant>,
+    last_beat: Option<(Instant, i64)>,
+    suspect: Option<(String, i64)>,
+    strange_claims: u32,
+    /// Tokens of claims that memory did not know when it was last compared.
+    strangers: HashSet<String>,
+    slow_due: Instant,
+    hung: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        tools: Arc<Tools>,
+        engine: Arc<Engine>,
+        me: Process,
+        pool_threads: usize,
+    ) -> Keeper {
+        let session = tools.store.probing_session();
+        Keeper {
+            tools,
+            engine,
+            session,
+            me,
+            pool_threads,
+            run: None,
+            registered: false,
+            unbroken: None,
+            last_beat: None,
+            suspect: None,
+            strange_claims: 0,
+            strangers: HashSet::new(),
+            slow_due: Instant::now(),
+            hung: false,
+        }
+    }
+
+    /// Time between beats: every second or a fifth of the lease, the shorter.
+    pub(crate) fn pace(&self) -> Duration {
+        Duration::from_secs(1).min(self.tools.lease.length() / 5)
+    }
+
+    /// One beat with all that follows from it; an error means that Redis did not answer.
+    pub(crate) fn once(&mut self) -> Result<(), Fault> {
+        if !self.threads_move() {
+            return Ok(());
+        }
+        let sent_ms = Lease::clock_ms();
+        let done = self.tools.done.swap(0, Ordering::Relaxed);
+        let failed = self.tools.failed.swap(0, Ordering::Relaxed);
+        let beat = match self
+            .session
+            .beat(done, failed, self.engine.scheduler.in_flight())
+        {
+            Ok(beat) => beat,
+            Err(fault) => {
+                self.tools.done.fetch_add(done, Ordering::Relaxed);
+                self.tools.failed.fetch_add(failed, Ordering::Relaxed);
+                self.unbroken = None;
+                return Err(fault);
+            }
+        };
+        match beat {
+            None => self.buried(),
+            Some(beat) => {
+                self.tools.lease.renewed(sent_ms);
+                self.note_gap();
+                self.after(&beat)
+            }
+        }
+    }
+
+    fn after(&mut self, beat: &Beat) -> Result<(), Fault> {
+        let health = &self.tools.store.health;
+        let other_run = self.run.as_ref().is_some_and(|run| *run != beat.run);
+        if self.registered && (beat.fresh || other_run) {
+            // Our entry or the run mark is gone without the mark of a takeover: Redis was emptied.
+            health.set_forgot(true);
+        }
+        self.run = Some(beat.run.clone());
+        if !self.registered {
+            self.registered = true;
+            health.set_forgot(false); // nothing is held yet
+        }
+        if health.forgot() {
+            self.reassert()?;
+        }
+        if beat.due {
+            self.session.promote(PROMOTED)?;
+        }
+        self.compare_claims(beat.claims)?;
+        if let Some((instance, at)) = &beat.oldest {
+            self.look_after(instance, *at)?;
+        }
+        if self.slow_due <= Instant::now() {
+            self.slow_due = Instant::now() + SLOW;
+            self.session.trim()?;
+            for dead in self.session.gone()? {
+                self.session.take_back(&dead, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// At start: jobs of a predecessor whose process on this host is gone are taken at once.
+    pub(crate) fn take_from_the_dead(&self) -> Result<(), Fault> {
+        let mine = self.tools.store.identity().instance.clone();
+        for (instance, at) in self.session.instances()? {
+            if instance != mine && process::is_gone(&self.me, &self.session.process_of(&instance)?)
+            {
+                self.take_over(&instance, at, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {
+        let mine = self.tools.store.identity().instance.clone();
+        let silence =
+            Duration::from_millis(u64::try_from(self.tools.store.now().0 - at).unwrap_or(0));
+        if instance == mine || silence < self.pace() * 2 {
+            self.suspect = None;
+            return Ok(());
+        }
+        if process::is_gone(&self.me, &self.session.process_of(instance)?) {
+            return self.take_over(instance, at, true);
+        }
+        let lease = self.tools.lease.length();
+        // An outage of Redis lapses every lease at once and is nobody's death: only who has beaten for a
+        // full lease himself may judge, and he looks twice.
+        let may_judge = self.unbroken.is_some_and(|since| since.elapsed() >= lease);
+        if silence < lease || !may_judge {
+            return Ok(());
+        }
+        let seen = (instance.to_owned(), at);
+        if self.suspect.as_ref() == Some(&seen) {
+            self.suspect = None;
+            return self.take_over(instance, at, false);
+        }
+        self.suspect = Some(seen);
+        Ok(())
+    }
+
+    fn take_over(&self, instance: &str, at: i64, process_gone: bool) -> Result<(), Fault> {
+        if let Some((_, _silence)) =
+            self.session
+                .bury(instance, at, self.tools.lease.length(), process_gone)?
+        {
+            let jobs = self.session.take_back(instance, process_gone)?;
+            report::took_over(instance, jobs as u64);
+        }
+        Ok(())
+    }
+
+    /// We are marked dead: others have our jobs. Flights of the old identity are dropped by the steps.
+    fn buried(&mut self) -> Result<(), Fault> {
+        let old = self.tools.store.identity().instance.clone();
+        let gap = self
+            .last_beat
+            .map(|(at, _)| at.elapsed())
+            .unwrap_or_default();
+        let new = self.tools.store.rename();
+        let gap_s = format!("{:.1}", gap.as_secs_f64());
+        report::warning(
+            "this instance was taken over, it goes on under a new identity",
+            &[
+                ("old", &old.as_str()),
+                ("new", &new.instance.as_str()),
+                ("gap_s", &gap_s.as_str()),
+            ],
+        );
+        self.registered = false;
+        self.unbroken = None;
+        self.session.take_back(&old, false)?;
+        Ok(())
+    }
+
+    fn reassert(&mut self) -> Result<(), Fault> {
+        self.session.settle(SETTLE)?;
+        let mut all = self.engine.scheduler.snapshots();
+        all.extend(self.engine.desks.snapshots());
+        let epoch = self.tools.store.identity().epoch;
+        let mut seen = HashMap::new();
+        for snapshot in all.into_iter().filter(|snapshot| snapshot.epoch == epoch) {
+            seen.insert(snapshot.id.clone(), snapshot);
+        }
+        let remembered: Vec<_> = seen.values().map(Snapshot::remembered).collect();
+        match self.session.reassert(&remembered) {
+            Ok(lost) => {
+                let (held, lost) = (remembered.len() as u64, lost.len() as u64);
+                report::warning(
+                    "redis forgot writes, they were made again",
+                    &[("jobs", &held), ("lost", &lost)],
+                );
+            }
+            Err(Denied::Fault(fault)) => return Err(fault),
+            Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => {}
+        }
+        self.tools.store.health.set_forgot(false);
+        if self.session.instances()?.len() <= 1 {
+            self.session.settled()?;
+        }
+        Ok(())
+    }
+
+    /// Claims that memory does not know are given back: their answer was lost.
+    fn compare_claims(&mut self, claims: usize) -> Result<(), Fault> {
+        if claims == self.engine.scheduler.in_flight() {
+            self.strange_claims = 0;
+            return Ok(());
+        }
+        self.strange_claims += 1;
+        if self.strange_claims < 2 {
+            return Ok(());
+        }
+        self.strange_claims = 0;
+        let claims = self.session.claims()?;
+        let held: HashSet<String> = self
+            .engine
+            .desks
+            .snapshots()
+            .into_iter()
+            .chain(self.engine.scheduler.snapshots())
+            .map(|snapshot| snapshot.token.0)
+            .collect();
+        let mut strangers = HashSet::new();
+        for (id, token) in claims {
+            if held.contains(&token) {
+                continue;
+            }
+            // Only what was a stranger the last time too: a job just claimed is on its way to a desk.
+            if self.strangers.contains(&token) && self.session.disown(&id, &token)? {
+                report::warning(
+                    "a claim whose answer was lost goes back",
+                    &[("job", &id.as_str())],
+                );
+            }
+            strangers.insert(token);
+        }
+        self.strangers = strangers;
+        Ok(())
+    }
+
+    /// Beats count as unbroken while neither they nor Redis's clock jump.
+    fn note_gap(&mut self) {
+        let now = Instant::now();
+        let redis_now = self.tools.store.now().0;
+        let steady = self.last_beat.is_some_and(|(at, redis_at)| {
+            let mine = now.duration_since(at);
+            let theirs = i128::from(redis_now - redis_at);
+            mine < self.pace() * 3 && (theirs - mine.as_millis() as i128).abs() < 1000
+        });
+        if !steady {
+            self.unbroken = None;
+        }
+        self.unbroken.get_or_insert(now);
+        self.last_beat = Some((now, redis_now));
+    }
+
+    /// Whether every thread ended a step, or was idle, within the longest step's time limit.
+    fn threads_move(&mut self) -> bool {
+        let desks = self.engine.desks.indexed();
+        let stuck = desks.iter().find(|(desk, snapshot)| {
+            let limit = if *desk < self.pool_threads {
+                HUNG_STEP
+            } else {
+                HUNG_TRANSFER
+            };
+            snapshot.since.elapsed() > limit
+        });
+        match stuck {
+            Some((desk, snapshot)) if !self.hung => {
+                self.hung = true;
+                let (desk, phase) = (*desk as u64, snapshot.phase.as_str());
+                report::warning(
+                    "a thread does not move, heartbeats stop",
+                    &[
+                        ("thread", &desk),
+                        ("job", &snapshot.id.as_str()),
+                        ("phase", &phase),
+                    ],
+                );
+            }
+            Some(_) => {}
+            None => self.hung = false,
+        }
+        !self.hung
+    }
+
+    /// Whether the watchdog of systemd may be told that all is well. It does not depend on Redis.
+    pub(crate) fn is_well(&mut self) -> bool {
+        self.threads_move()
+    }
+}

@@ -1,0 +1,538 @@
+//! Who runs when: start, quiet, stop and hard stop, the order of the threads, signals, and what the
+//! service manager is told. No call to fal or Telegram and no decision about a job is made here.
+
+mod keeper;
+mod pool;
+mod process;
+mod scheduler;
+
+use crate::config::Config;
+use crate::fal::{Fal, FalUrls};
+use crate::http::{FileHosts, Http, HttpSettings};
+use crate::job::flight::Flight;
+use crate::job::state::{Policy, save_large};
+use crate::report;
+use crate::steps::pull::{Blocker, Heard};
+use crate::steps::{self, Lease, Snapshot, Tools, Worker};
+use crate::store::{Access, Defaults, Denied, Fault, Keep, Store};
+use crate::telegram::Telegram;
+use crate::telegram::plan::{DeliveryMode, TransferLimits};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use keeper::Keeper;
+use pool::Engine;
+use scheduler::Stage;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Stack of the daemon's threads: a step needs little, and the pages it never touches cost nothing.
+const STACK: usize = 512 << 10;
+/// How long intake waits for an inbox entry at a time.
+const INBOX_BLOCK: Duration = Duration::from_secs(5);
+/// After sockets are shut, broken steps end within this time.
+const AFTER_HARD_STOP: Duration = Duration::from_millis(500);
+
+/// Why the daemon could not run.
+#[derive(Debug)]
+pub enum StartError {
+    /// A mistake in the configuration: exit 78.
+    Config(String),
+    /// Anything else: exit 70.
+    Internal(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Config(text) | StartError::Internal(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Runs until a signal ends it. `started`: when the process began, for the line `ready`.
+pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
+    let signals = signals()?;
+    let tools = Arc::new(tools(config)?);
+    let threads = config.threads;
+    let (engine, moved) = Engine::new(threads.pool, threads.transfer, config.limits.max_in_flight);
+    let engine = Arc::new(engine);
+    let me = process::own(&config.name, threads.pool);
+    let mut keeper = Keeper::new(tools.clone(), engine.clone(), me, threads.pool);
+
+    if tools.telegram.is_none() {
+        report::warning(
+            "no bot token is set: jobs with `telegram` fail before their submit",
+            &[],
+        );
+    }
+    if !first_beat(&mut keeper, &tools, &signals)? {
+        report::stopped(0, 0);
+        return Ok(());
+    }
+    if let Err(fault) = keeper.take_from_the_dead() {
+        let why = fault.to_string();
+        report::warning(
+            "could not look for a predecessor's jobs, the lease will tell",
+            &[("why", &why.as_str())],
+        );
+    }
+
+    let crew = Crew::start(
+        &tools,
+        &engine,
+        &moved,
+        keeper,
+        threads.pool,
+        threads.transfer,
+    )?;
+    let identity = tools.store.identity();
+    report::ready(&report::Ready {
+        instance: &identity.instance,
+        version: env!("CARGO_PKG_VERSION"),
+        threads: threads.pool,
+        transfer_threads: threads.transfer,
+        redis: &config.store.redis.to_string(),
+        redis_version: Some(&tools.store.health.version()),
+        namespace: &config.store.namespace,
+        inbox: &config.store.inbox,
+        start_ms: started.elapsed().as_millis() as u64,
+    });
+    notify(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status("pulling jobs"),
+    ]);
+
+    let reason = signals.recv().unwrap_or("signals are gone");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    report::stopping(reason, engine.scheduler.in_flight());
+    crew.stop(&tools, &engine, Instant::now() + config.shutdown_timeout);
+    Ok(())
+}
+
+/// Waits for the first answer of Redis: its absence is no error, but a refused password is.
+fn first_beat(
+    keeper: &mut Keeper,
+    tools: &Tools,
+    signals: &Receiver<&'static str>,
+) -> Result<bool, StartError> {
+    loop {
+        match keeper.once() {
+            Ok(()) => return Ok(true),
+            Err(Fault::Refused(why)) => {
+                return Err(StartError::Config(format!(
+                    "--redis-url: redis refused: {why}"
+                )));
+            }
+            Err(Fault::Away(why)) if tools.store.health.auth_refused() => {
+                return Err(StartError::Config(format!(
+                    "--redis-url: redis refused user or password: {why}"
+                )));
+            }
+            Err(Fault::Away(_)) => {
+                notify(&[
+                    sd_notify::NotifyState::Status("waiting for redis"),
+                    sd_notify::NotifyState::ExtendTimeoutUsec(30_000_000),
+                ]);
+            }
+        }
+        match signals.recv_timeout(Duration::from_millis(250)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+    }
+}
+
+fn tools(config: &Config) -> Result<Tools, StartError> {
+    let http = Http::new(HttpSettings {
+        threads: config.threads.pool + config.threads.transfer,
+        plain_http: config.urls.plain_http.clone(),
+    });
+    let access = Access {
+        redis: config.store.redis.connection_info().clone(),
+        namespace: config.store.namespace.clone(),
+        inbox: config.store.inbox.clone(),
+        connections: config.redis_connections,
+    };
+    let keep = Keep {
+        done: config.retention.done,
+        dead: config.retention.dead,
+        events: config.retention.events_max,
+    };
+    let me = process::own(&config.name, config.threads.pool);
+    let store = Store::new(&access, keep, me)
+        .map_err(|fault| StartError::Config(format!("--redis-url: {fault}")))?;
+    let urls = FalUrls {
+        queue: config.urls.fal.as_str().to_owned(),
+        run: config.urls.fal_run.as_str().to_owned(),
+        storage: config.urls.fal_storage.as_str().to_owned(),
+    };
+    let telegram = config.bot_token.as_ref().map(|token| {
+        Telegram::new(
+            http.clone(),
+            config.urls.telegram.as_str().to_owned(),
+            token.expose().to_owned(),
+        )
+    });
+    let file_hosts = FileHosts::new(&config.urls.file_hosts)
+        .map_err(|why| StartError::Config(format!("--file-host: {why}")))?;
+    Ok(Tools {
+        store,
+        fal: Fal::new(http.clone(), urls, config.fal_key.expose()),
+        http,
+        telegram,
+        policy: Policy {
+            poll: config.poll,
+            job_timeout: config.limits.job_timeout,
+            queue_timeout: config.limits.fal_queue_timeout,
+        },
+        defaults: Defaults {
+            max_attempts: config.limits.max_attempts,
+            max_wait: config.limits.max_wait,
+        },
+        delivery: match config.delivery {
+            crate::config::DeliveryMode::Auto => DeliveryMode::Auto,
+            crate::config::DeliveryMode::Upload => DeliveryMode::Upload,
+            crate::config::DeliveryMode::Url => DeliveryMode::Url,
+        },
+        delivery_timeout: config.limits.delivery_timeout,
+        transfer_limits: if config.urls.telegram.as_str() == "https://api.telegram.org" {
+            TransferLimits::PUBLIC
+        } else {
+            TransferLimits::LOCAL
+        },
+        file_hosts,
+        lang: config.lang,
+        admin_chat: config.admin_chat.clone(),
+        lease: Lease::new(config.lease),
+        fal_outage: report::Outage::new("fal"),
+        telegram_outage: report::Outage::new("telegram"),
+        in_flight: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+    })
+}
+
+/// The first signal asks for a graceful stop; a second one ends the process at once.
+fn signals() -> Result<Receiver<&'static str>, StartError> {
+    let (send, receive) = crossbeam_channel::bounded(1);
+    let count = AtomicUsize::new(0);
+    ctrlc::set_handler(move || {
+        if count.fetch_add(1, Ordering::Relaxed) == 0 {
+            let _ = send.try_send("signal");
+        } else {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|error| StartError::Internal(format!("cannot handle signals: {error}")))?;
+    Ok(receive)
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}
+
+/// All threads of a running daemon.
+struct Crew {
+    pool: Vec<JoinHandle<()>>,
+    transfers: Vec<JoinHandle<()>>,
+    intake: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+    /// Told to end: intake first, the keeper last of all.
+    intake_ends: Arc<AtomicBool>,
+    intake_client: Arc<AtomicU64>,
+    keeper_ends: Sender<()>,
+}
+
+impl Crew {
+    fn start(
+        tools: &Arc<Tools>,
+        engine: &Arc<Engine>,
+        moved: &Receiver<Box<Flight>>,
+        keeper: Keeper,
+        pool_threads: usize,
+        transfer_threads: usize,
+    ) -> Result<Crew, StartError> {
+        let blocker = Arc::new(Mutex::new(Blocker::new(INBOX_BLOCK)));
+        let mut pool = Vec::new();
+        for desk in 0..pool_threads {
+            let (tools, engine, blocker) = (tools.clone(), engine.clone(), blocker.clone());
+            pool.push(spawn(format!("pool-{desk}"), move || {
+                let worker = Worker {
+                    session: tools.store.session(),
+                    tools,
+                    moves_bytes: false,
+                };
+                engine.pool_thread(&worker, desk, &blocker);
+            })?);
+        }
+        let mut transfers = Vec::new();
+        for number in 0..transfer_threads {
+            let (tools, engine, moved) = (tools.clone(), engine.clone(), moved.clone());
+            transfers.push(spawn(format!("transfer-{number}"), move || {
+                let worker = Worker {
+                    session: tools.store.session(),
+                    tools,
+                    moves_bytes: true,
+                };
+                engine.transfer_thread(&worker, pool_threads + number, &moved);
+            })?);
+        }
+        let intake_ends = Arc::new(AtomicBool::new(false));
+        let intake_client = Arc::new(AtomicU64::new(0));
+        let intake = {
+            let (tools, ends, client) = (tools.clone(), intake_ends.clone(), intake_client.clone());
+            spawn("intake".to_owned(), move || {
+                intake_thread(tools, &ends, &client)
+            })?
+        };
+        let (keeper_ends, ends) = crossbeam_channel::bounded(0);
+        let keeper = spawn("keeper".to_owned(), move || keeper_thread(keeper, &ends))?;
+        Ok(Crew {
+            pool,
+            transfers,
+            intake,
+            keeper,
+            intake_ends,
+            intake_client,
+            keeper_ends,
+        })
+    }
+
+    /// Quiet, stop, hard stop, with one deadline.
+    fn stop(self, tools: &Arc<Tools>, engine: &Arc<Engine>, deadline: Instant) {
+        let session = tools.store.session();
+        let scheduler = &engine.scheduler;
+        // Quiet: nothing new. The puller and intake are woken again and again, since an UNBLOCK that
+        // comes before they block is lost.
+        scheduler.set_stage(Stage::Quiet);
+        self.intake_ends.store(true, Ordering::Release);
+        let quiet_by = deadline.min(Instant::now() + Duration::from_secs(7));
+        loop {
+            for client in [
+                engine.puller.load(Ordering::Acquire),
+                self.intake_client.load(Ordering::Acquire),
+            ] {
+                if client != 0 {
+                    let _ = session.unblock(client);
+                }
+            }
+            if (scheduler.nobody_pulls() && self.intake.is_finished()) || Instant::now() >= quiet_by
+            {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20)); // the main thread: it has nothing else to do
+        }
+
+        // Stop: what is parked goes back at once, and so does what is in a step that pays and sends
+        // nothing, without waiting for its thread; submits and sends are waited for.
+        scheduler.set_stage(Stage::Stop);
+        let mut given = HashSet::new();
+        let mut given_back = give_back(tools, engine, &session, &mut given);
+        let mut shut = false;
+        let mut limit = deadline;
+        loop {
+            let busy = engine
+                .desks
+                .snapshots()
+                .into_iter()
+                .filter(|held| !given.contains(&held.token.0))
+                .count();
+            let moving = self
+                .transfers
+                .iter()
+                .filter(|thread| !thread.is_finished())
+                .count();
+            given_back += give_back(tools, engine, &session, &mut given);
+            if busy == 0 && (moving == 0 || scheduler.in_flight() <= given.len()) {
+                break;
+            }
+            if Instant::now() >= limit {
+                if shut {
+                    break;
+                }
+                // Hard stop: only now are sockets cut, since a broken submit is an unknown payment.
+                shut = true;
+                limit = Instant::now() + AFTER_HARD_STOP;
+                tools.http.shutdown();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        given_back += give_back(tools, engine, &session, &mut given);
+
+        let cut_off = engine
+            .desks
+            .snapshots()
+            .into_iter()
+            .filter(|held| !given.contains(&held.token.0))
+            .count();
+        drop(self.keeper_ends);
+        if session.leave().is_err() {
+            report::debug(
+                "could not take our name off the list, the lease will tell",
+                &[],
+            );
+        }
+        let ended = self
+            .pool
+            .iter()
+            .chain([&self.keeper])
+            .filter(|thread| thread.is_finished())
+            .count();
+        report::debug("threads ended", &[("threads", &(ended as u64))]);
+        report::stopped(given_back, cut_off);
+    }
+}
+
+/// Gives back everything that is parked or in a repeatable step; gives how many.
+fn give_back(
+    tools: &Arc<Tools>,
+    engine: &Engine,
+    session: &crate::store::Session,
+    given: &mut HashSet<String>,
+) -> usize {
+    let worker = Worker {
+        session: tools.store.session(),
+        tools: tools.clone(),
+        moves_bytes: false,
+    };
+    let mut flights = engine.scheduler.drain();
+    for flight in &mut flights {
+        // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
+        if let Some(write) = save_large(flight) {
+            flight.seq += 1;
+            let seq = flight.seq;
+            flight.unsaved.push_back((seq, write));
+        }
+        if !flight.unsaved.is_empty() {
+            worker.last_flush(flight);
+        }
+    }
+    let rest: Vec<&Flight> = flights
+        .iter()
+        .map(|flight| &**flight)
+        .filter(|flight| flight.unsaved.is_empty())
+        .collect();
+    let mut count = 0;
+    match session.give_back(&rest) {
+        Ok(number) => count += number,
+        Err(fault) => {
+            let (why, jobs) = (fault.to_string(), rest.len() as u64);
+            report::warning(
+                "jobs could not be given back, their lease will tell",
+                &[("jobs", &jobs), ("why", &why.as_str())],
+            );
+        }
+    }
+    for flight in &flights {
+        given.insert(flight.token.0.clone());
+    }
+    let repeatable: Vec<Snapshot> = engine
+        .desks
+        .snapshots()
+        .into_iter()
+        .filter(|held| held.is_repeatable() && !given.contains(&held.token.0))
+        .collect();
+    for held in repeatable {
+        if let Ok(true) = session.disown(held.id.as_str(), &held.token.0) {
+            count += 1;
+        }
+        given.insert(held.token.0.clone());
+    }
+    count
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    Builder::new()
+        .name(name.clone())
+        .stack_size(STACK)
+        .spawn(body)
+        .map_err(|error| StartError::Internal(format!("cannot start thread {name}: {error}")))
+}
+
+/// Moves inbox entries into records until told to end.
+fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
+    let worker = Worker {
+        session: tools.store.session(),
+        tools,
+        moves_bytes: false,
+    };
+    let store = worker.tools.store.clone();
+    let mut blocker = Blocker::new(INBOX_BLOCK);
+    let pause = Pause::default();
+    while !ends.load(Ordering::Acquire) {
+        let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            steps::intake::intake(&worker)
+        }));
+        match taken {
+            Ok(Ok(done)) if done.left > 0 => {}
+            Ok(Ok(_)) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
+                Ok(Heard::Something | Heard::Nothing) => {}
+                Err(fault) => {
+                    if let Fault::Away(why) = &fault
+                        && !ends.load(Ordering::Acquire)
+                    {
+                        store.health.lost(why);
+                    }
+                    pause.wait(ends, Duration::from_millis(100));
+                }
+            },
+            Ok(Err(denied)) => {
+                if let Denied::Fault(Fault::Refused(why)) = &denied {
+                    report::warning("redis refused an intake", &[("why", &why.as_str())]);
+                    pause.wait(ends, Duration::from_secs(1));
+                }
+                pause.wait(ends, Duration::from_millis(100));
+            }
+            // The hook has logged the place; the entries still lie in `taken`.
+            Err(_) => pause.wait(ends, Duration::from_secs(1)),
+        }
+    }
+}
+
+/// A thread of its own may wait; it looks up often enough to end quickly.
+#[derive(Default)]
+struct Pause(Mutex<()>, std::sync::Condvar);
+
+impl Pause {
+    fn wait(&self, ends: &AtomicBool, long: Duration) {
+        let until = Instant::now() + long;
+        while !ends.load(Ordering::Acquire) && Instant::now() < until {
+            let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = until
+                .saturating_duration_since(Instant::now())
+                .min(Duration::from_millis(20));
+            drop(self.1.wait_timeout(guard, step));
+        }
+    }
+}
+
+/// Beats until told to end. Without Redis it tries more often.
+fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>) {
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut wait = keeper.pace();
+    let mut pinged = Instant::now();
+    loop {
+        match ends.recv_timeout(wait) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let beaten = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keeper.once()));
+        wait = match beaten {
+            Ok(Ok(())) => keeper.pace(),
+            Ok(Err(_)) => Duration::from_millis(100),
+            Err(_) => keeper.pace(),
+        };
+        if let Some(every) = watchdog
+            && pinged.elapsed() * 3 >= every
+            && keeper.is_well()
+        {
+            pinged = Instant::now();
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}

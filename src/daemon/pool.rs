@@ -1,0 +1,239 @@
+//! The loop of a pool thread: take from the scheduler, run steps, park or go on. The panic boundary is
+//! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
+
+use super::scheduler::{Permit, Scheduler, Stage, Work};
+use crate::job::flight::Flight;
+use crate::job::state::Next;
+use crate::report;
+use crate::steps::pull::{Blocker, pull};
+use crate::steps::{self, Snapshot, Worker};
+use crate::store::{Denied, Fault};
+use crossbeam_channel::{Receiver, Sender};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What every thread is doing, for those who cannot look into it: the keeper and the stop.
+pub(crate) struct Desks(Vec<Mutex<Option<Snapshot>>>);
+
+impl Desks {
+    pub(crate) fn new(threads: usize) -> Desks {
+        Desks((0..threads).map(|_| Mutex::new(None)).collect())
+    }
+
+    fn put(&self, desk: usize, snapshot: Option<Snapshot>) {
+        *self.0[desk].lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    /// Jobs under way at this moment.
+    pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
+        self.0
+            .iter()
+            .filter_map(|desk| desk.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect()
+    }
+
+    /// Jobs under way, each with the number of its desk.
+    pub(crate) fn indexed(&self) -> Vec<(usize, Snapshot)> {
+        let held = |desk: &Mutex<Option<Snapshot>>| {
+            desk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(desk, slot)| Some((desk, held(slot)?)))
+            .collect()
+    }
+}
+
+/// What all threads of the engine share.
+pub(crate) struct Engine {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) desks: Desks,
+    /// Client id of the blocked puller; 0 when none is blocked.
+    pub(crate) puller: AtomicU64,
+    transfers: Sender<Box<Flight>>,
+    claim_size: usize,
+}
+
+impl Engine {
+    /// With the receiving end for the transfer threads.
+    pub(crate) fn new(
+        threads: usize,
+        transfer_threads: usize,
+        max_in_flight: usize,
+    ) -> (Engine, Receiver<Box<Flight>>) {
+        let (transfers, moved) = crossbeam_channel::unbounded();
+        let engine = Engine {
+            scheduler: Scheduler::new(threads, max_in_flight),
+            desks: Desks::new(threads + transfer_threads),
+            puller: AtomicU64::new(0),
+            transfers,
+            // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
+            claim_size: (threads / 2).clamp(1, 8),
+        };
+        (engine, moved)
+    }
+
+    /// One pool thread, from start to end.
+    pub(crate) fn pool_thread(&self, worker: &Worker, desk: usize, blocker: &Mutex<Blocker>) {
+        let mut turn = 0;
+        loop {
+            match self.scheduler.next(&mut turn) {
+                Work::Step(flight) => self.run(worker, desk, flight),
+                Work::Pull(permit, block) => {
+                    if let Some(first) = self.pull(worker, permit, block, blocker) {
+                        self.run(worker, desk, first);
+                    }
+                }
+                Work::Stop => return,
+            }
+        }
+    }
+
+    /// One transfer thread: ends when the channel is closed and empty.
+    pub(crate) fn transfer_thread(
+        &self,
+        worker: &Worker,
+        desk: usize,
+        moved: &Receiver<Box<Flight>>,
+    ) {
+        for flight in moved {
+            if self.scheduler.stage() == Stage::Stop {
+                self.scheduler.park(flight, Instant::now());
+            } else {
+                self.run(worker, desk, flight);
+            }
+        }
+    }
+
+    /// Pulls with the permit; gives the first job to the calling thread, the others to the scheduler.
+    fn pull(
+        &self,
+        worker: &Worker,
+        permit: Permit<'_>,
+        block: Duration,
+        blocker: &Mutex<Blocker>,
+    ) -> Option<Box<Flight>> {
+        let (room, paid_room) = self.scheduler.rooms();
+        if room == 0 && paid_room == 0 {
+            permit.park_for_room(Duration::from_secs(1));
+            return None;
+        }
+        let pulled = if room == 0 {
+            // Full: only what is paid already, and no wait on the bell, which rings for others too.
+            steps::pull::claim(worker, self.claim_size.min(paid_room), true)
+                .map(|(flights, _)| flights)
+        } else {
+            let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
+            let go_on = || self.scheduler.stage() == Stage::Run;
+            pull(
+                worker,
+                &mut blocker,
+                self.claim_size.min(room),
+                block,
+                &self.puller,
+                &go_on,
+            )
+        };
+        let mut flights = match pulled {
+            Ok(flights) => flights,
+            Err(denied) => {
+                if let Denied::Fault(Fault::Refused(why)) = &denied {
+                    report::warning("redis refused a claim", &[("why", &why.as_str())]);
+                }
+                // No thread sleeps: the permit waits in the scheduler.
+                permit.park(match denied {
+                    Denied::Fault(Fault::Refused(_)) => Duration::from_secs(1),
+                    Denied::Fault(Fault::Away(_)) | Denied::Buried | Denied::Unregistered => {
+                        Duration::from_millis(100)
+                    }
+                    Denied::Settling => Duration::from_millis(30),
+                });
+                return None;
+            }
+        };
+        if flights.is_empty() {
+            match (room, block.is_zero()) {
+                (0, _) => permit.park_for_room(Duration::from_secs(1)),
+                (_, true) => permit.park(Duration::from_millis(100)),
+                (_, false) => drop(permit),
+            }
+            return None;
+        }
+        let bytes = flights.iter().map(|flight| bytes(flight)).sum();
+        self.scheduler.came(flights.len(), bytes);
+        worker
+            .tools
+            .in_flight
+            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
+        for flight in &flights {
+            report::job_started(&steps::job(flight), flight.phase);
+        }
+        let first = flights.swap_remove(0);
+        if !flights.is_empty() {
+            self.scheduler.claimed(flights.into_iter());
+        }
+        Some(first)
+    }
+
+    /// Runs a flight's steps on this thread until it is parked, moved or over.
+    fn run(&self, worker: &Worker, desk: usize, mut flight: Box<Flight>) {
+        loop {
+            let snapshot = Snapshot::of(&flight);
+            let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
+            self.desks.put(desk, Some(snapshot));
+            let before = bytes(&flight);
+            let stepped = catch_unwind(AssertUnwindSafe(|| steps::advance(worker, &mut flight)));
+            let next = match stepped {
+                Ok(next) => next,
+                Err(_) => {
+                    // Only id and token are trusted now; the hook has logged the place.
+                    let crashes = worker.session.crash(&id, &token);
+                    report::panic_in_step(&steps::job(&flight), "step", crashes.unwrap_or(0));
+                    self.over(worker, desk, &id, before);
+                    return;
+                }
+            };
+            let after = bytes(&flight);
+            match next {
+                Next::Over => return self.over(worker, desk, &id, before),
+                Next::Now if self.scheduler.stage() < Stage::Stop => {
+                    self.scheduler.dropped(before - after)
+                }
+                Next::Now => {
+                    self.scheduler.park(flight, Instant::now());
+                    return self.desks.put(desk, None);
+                }
+                Next::In(wait) => {
+                    self.scheduler.dropped(before - after);
+                    self.scheduler.park(flight, Instant::now() + wait);
+                    return self.desks.put(desk, None);
+                }
+                Next::Transfer => {
+                    self.scheduler.transferring(Snapshot::of(&flight));
+                    self.desks.put(desk, None);
+                    if let Err(closed) = self.transfers.send(flight) {
+                        self.scheduler.park(closed.into_inner(), Instant::now());
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn over(&self, worker: &Worker, desk: usize, id: &crate::job::JobId, bytes: usize) {
+        self.scheduler.over(id, bytes);
+        self.desks.put(desk, None);
+        worker
+            .tools
+            .in_flight
+            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of input that a flight keeps in memory: the entry and, inside it, the input.
+fn bytes(flight: &Flight) -> usize {
+    flight.entry.as_ref().map_or(0, |entry| entry.len() * 2)
+}

@@ -1,0 +1,130 @@
+//! Who we are to the machine, and whether the process behind another instance is gone: only then may
+//! its jobs be taken before its lease has lapsed.
+
+use crate::store::Process;
+use std::fs;
+
+/// This process as an instance describes itself. What cannot be read stays empty, and an empty field
+/// never counts as "the same host".
+pub(crate) fn own(name: &str, threads: usize) -> Process {
+    let pid = std::process::id();
+    Process {
+        name: name.to_owned(),
+        boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        pid_namespace: fs::read_link("/proc/self/ns/pid")
+            .map(|link| link.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        pid,
+        started: start_time(pid).unwrap_or(None).unwrap_or(0),
+        threads,
+    }
+}
+
+/// Whether `other` ran on this boot of this machine, in this PID namespace, and its process is no more.
+/// A process that cannot be looked at counts as alive.
+pub(crate) fn is_gone(me: &Process, other: &Process) -> bool {
+    let same_place = !me.boot.is_empty()
+        && !me.pid_namespace.is_empty()
+        && me.boot == other.boot
+        && me.pid_namespace == other.pid_namespace;
+    if !same_place || other.pid == 0 || other.started == 0 {
+        return false;
+    }
+    match start_time(other.pid) {
+        Ok(Some(started)) => started != other.started,
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+/// Start time of a process in clock ticks since boot; `None` when there is no such process.
+fn start_time(pid: u32) -> Result<Option<u64>, std::io::Error> {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The name in parentheses may hold anything; fields count from behind it. 22nd of all, state is 3rd.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let mut fields = behind.split_whitespace();
+    let state = fields.next();
+    if state == Some("Z") || state == Some("X") {
+        return Ok(None); // dead, only not yet reaped
+    }
+    Ok(fields.nth(18).and_then(|ticks| ticks.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_not_gone() {
+        let me = own("a", 1);
+        assert!(me.started > 0);
+        assert!(!is_gone(&me, &me));
+    }
+
+    #[test]
+    fn an_ended_child_is_gone_and_so_is_a_pid_with_another_start_time() {
+        let me = own("a", 1);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let other = Process {
+            pid: child.id(),
+            started: 1,
+            ..me.clone()
+        };
+        child.wait().unwrap();
+        assert!(is_gone(&me, &other));
+        assert!(is_gone(
+            &me,
+            &Process {
+                started: me.started + 1,
+                ..me.clone()
+            }
+        ));
+    }
+
+    #[test]
+    fn another_host_boot_or_namespace_is_never_judged() {
+        let me = own("a", 1);
+        let gone = Process {
+            started: me.started + 1,
+            ..me.clone()
+        };
+        assert!(!is_gone(
+            &me,
+            &Process {
+                boot: "other".into(),
+                ..gone.clone()
+            }
+        ));
+        assert!(!is_gone(
+            &me,
+            &Process {
+                pid_namespace: "pid:[1]".into(),
+                ..gone.clone()
+            }
+        ));
+        assert!(!is_gone(
+            &me,
+            &Process {
+                started: 0,
+                ..gone.clone()
+            }
+        ));
+        assert!(!is_gone(
+            &Process {
+                boot: String::new(),
+                ..me.clone()
+            },
+            &Process {
+                boot: String::new(),
+                ..gone
+            }
+        ));
+    }
+}

@@ -1,0 +1,420 @@
+//! Who runs what, when: one lock, heaps of (due, flight), and two condition variables. Everything that
+//! can wake a pool thread is here, in a fixed order: stop, finishing steps, polls, claimed jobs not yet
+//! begun, pull; of every eight turns at least one pulls, so that an endless stream of due steps starves
+//! nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
+//! whoever takes work wakes one more if work is left.
+
+use crate::job::flight::Flight;
+use crate::job::{JobId, Phase};
+use crate::steps::Snapshot;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How far the daemon has gone towards its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Pull and work.
+    Run,
+    /// Pull nothing new; go on with what is due.
+    Quiet,
+    /// Begin no step; whatever comes back is given back.
+    Stop,
+}
+
+/// What a pool thread does next.
+pub(crate) enum Work<'a> {
+    /// One flight's next step.
+    Step(Box<Flight>),
+    /// Pull, blocking this long at most.
+    Pull(Permit<'a>, Duration),
+    /// End the thread.
+    Stop,
+}
+
+struct Parked {
+    due: Instant,
+    order: u64,
+    flight: Box<Flight>,
+}
+
+impl PartialEq for Parked {
+    fn eq(&self, other: &Parked) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Parked {}
+impl PartialOrd for Parked {
+    fn partial_cmp(&self, other: &Parked) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Parked {
+    fn cmp(&self, other: &Parked) -> std::cmp::Ordering {
+        (self.due, self.order).cmp(&(other.due, other.order))
+    }
+}
+
+struct Inner {
+    finishing: BinaryHeap<Reverse<Parked>>,
+    polls: BinaryHeap<Reverse<Parked>>,
+    claimed: VecDeque<Box<Flight>>,
+    /// Flights whose bytes move, or that wait for it: the transfers' channel cannot be looked into.
+    transferring: HashMap<JobId, Snapshot>,
+    /// From when on the one permit to pull may be taken; `None` while a thread has it.
+    permit: Option<Instant>,
+    /// It was parked because there was no room: room brings it back at once.
+    wants_room: bool,
+    in_flight: usize,
+    input_bytes: usize,
+    leader_until: Option<Instant>,
+    idle: usize,
+    parked: u64,
+    stage: Stage,
+}
+
+/// The scheduler, shared by all threads of the pool.
+pub(crate) struct Scheduler {
+    inner: Mutex<Inner>,
+    leader: Condvar,
+    followers: Condvar,
+    threads: usize,
+    max_in_flight: usize,
+}
+
+/// Longest block of a pull: short enough that a lost ring or a half-open connection shows soon.
+const BLOCK: Duration = Duration::from_secs(5);
+/// Inputs held in memory at most; more waits in Redis.
+const INPUT_BYTES: usize = 16 << 20;
+
+impl Scheduler {
+    pub(crate) fn new(threads: usize, max_in_flight: usize) -> Scheduler {
+        Scheduler {
+            inner: Mutex::new(Inner {
+                finishing: BinaryHeap::new(),
+                polls: BinaryHeap::new(),
+                claimed: VecDeque::new(),
+                transferring: HashMap::new(),
+                permit: Some(Instant::now()),
+                wants_room: false,
+                in_flight: 0,
+                input_bytes: 0,
+                leader_until: None,
+                idle: 0,
+                parked: 0,
+                stage: Stage::Run,
+            }),
+            leader: Condvar::new(),
+            followers: Condvar::new(),
+            threads,
+            max_in_flight,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic never happens while the lock is held; were it to, the data is still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next thing to do; waits for it. `turn` is the calling thread's own count.
+    pub(crate) fn next(&self, turn: &mut u32) -> Work<'_> {
+        *turn = turn.wrapping_add(1);
+        let mut inner = self.lock();
+        loop {
+            let now = Instant::now();
+            if inner.stage == Stage::Stop {
+                self.followers.notify_all();
+                self.leader.notify_all();
+                return Work::Stop;
+            }
+            let may_pull = inner.stage == Stage::Run && inner.permit.is_some_and(|at| at <= now);
+            if may_pull && turn.is_multiple_of(8) {
+                return self.pull(inner, now);
+            }
+            if let Some(flight) = inner.due(now) {
+                self.wake_another(&mut inner, now);
+                return Work::Step(flight);
+            }
+            if may_pull {
+                return self.pull(inner, now);
+            }
+            inner = self.wait(inner, now);
+        }
+    }
+
+    fn pull<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, now: Instant) -> Work<'a> {
+        inner.permit = None;
+        inner.wants_room = false;
+        // With one thread nobody else serves what becomes due, or comes back from a transfer.
+        let block = match inner.earliest_step() {
+            _ if self.threads > 1 => BLOCK,
+            _ if !inner.transferring.is_empty() || !inner.claimed.is_empty() => Duration::ZERO,
+            // An idle Redis rounds the time-out of BRPOP up to a tenth of a second.
+            Some(due) => due
+                .saturating_duration_since(now)
+                .saturating_sub(Duration::from_millis(150))
+                .min(BLOCK),
+            None => BLOCK,
+        };
+        self.wake_another(&mut inner, now);
+        Work::Pull(
+            Permit {
+                scheduler: self,
+                from: Some(Instant::now()),
+                wants_room: false,
+            },
+            block,
+        )
+    }
+
+    fn wait<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, now: Instant) -> MutexGuard<'a, Inner> {
+        let until = inner.earliest();
+        match (until, inner.leader_until) {
+            (Some(until), None) => {
+                inner.leader_until = Some(until);
+                let wait = until.saturating_duration_since(now);
+                let (mut inner, _) = self
+                    .leader
+                    .wait_timeout(inner, wait)
+                    .unwrap_or_else(PoisonError::into_inner);
+                inner.leader_until = None;
+                inner
+            }
+            (None, _) | (_, Some(_)) => {
+                inner.idle += 1;
+                let mut inner = self
+                    .followers
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner);
+                inner.idle -= 1;
+                inner
+            }
+        }
+    }
+
+    /// Called by a thread that takes work: somebody must lead, and what else is ready must not wait.
+    fn wake_another(&self, inner: &mut Inner, now: Instant) {
+        if inner.idle > 0
+            && inner.leader_until.is_none()
+            && (inner.earliest().is_some() || !inner.claimed.is_empty())
+        {
+            self.followers.notify_one();
+        } else if inner.ready(now) {
+            self.wake_one(inner);
+        }
+    }
+
+    fn wake_one(&self, inner: &Inner) {
+        if inner.idle > 0 {
+            self.followers.notify_one();
+        } else if inner.leader_until.is_some() {
+            self.leader.notify_one();
+        }
+    }
+
+    fn wake_for(&self, inner: &Inner, due: Instant) {
+        match inner.leader_until {
+            Some(until) if due < until => self.leader.notify_one(),
+            Some(_) => {}
+            None => self.followers.notify_one(),
+        }
+    }
+
+    /// Parks a flight until it is due.
+    pub(crate) fn park(&self, flight: Box<Flight>, due: Instant) {
+        let mut inner = self.lock();
+        inner.transferring.remove(&flight.id);
+        inner.parked += 1;
+        let parked = Parked {
+            due,
+            order: inner.parked,
+            flight,
+        };
+        let finishing = parked.flight.closing
+            || matches!(
+                parked.flight.phase,
+                Phase::Collecting | Phase::Delivering | Phase::Telling
+            );
+        if finishing {
+            inner.finishing.push(Reverse(parked));
+        } else {
+            inner.polls.push(Reverse(parked));
+        }
+        self.wake_for(&inner, due);
+    }
+
+    /// Claimed jobs that this thread does not begin itself.
+    pub(crate) fn claimed(&self, flights: impl Iterator<Item = Box<Flight>>) {
+        let mut inner = self.lock();
+        inner.claimed.extend(flights);
+        self.wake_one(&inner);
+    }
+
+    /// A flight goes to the transfer threads.
+    pub(crate) fn transferring(&self, snapshot: Snapshot) {
+        self.lock()
+            .transferring
+            .insert(snapshot.id.clone(), snapshot);
+    }
+
+    /// Flights came in: how many, with how many bytes of input.
+    pub(crate) fn came(&self, flights: usize, bytes: usize) {
+        let mut inner = self.lock();
+        inner.in_flight += flights;
+        inner.input_bytes += bytes;
+    }
+
+    /// Input that a flight dropped.
+    pub(crate) fn dropped(&self, bytes: usize) {
+        if bytes > 0 {
+            let mut inner = self.lock();
+            inner.input_bytes = inner.input_bytes.saturating_sub(bytes);
+            self.room(&mut inner);
+        }
+    }
+
+    /// A flight is over.
+    pub(crate) fn over(&self, id: &JobId, bytes: usize) {
+        let mut inner = self.lock();
+        inner.transferring.remove(id);
+        inner.in_flight = inner.in_flight.saturating_sub(1);
+        inner.input_bytes = inner.input_bytes.saturating_sub(bytes);
+        self.room(&mut inner);
+    }
+
+    fn room(&self, inner: &mut Inner) {
+        if inner.wants_room && inner.permit.is_some() && self.room_in(inner) > 0 {
+            let now = Instant::now();
+            inner.permit = Some(now);
+            inner.wants_room = false;
+            self.wake_for(inner, now);
+        }
+    }
+
+    fn room_in(&self, inner: &Inner) -> usize {
+        if inner.input_bytes >= INPUT_BYTES {
+            0
+        } else {
+            self.max_in_flight.saturating_sub(inner.in_flight)
+        }
+    }
+
+    /// How many new jobs may come in; and how many paid ones, which may exceed the limit by a tenth.
+    pub(crate) fn rooms(&self) -> (usize, usize) {
+        let inner = self.lock();
+        let paid =
+            (self.max_in_flight + self.max_in_flight.div_ceil(10)).saturating_sub(inner.in_flight);
+        (self.room_in(&inner), paid)
+    }
+
+    /// Jobs owned by this process.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.lock().in_flight
+    }
+
+    /// How far towards the end.
+    pub(crate) fn stage(&self) -> Stage {
+        self.lock().stage
+    }
+
+    /// Goes further towards the end.
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        let mut inner = self.lock();
+        inner.stage = inner.stage.max(stage);
+        self.leader.notify_all();
+        self.followers.notify_all();
+    }
+
+    /// Whether no thread pulls.
+    pub(crate) fn nobody_pulls(&self) -> bool {
+        self.lock().permit.is_some()
+    }
+
+    /// Takes everything that is parked or not begun, to be given back.
+    pub(crate) fn drain(&self) -> Vec<Box<Flight>> {
+        let mut inner = self.lock();
+        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).collect();
+        out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
+        out.extend(inner.polls.drain().map(|Reverse(parked)| parked.flight));
+        out
+    }
+
+    /// Snapshots of every flight that no thread works on at this moment.
+    pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
+        let inner = self.lock();
+        let parked = inner
+            .finishing
+            .iter()
+            .chain(inner.polls.iter())
+            .map(|Reverse(parked)| &parked.flight);
+        let flights = parked
+            .chain(inner.claimed.iter())
+            .map(|flight| Snapshot::of(flight));
+        flights
+            .chain(inner.transferring.values().cloned())
+            .collect()
+    }
+}
+
+impl Inner {
+    /// The flight whose turn it is.
+    fn due(&mut self, now: Instant) -> Option<Box<Flight>> {
+        for heap in [&mut self.finishing, &mut self.polls] {
+            if heap.peek().is_some_and(|Reverse(first)| first.due <= now) {
+                return heap.pop().map(|Reverse(parked)| parked.flight);
+            }
+        }
+        if self.stage == Stage::Run {
+            self.claimed.pop_front()
+        } else {
+            None
+        }
+    }
+
+    fn earliest_step(&self) -> Option<Instant> {
+        let finishing = self.finishing.peek().map(|Reverse(parked)| parked.due);
+        let polls = self.polls.peek().map(|Reverse(parked)| parked.due);
+        finishing.into_iter().chain(polls).min()
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        let permit = self.permit.filter(|_| self.stage == Stage::Run);
+        self.earliest_step().into_iter().chain(permit).min()
+    }
+
+    fn ready(&self, now: Instant) -> bool {
+        (self.stage == Stage::Run && !self.claimed.is_empty())
+            || self.earliest().is_some_and(|due| due <= now)
+    }
+}
+
+/// The right to pull: one a daemon. It comes back when it is dropped, also after a panic.
+pub(crate) struct Permit<'a> {
+    scheduler: &'a Scheduler,
+    from: Option<Instant>,
+    wants_room: bool,
+}
+
+impl Permit<'_> {
+    /// Gives it back, to be taken again after `wait`.
+    pub(crate) fn park(mut self, wait: Duration) {
+        self.from = Some(Instant::now() + wait);
+    }
+
+    /// Gives it back, to be taken again after `wait`, or as soon as there is room.
+    pub(crate) fn park_for_room(mut self, wait: Duration) {
+        self.from = Some(Instant::now() + wait);
+        self.wants_room = true;
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.scheduler.lock();
+        let from = self.from.unwrap_or_else(Instant::now);
+        inner.permit = Some(from);
+        inner.wants_room = self.wants_room;
+        self.scheduler.wake_for(&inner, from);
+    }
+}

@@ -1,0 +1,69 @@
+//! Collect: the result is fetched at once, since it vanishes at fal within minutes, and recorded
+//! together with the intent to deliver it.
+
+use super::Worker;
+use crate::fal::{self, Handle};
+use crate::job::answer::{Collected, Directed, Item};
+use crate::job::flight::Flight;
+use crate::job::state::{self, FoundSummary, Next};
+
+/// Fetches the result.
+pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
+    flight.untouched = false;
+    let answer = match (&flight.model, &flight.request) {
+        (Some(model), Some(request)) => worker.tools.fal.result(
+            model,
+            Handle {
+                request,
+                path: flight.path.as_deref(),
+            },
+        ),
+        _ => Collected::Missing,
+    };
+    worker.fal_answered(match &answer {
+        Collected::Failed(failure) => Some(failure),
+        _ => None,
+    });
+    let found = match &answer {
+        Collected::Output(output) => summary(&output.json),
+        Collected::NotYet | Collected::Missing | Collected::Failed(_) => FoundSummary::default(),
+    };
+    let change = state::after_collect(flight, answer, &found, worker.moment());
+    worker.record(flight, change)
+}
+
+/// A direct call brings its result with its answer.
+pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directed) -> Next {
+    let found = match &answer {
+        Directed::Output(output, _) => summary(&output.json),
+        Directed::Failed(_) | Directed::Unknown(_) => FoundSummary::default(),
+    };
+    let change = state::after_direct(flight, answer, &found, worker.moment());
+    worker.record(flight, change)
+}
+
+fn summary(json: &str) -> FoundSummary {
+    let found = fal::outputs(json);
+    FoundSummary {
+        items: found.items.len(),
+        all_flagged: found.all_flagged,
+        files: file_urls(&found.items),
+    }
+}
+
+/// URLs of files for events; a data URI only as its type and length.
+pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
+    let files = items.iter().filter_map(|item| match item {
+        Item::File(file) => Some(&file.url),
+        Item::Text(_) => None,
+    });
+    files
+        .map(|url| match url.strip_prefix("data:") {
+            Some(rest) => {
+                let kind = rest.split([';', ',']).next().unwrap_or("");
+                format!("data:{};{} bytes", kind, url.len())
+            }
+            None => url.clone(),
+        })
+        .collect()
+}

@@ -1,0 +1,404 @@
+//! Deliver: the plan says which call comes next, this makes it, and records what it left in the chat
+//! before the next one goes out. Telling a failure is the same with a text of our own.
+
+use super::collect::file_urls;
+use super::{Worker, job};
+use crate::fal;
+use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
+use crate::job::answer::Item;
+use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::flight::{Doubt, Flight};
+use crate::job::spec::{Ping, Target};
+use crate::job::state::{self, Next, Receipt, TELL_LIMIT, since};
+use crate::job::{Charged, Phase, words};
+use crate::report;
+use crate::store::Fault;
+use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
+use crate::telegram::refusal::Refusal;
+use crate::telegram::{Sent, Telegram, Upload};
+use std::time::Duration;
+
+/// A job that took longer than this ends with a sound.
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// Passing troubles of one download before the user gets the link instead.
+const DOWNLOAD_TRIES: u32 = 4;
+/// A refused bot token: nothing can be sent before a person acts.
+const OPERATOR_WAIT: Duration = Duration::from_secs(30);
+
+/// What a call, or the try to make one, came to.
+enum Outcome {
+    After(Box<After>),
+    /// Bytes move next: on a transfer thread.
+    Transfer,
+    /// The same again after this time.
+    Again(Duration),
+}
+
+/// Sends the result.
+pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
+    flight.untouched = false;
+    let (Some(target), Some(telegram)) = (flight.target.clone(), &worker.tools.telegram) else {
+        return deliver_to_nobody(worker, flight);
+    };
+    let Some(json) = result(worker, flight) else {
+        return if worker.tools.store.health.is_away() {
+            Next::In(super::REDIS_AWAY)
+        } else {
+            Next::Now
+        };
+    };
+    let now = worker.tools.store.now();
+    let completed = *flight.completed_at.get_or_insert(now);
+    if since(completed, now) > worker.tools.delivery_timeout {
+        let text = format!(
+            "not delivered within {} s",
+            worker.tools.delivery_timeout.as_secs()
+        );
+        return worker.fail(flight, final_failure(Kind::Telegram, text));
+    }
+    let items = fal::outputs(&json).items;
+    let ping_due = match target.ping {
+        Ping::Always => true,
+        Ping::Never => false,
+        Ping::Auto => since(flight.wanted_at, now) > PING_AFTER,
+    };
+    let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
+    let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
+    match go_on(worker, flight, telegram, &parcel) {
+        Step::Go(next) => next,
+        Step::Finished(progress) => {
+            let receipt = Receipt {
+                message_ids: progress.message_ids,
+                file_ids: progress.file_ids,
+                files: file_urls(&items),
+            };
+            let change = state::delivered(flight, &receipt);
+            worker.record(flight, change)
+        }
+        Step::Failed(failure) => worker.fail(flight, failure),
+    }
+}
+
+/// Tells the user that it failed, for two minutes at most: a refund never waits for Telegram.
+pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
+    flight.untouched = false;
+    let now = worker.tools.store.now();
+    let began = *flight.telling_at.get_or_insert(now);
+    let (Some(target), Some(telegram)) = (flight.target.clone(), &worker.tools.telegram) else {
+        let told = flight.target.is_some().then_some(false);
+        let change = state::end_failed(flight, told);
+        return worker.record(flight, change);
+    };
+    if since(began, now) > TELL_LIMIT {
+        let change = state::end_failed(flight, Some(false));
+        return worker.record(flight, change);
+    }
+    let kind = flight
+        .failure
+        .as_ref()
+        .map_or(Kind::Unavailable, |(kind, _)| *kind);
+    let lang = target.lang.unwrap_or(worker.tools.lang);
+    let items = [Item::Text(words::failure_text(kind, lang).to_owned())];
+    let target = plan::telling_target(&target);
+    let parcel = worker.parcel(&items, &target, &|_| false, false);
+    let told = match go_on(worker, flight, telegram, &parcel) {
+        Step::Go(next) => return next,
+        Step::Finished(_) => true,
+        Step::Failed(_) => false,
+    };
+    let change = state::end_failed(flight, Some(told));
+    worker.record(flight, change)
+}
+
+enum Step {
+    Go(Next),
+    Finished(Progress),
+    Failed(Failure),
+}
+
+/// One call of a delivery.
+fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Parcel<'_>) -> Step {
+    // A record of a newer version may say what we cannot read: then from the start, and counted.
+    let known = Progress::parse(&flight.rung);
+    let mut progress = known.clone().unwrap_or_default();
+    if flight.doubt == Doubt::Send || known.is_none() {
+        let (settled, resent) = match plan::resumed_in_doubt(parcel, &progress) {
+            Ok(resumed) => resumed,
+            Err(failure) => return Step::Failed(failure),
+        };
+        let change = state::delivery_progress(flight, settled.to_text(), resent);
+        return Step::Go(worker.record(flight, change));
+    }
+    if plan::next(parcel, &progress) == Op::Finished {
+        return Step::Finished(progress);
+    }
+    if let Err(next) = worker.may_act() {
+        return Step::Go(park(worker, flight, next));
+    }
+    let after = match act(worker, flight, telegram, parcel, &mut progress) {
+        Outcome::Transfer => return Step::Go(Next::Transfer),
+        Outcome::Again(wait) => return Step::Go(park(worker, flight, Next::In(wait))),
+        Outcome::After(after) => *after,
+    };
+    match after {
+        After::Go(progress) => {
+            flight.step_tries = 0;
+            if plan::next(parcel, &progress) == Op::Finished {
+                return Step::Finished(progress);
+            }
+            let change = state::delivery_progress(flight, progress.to_text(), false);
+            Step::Go(worker.record(flight, change))
+        }
+        After::Wait { progress, for_, .. } => {
+            flight.rung = progress.to_text();
+            Step::Go(park(worker, flight, Next::In(for_)))
+        }
+        After::Unknown {
+            progress,
+            wait,
+            resend,
+        } => {
+            let mut change = state::delivery_progress(flight, progress.to_text(), resend);
+            change.next = Next::In(wait);
+            let next = worker.record(flight, change);
+            Step::Go(park(worker, flight, next))
+        }
+        After::Failed(failure) => Step::Failed(failure),
+        After::OperatorTrouble(text) => {
+            // Whoever could be told by this bot cannot be: the journal has it.
+            worker.tools.telegram_outage.failed(&text);
+            Step::Go(park(worker, flight, Next::In(OPERATOR_WAIT)))
+        }
+    }
+}
+
+/// Makes the call.
+fn act(
+    worker: &Worker,
+    flight: &mut Flight,
+    telegram: &Telegram,
+    parcel: &Parcel<'_>,
+    progress: &mut Progress,
+) -> Outcome {
+    let sent = match plan::next(parcel, progress) {
+        Op::Finished => return Outcome::After(Box::new(After::Go(progress.clone()))),
+        Op::Call(call) => telegram.perform(&call, None),
+        Op::Upload { .. } if !worker.moves_bytes => return Outcome::Transfer,
+        Op::Upload { url, max_bytes, .. } => {
+            let mut file = match fetch(worker, &url, max_bytes) {
+                Ok(file) => file,
+                Err(error) => return not_fetched(worker, flight, parcel, progress, &error),
+            };
+            // Its true length may choose another rung; the file at hand stays the right one.
+            *progress = plan::sized(parcel, progress, file.len);
+            let Op::Upload {
+                call,
+                file_name,
+                content_type,
+                max_bytes,
+                ..
+            } = plan::next(parcel, progress)
+            else {
+                return Outcome::After(Box::new(After::Go(progress.clone())));
+            };
+            if file.len > max_bytes {
+                let after = plan::after_download(parcel, progress, DownloadProblem::TooBig);
+                return Outcome::After(Box::new(after));
+            }
+            if let Err(next) = worker.may_act() {
+                // The download took its time: the lease is looked at again before anything goes out.
+                let Next::In(wait) = next else {
+                    return Outcome::Again(super::REDIS_AWAY);
+                };
+                return Outcome::Again(wait);
+            }
+            let len = file.len;
+            let upload = Upload {
+                reader: &mut file.file,
+                len,
+                file_name: &file_name,
+                content_type: &content_type,
+            };
+            telegram.perform(&call, Some(upload))
+        }
+    };
+    note(worker, flight, &sent);
+    Outcome::After(Box::new(plan::after(
+        parcel,
+        progress,
+        sent,
+        fastrand::f64(),
+    )))
+}
+
+/// Says once that Telegram went away, and once that it is back.
+fn note(worker: &Worker, flight: &Flight, sent: &Result<Sent, Refusal>) {
+    match sent {
+        Err(refusal @ (Refusal::NotSent(_) | Refusal::Unknown(_))) => {
+            worker.tools.telegram_outage.failed(&refusal.to_string());
+        }
+        Err(refusal) => {
+            worker.tools.telegram_outage.succeeded();
+            let (job, why) = (job(flight), refusal.to_string());
+            report::debug(
+                "telegram refused a call",
+                &[("job", &job.job), ("why", &why.as_str())],
+            );
+        }
+        Ok(_) => {
+            worker.tools.telegram_outage.succeeded();
+        }
+    }
+}
+
+fn fetch(worker: &Worker, url: &str, max_bytes: u64) -> Result<Spooled, DownloadError> {
+    if url.starts_with("data:") {
+        return spool_data_uri(url, max_bytes);
+    }
+    let rules = DownloadRules {
+        hosts: &worker.tools.file_hosts,
+        max_bytes,
+        connect: Duration::from_secs(10),
+        stall: Duration::from_secs(30),
+        total: Duration::from_secs(60 + max_bytes / (128 << 10)),
+    };
+    worker.tools.http.download(url, &rules)
+}
+
+fn not_fetched(
+    worker: &Worker,
+    flight: &mut Flight,
+    parcel: &Parcel<'_>,
+    progress: &Progress,
+    error: &DownloadError,
+) -> Outcome {
+    let (job, why) = (job(flight), error.to_string());
+    report::warning(
+        "a file could not be fetched",
+        &[("job", &job.job), ("why", &why.as_str())],
+    );
+    if error.retryable() && flight.step_tries < DOWNLOAD_TRIES {
+        flight.step_tries += 1;
+        let wait = crate::job::schedule::backoff(
+            flight.step_tries,
+            Duration::from_secs(1),
+            Duration::from_secs(30),
+            worker.moment().random,
+        );
+        return Outcome::Again(wait);
+    }
+    let problem = match error {
+        DownloadError::HostNotAllowed(_) => DownloadProblem::HostNotAllowed,
+        DownloadError::TooBig { .. } => DownloadProblem::TooBig,
+        DownloadError::Gone(_) => DownloadProblem::Gone,
+        _ if error.retryable() => DownloadProblem::Exhausted,
+        _ => DownloadProblem::Gone,
+    };
+    Outcome::After(Box::new(plan::after_download(parcel, progress, problem)))
+}
+
+/// Before a delivery is parked, a result that lives only in memory goes to Redis.
+fn park(worker: &Worker, flight: &mut Flight, next: Next) -> Next {
+    if let (Next::In(_), Some(write)) = (next, state::save_large(flight)) {
+        let change = state::Change {
+            write: Some(write),
+            next,
+            say: state::Say::Nothing,
+        };
+        return worker.record(flight, change);
+    }
+    next
+}
+
+/// The result: in memory, in its own key, or at fal once more.
+fn result(worker: &Worker, flight: &mut Flight) -> Option<std::sync::Arc<str>> {
+    if flight.result.is_none() {
+        match worker.session.large_result(&flight.id) {
+            Ok(Some(json)) => flight.result = Some(json.into()),
+            Ok(None) => flight.phase = Phase::Collecting,
+            Err(Fault::Away(_) | Fault::Refused(_)) => {}
+        }
+    }
+    flight.result.clone()
+}
+
+/// No chat, or no bot token: what is paid ends with its files in the event.
+fn deliver_to_nobody(worker: &Worker, flight: &mut Flight) -> Next {
+    if flight.target.is_some() {
+        return worker.fail(
+            flight,
+            final_failure(Kind::Telegram, "no bot token is configured".to_owned()),
+        );
+    }
+    let files = flight
+        .result
+        .as_deref()
+        .map(|json| file_urls(&fal::outputs(json).items))
+        .unwrap_or_default();
+    let change = state::delivered(
+        flight,
+        &Receipt {
+            files,
+            ..Receipt::default()
+        },
+    );
+    worker.record(flight, change)
+}
+
+fn final_failure(kind: Kind, text: String) -> Failure {
+    Failure {
+        kind,
+        remedy: Remedy::Final,
+        text,
+        charged: Charged::No,
+        units: None,
+        retry_after: None,
+    }
+}
+
+impl Worker {
+    /// Tells the operator's chat, once an hour for each kind of trouble, over all workers.
+    pub(super) fn tell_admin(&self, kind: Kind, text: &str) {
+        let (Some(chat), Some(telegram)) = (&self.tools.admin_chat, &self.tools.telegram) else {
+            return;
+        };
+        if self.session.first_in_an_hour(kind.as_str()) != Ok(true) {
+            return;
+        }
+        let items = [Item::Text(format!("fal-worker: pulling is paused. {text}"))];
+        let target = Target::to_chat(chat.clone());
+        let parcel = self.parcel(&items, &target, &|_| false, false);
+        if let Op::Call(call) = plan::next(&parcel, &Progress::default())
+            && let Err(refusal) = telegram.perform(&call, None)
+        {
+            let why = refusal.to_string();
+            report::warning(
+                "the admin chat could not be told",
+                &[("why", &why.as_str())],
+            );
+        }
+    }
+
+    fn parcel<'a>(
+        &self,
+        items: &'a [Item],
+        target: &'a Target,
+        may_fetch: &'a dyn Fn(&str) -> bool,
+        ping_due: bool,
+    ) -> Parcel<'a> {
+        Parcel {
+            items,
+            target,
+            lang: target.lang.unwrap_or(self.tools.lang),
+            delivery: self.tools.delivery,
+            limits: self.tools.transfer_limits,
+            may_fetch,
+            ping_due,
+        }
+    }
+
+    fn fail(&self, flight: &mut Flight, failure: Failure) -> Next {
+        let change = state::fail(flight, failure, self.moment());
+        self.record(flight, change)
+    }
+}

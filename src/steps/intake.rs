@@ -1,0 +1,44 @@
+//! Intake: inbox entries become checked records, or dead letters that name the broken field. Parsing
+//! is done here and not in Lua, where it is slow and spoils 64-bit numbers.
+
+use super::Worker;
+use crate::job::spec;
+use crate::report;
+use crate::store::{Denied, Entry, Intake, made_id};
+
+/// Entries of one batch at most, and bytes.
+const ENTRIES: usize = 100;
+const BYTES: usize = 1 << 20;
+
+/// Takes one batch in, if there is any. Called again while `left` of the answer is not nothing.
+pub(crate) fn intake(worker: &Worker) -> Result<Intake, Denied> {
+    let raws = worker.session.take(ENTRIES, BYTES)?;
+    if raws.is_empty() {
+        return Ok(Intake::default());
+    }
+    let now = worker.tools.store.now();
+    let entries: Vec<Entry> = raws
+        .into_iter()
+        .map(|raw| {
+            let verdict = spec::parse(&raw, Some(now));
+            let id = match &verdict {
+                Ok(spec) => spec.id.clone(),
+                Err(invalid) => invalid.id.clone(),
+            };
+            Entry {
+                raw,
+                id: id.unwrap_or_else(made_id),
+                verdict,
+            }
+        })
+        .collect();
+    let done = worker.session.intake(&entries, &worker.tools.defaults)?;
+    if done.made + done.dead + done.duplicates > 0 {
+        for entry in &entries {
+            if let Err(invalid) = &entry.verdict {
+                report::dead_letter(entry.id.as_str(), invalid.user.as_deref(), &invalid.error);
+            }
+        }
+    }
+    Ok(done)
+}

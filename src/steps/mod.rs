@@ -1,0 +1,510 @@
+//! What happens to a job: one short blocking exchange a step. A step never sleeps, never sends on a
+//! channel and never decides about threads; it says with [`Next`] what comes after it. Each has the
+//! same beats: finish what Redis has not taken yet; where money or a message goes out, see that the
+//! intent is recorded and the lease is fresh; one exchange; ask `job::state` what it means; write that
+//! in one script call and report it.
+
+mod collect;
+mod deliver;
+pub(crate) mod intake;
+mod poll;
+pub(crate) mod pull;
+mod submit;
+
+use crate::fal::{Fal, Handle};
+use crate::http::{FileHosts, Http};
+use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::flight::{EndState, Flight, Token, Write};
+use crate::job::spec::{ChatId, Model};
+use crate::job::state::{Change, Moment, Next, Policy, Say, since};
+use crate::job::{Charged, JobId, Lang, Phase, Priority, RequestId, UnixMs};
+use crate::report;
+use crate::store::{Defaults, Denied, Fault, Remembered, Session, Store, Written};
+use crate::telegram::plan::DeliveryMode;
+use crate::telegram::{Telegram, plan::TransferLimits};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a flight waits for a Redis that is away before it looks again.
+const REDIS_AWAY: Duration = Duration::from_millis(250);
+
+/// The tools of every step: built once at start, never changed, shared by all threads.
+pub(crate) struct Tools {
+    pub(crate) store: Arc<Store>,
+    pub(crate) http: Http,
+    pub(crate) fal: Fal,
+    pub(crate) telegram: Option<Telegram>,
+    pub(crate) policy: Policy,
+    pub(crate) defaults: Defaults,
+    pub(crate) delivery: DeliveryMode,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) transfer_limits: TransferLimits,
+    pub(crate) file_hosts: FileHosts,
+    pub(crate) lang: Lang,
+    pub(crate) admin_chat: Option<ChatId>,
+    pub(crate) lease: Lease,
+    pub(crate) fal_outage: report::Outage,
+    pub(crate) telegram_outage: report::Outage,
+    /// Jobs owned by this process, for the pace of polling.
+    pub(crate) in_flight: AtomicU64,
+    /// Jobs ended since the last beat.
+    pub(crate) done: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+/// One thread's hands: the shared tools and its own connection.
+pub(crate) struct Worker {
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) session: Session,
+    /// A transfer thread may move bytes and wait for a direct call; a pool thread may not.
+    pub(crate) moves_bytes: bool,
+}
+
+/// How fresh our lease is: the clock counts on while the machine sleeps, since Redis's does too.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    length: Duration,
+    last_beat_ms: AtomicU64,
+}
+
+impl Lease {
+    pub(crate) fn new(length: Duration) -> Lease {
+        Lease {
+            length,
+            last_beat_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Milliseconds since boot, sleep included.
+    pub(crate) fn clock_ms() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+    }
+
+    /// A beat that was sent at `sent_ms` was accepted.
+    pub(crate) fn renewed(&self, sent_ms: u64) {
+        self.last_beat_ms.store(sent_ms, Ordering::Release);
+    }
+
+    /// Whether the last beat is younger than two thirds of the lease: nobody can have taken our jobs.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let age = Lease::clock_ms().saturating_sub(self.last_beat_ms.load(Ordering::Acquire));
+        u128::from(age) * 3 < self.length.as_millis() * 2
+    }
+
+    /// Its length.
+    pub(crate) fn length(&self) -> Duration {
+        self.length
+    }
+}
+
+/// What must be known of a flight that a thread works on, for everybody who cannot look into that
+/// thread: a Redis that forgot, a stop that does not wait for a repeatable step, a panic.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) id: JobId,
+    pub(crate) token: Token,
+    pub(crate) seq: u32,
+    pub(crate) epoch: u64,
+    pub(crate) phase: Phase,
+    pub(crate) fields: Fields,
+    pub(crate) since: Instant,
+}
+
+/// The part of the record that a new owner needs most.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields {
+    priority: Priority,
+    model: Option<Model>,
+    user: Option<String>,
+    meta: Option<String>,
+    attempt: u32,
+    max_attempts: u32,
+    queued_at: UnixMs,
+    expires_at: Option<UnixMs>,
+    submitted_at: Option<UnixMs>,
+    request: Option<RequestId>,
+    path: Option<String>,
+    charged: Charged,
+    rung: String,
+    result: Option<Arc<str>>,
+    entry: Option<Arc<str>>,
+    tell: Option<String>,
+    kind: Option<(Kind, String)>,
+}
+
+impl Snapshot {
+    /// Of a flight, at this moment.
+    pub(crate) fn of(flight: &Flight) -> Snapshot {
+        Snapshot {
+            id: flight.id.clone(),
+            token: flight.token.clone(),
+            seq: flight.seq,
+            epoch: flight.epoch,
+            phase: flight.phase,
+            fields: Fields {
+                priority: flight.priority,
+                model: flight.model.clone(),
+                user: flight.user.clone(),
+                meta: flight.meta.clone(),
+                attempt: flight.attempt,
+                max_attempts: flight.max_attempts,
+                queued_at: flight.queued_at,
+                expires_at: flight.expires_at,
+                submitted_at: flight.submitted_at,
+                request: flight.request.clone(),
+                path: flight.path.clone(),
+                charged: flight.charged,
+                rung: flight.rung.clone(),
+                result: flight.result.clone(),
+                entry: flight.entry.clone(),
+                // Without its entry a parked job still knows its chat.
+                tell: flight
+                    .entry
+                    .is_none()
+                    .then(|| flight.target.as_ref().map(|target| target.to_tell_json()))
+                    .flatten(),
+                kind: flight.failure.clone(),
+            },
+            since: Instant::now(),
+        }
+    }
+
+    /// As the store writes it down again.
+    pub(crate) fn remembered(&self) -> Remembered {
+        let f = &self.fields;
+        let mut fields: Vec<(&'static str, String)> = vec![
+            ("priority", f.priority.as_str().to_owned()),
+            ("attempt", f.attempt.to_string()),
+            ("max_attempts", f.max_attempts.to_string()),
+            ("queued_at", f.queued_at.0.to_string()),
+            ("charged", f.charged.as_str().to_owned()),
+            ("phase", self.phase.as_str().to_owned()),
+        ];
+        let mut some =
+            |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
+        some(
+            "model",
+            f.model.as_ref().map(|model| model.as_str().to_owned()),
+        );
+        some("user", f.user.clone());
+        some("meta", f.meta.clone());
+        some("expires_at", f.expires_at.map(|at| at.0.to_string()));
+        some("submitted_at", f.submitted_at.map(|at| at.0.to_string()));
+        some(
+            "request_id",
+            f.request.as_ref().map(|request| request.0.clone()),
+        );
+        some("path", f.path.clone());
+        some("rung", Some(f.rung.clone()).filter(|rung| !rung.is_empty()));
+        some("result", f.result.as_ref().map(|result| result.to_string()));
+        some("tell", f.tell.clone());
+        some(
+            "kind",
+            f.kind.as_ref().map(|(kind, _)| kind.as_str().to_owned()),
+        );
+        some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
+        Remembered {
+            id: self.id.clone(),
+            token: self.token.clone(),
+            seq: self.seq,
+            entry: f.entry.clone(),
+            fields,
+        }
+    }
+
+    /// Whether its present step may be begun anew by somebody else at once: it pays and sends nothing.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(self.phase, Phase::Polling | Phase::Collecting)
+    }
+}
+
+/// What became of the writes of a flight.
+#[derive(Debug, PartialEq)]
+enum Flushed {
+    /// All stand.
+    Done,
+    /// The job is not ours any more.
+    Dropped,
+    /// A request id that we did not know belongs to the job: go on from `polling`.
+    Redirected,
+    /// Redis is away; they stay with the flight.
+    Away,
+}
+
+/// Takes the next step of a flight.
+pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
+    if flight.epoch != worker.tools.store.identity().epoch {
+        return worker.let_go(flight);
+    }
+    if !flight.unsaved.is_empty() {
+        match worker.flush(flight) {
+            Flushed::Done if flight.closing => return Next::Over,
+            Flushed::Done => {}
+            Flushed::Dropped => return Next::Over,
+            Flushed::Redirected => return Next::Now,
+            // Results vanish at fal within minutes: reading goes on without Redis, all else waits.
+            Flushed::Away
+                if !flight.closing
+                    && matches!(flight.phase, Phase::Polling | Phase::Collecting) => {}
+            Flushed::Away => return Next::In(REDIS_AWAY),
+        }
+    }
+    match flight.phase {
+        Phase::Submitting => submit::submit(worker, flight),
+        Phase::Polling
+            if flight
+                .cancelling
+                .is_some_and(|cancelling| cancelling.asked_at.is_none()) =>
+        {
+            submit::cancel(worker, flight)
+        }
+        Phase::Polling => poll::poll(worker, flight),
+        Phase::Collecting => collect::collect(worker, flight),
+        Phase::Delivering => deliver::deliver(worker, flight),
+        Phase::Telling => deliver::tell(worker, flight),
+    }
+}
+
+impl Worker {
+    /// Now, and a random number.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            now: self.tools.store.now(),
+            random: fastrand::f64(),
+        }
+    }
+
+    /// Whether money or a message may go out now: the lease is fresh and Redis answers. Otherwise how
+    /// long to wait.
+    fn may_act(&self) -> Result<(), Next> {
+        let store = &self.tools.store;
+        if store.health.is_away() || store.health.forgot() || !self.tools.lease.is_fresh() {
+            return Err(Next::In(REDIS_AWAY));
+        }
+        Ok(())
+    }
+
+    /// Writes and reports a decision; gives what comes next.
+    fn record(&self, flight: &mut Flight, change: Change) -> Next {
+        self.say(flight, &change);
+        let Some(write) = change.write else {
+            return change.next;
+        };
+        flight.seq += 1;
+        flight.closing = write.closes();
+        flight.unsaved.push_back((flight.seq, write));
+        match self.flush(flight) {
+            Flushed::Done => change.next,
+            Flushed::Dropped => Next::Over,
+            Flushed::Redirected => Next::Now,
+            Flushed::Away if flight.closing => Next::In(REDIS_AWAY),
+            Flushed::Away if matches!(flight.phase, Phase::Polling | Phase::Collecting) => {
+                change.next
+            }
+            Flushed::Away => Next::In(REDIS_AWAY),
+        }
+    }
+
+    /// Writes what is unsaved, oldest first.
+    fn flush(&self, flight: &mut Flight) -> Flushed {
+        while let Some((seq, write)) = flight.unsaved.pop_front() {
+            let written = match self.session.write(flight, seq, &write) {
+                Ok(Written::Stale) => self.maybe_forgotten(flight, seq, &write),
+                other => other,
+            };
+            match written {
+                Ok(Written::Ok) => self.report_written(flight, &write),
+                Ok(Written::Stale) => return Flushed::Dropped,
+                Ok(Written::Cancel) => {
+                    self.cancel_needless(flight, &write);
+                    return Flushed::Dropped;
+                }
+                Ok(Written::Other(request)) => {
+                    self.cancel_needless(flight, &write);
+                    adopt(flight, request);
+                    return Flushed::Redirected;
+                }
+                Ok(Written::Adopted(request)) => {
+                    adopt(flight, request);
+                    return Flushed::Redirected;
+                }
+                Err(fault) => {
+                    if let Fault::Refused(why) = &fault {
+                        let id = flight.id.as_str();
+                        report::warning(
+                            "redis refused a write, it is tried again",
+                            &[("job", &id), ("why", &why.as_str())],
+                        );
+                    }
+                    flight.unsaved.push_front((seq, write));
+                    return Flushed::Away;
+                }
+            }
+        }
+        Flushed::Done
+    }
+
+    /// A refused write, while Redis may have forgotten that the job is ours: write the job down again,
+    /// then the write once more.
+    fn maybe_forgotten(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
+        if !self.tools.store.health.forgot() {
+            return Ok(Written::Stale);
+        }
+        let mut remembered = Snapshot::of(flight).remembered();
+        remembered.seq = seq.saturating_sub(1);
+        match self.session.reassert(&[remembered]) {
+            Ok(lost) if lost.is_empty() => self.session.write(flight, seq, write),
+            Ok(_) | Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => {
+                Ok(Written::Stale)
+            }
+            Err(Denied::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// We were taken over: the job is another instance's. Only a request id that is nowhere else
+    /// recorded is still brought home.
+    fn let_go(&self, flight: &mut Flight) -> Next {
+        let submitted = flight
+            .unsaved
+            .iter()
+            .find(|(_, write)| matches!(write, Write::Submitted { .. }))
+            .cloned();
+        if let Some((seq, write)) = submitted {
+            match self.session.write(flight, seq, &write) {
+                Ok(Written::Cancel | Written::Other(_)) => self.cancel_needless(flight, &write),
+                Ok(Written::Ok | Written::Stale | Written::Adopted(_)) => {}
+                Err(_) => return Next::In(REDIS_AWAY),
+            }
+        }
+        Next::Over
+    }
+
+    /// A second request for one job: ended at fal, if fal is quick enough.
+    fn cancel_needless(&self, flight: &Flight, write: &Write) {
+        let Write::Submitted { request, path, .. } = write else {
+            return;
+        };
+        let Some(model) = &flight.model else { return };
+        let answer = self.tools.fal.cancel(
+            model,
+            Handle {
+                request,
+                path: path.as_deref(),
+            },
+        );
+        let (id, word) = (flight.id.as_str(), format!("{answer:?}"));
+        report::warning(
+            "a second request of one job was cancelled at fal",
+            &[
+                ("job", &id),
+                ("request", &request.0.as_str()),
+                ("answer", &word.as_str()),
+            ],
+        );
+    }
+
+    /// A last try to write what Redis has not taken, at the stop.
+    pub(crate) fn last_flush(&self, flight: &mut Flight) {
+        if self.flush(flight) == Flushed::Dropped {
+            flight.unsaved.clear();
+        }
+    }
+
+    fn say(&self, flight: &Flight, change: &Change) {
+        match &change.say {
+            Say::Nothing => {}
+            // A step that is repeated at a service that is away: the outage has its own two lines.
+            Say::Retrying {
+                kind: Kind::Unavailable,
+                text,
+                ..
+            } if change.write.is_none() => {
+                report::debug(
+                    "step repeated",
+                    &[("job", &flight.id.as_str()), ("why", &text.as_str())],
+                );
+            }
+            Say::Retrying { kind, wait, text } => {
+                report::job_retrying(&job(flight), *kind, *wait, text)
+            }
+            Say::SubmittedAgain => report::resubmitted_after_unknown(&job(flight)),
+            Say::SentAgain => report::resent_after_unknown(&job(flight), 1),
+        }
+    }
+
+    fn report_written(&self, flight: &Flight, write: &Write) {
+        let Write::End { state, .. } = write else {
+            return;
+        };
+        let now = self.tools.store.now();
+        let between =
+            |from: Option<UnixMs>, to: Option<UnixMs>| Some(since(from?, to?).as_millis() as u64);
+        let total_ms = between(Some(flight.queued_at), Some(now));
+        match state {
+            EndState::Done => {
+                self.tools.done.fetch_add(1, Ordering::Relaxed);
+                let spent = report::Spent {
+                    queue_ms: between(Some(flight.queued_at), flight.submitted_at),
+                    gen_ms: between(flight.submitted_at, flight.completed_at),
+                    deliver_ms: between(flight.completed_at, Some(now)),
+                    total_ms,
+                };
+                report::job_done(&job(flight), &spent);
+            }
+            EndState::Dead => {
+                self.tools.failed.fetch_add(1, Ordering::Relaxed);
+                let (kind, text) = flight
+                    .failure
+                    .as_ref()
+                    .map_or((Kind::Unavailable, ""), |(kind, text)| (*kind, text));
+                report::job_failed(&job(flight), kind, flight.charged, text, total_ms);
+            }
+            EndState::Cancelled => report::job_cancelled(&job(flight), flight.charged, total_ms),
+        }
+    }
+}
+
+impl Worker {
+    /// Says once that fal went away, and once that it is back.
+    fn fal_answered(&self, failure: Option<&Failure>) {
+        match failure {
+            Some(failure)
+                if failure.kind == Kind::Unavailable && failure.remedy == Remedy::RetryStep =>
+            {
+                self.tools.fal_outage.failed(&failure.text);
+            }
+            Some(_) | None => {
+                self.tools.fal_outage.succeeded();
+            }
+        }
+    }
+}
+
+/// A request id that another owner brought: the job is paid; go on with it.
+fn adopt(flight: &mut Flight, request: RequestId) {
+    flight.request = Some(request);
+    flight.path = None;
+    flight.phase = Phase::Polling;
+    flight.attempt = flight.attempt.max(1);
+    flight.submitted_at = None;
+    flight.running_at = None;
+    flight.order = None;
+    flight.entry = None;
+    flight.failure = None;
+    flight.cancelling = None;
+    flight.unsaved.clear();
+    flight.closing = false;
+}
+
+/// A flight as the log names it.
+pub(crate) fn job(flight: &Flight) -> report::Job<'_> {
+    report::Job {
+        job: flight.id.as_str(),
+        user: flight.user.as_deref(),
+        model: flight.model.as_ref().map(|model| model.as_str()),
+        attempt: flight.attempt,
+        request: flight.request.as_ref().map(|request| request.0.as_str()),
+    }
+}

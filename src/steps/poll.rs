@@ -1,0 +1,41 @@
+//! Poll: a look at the status of a request. It pays nothing, sends nothing and writes nothing, so it
+//! goes on while Redis is away.
+
+use super::Worker;
+use crate::fal::Handle;
+use crate::job::answer::Polled;
+use crate::job::flight::Flight;
+use crate::job::state::{self, Next};
+use std::sync::atomic::Ordering;
+
+/// Asks fal how far the request is.
+pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
+    flight.untouched = false;
+    if flight.submitted_at.is_none() {
+        // Adopted from another owner: its clock starts at the latest possible moment.
+        flight.submitted_at = Some(worker.tools.store.now());
+    }
+    let answer = match (&flight.model, &flight.request) {
+        (Some(model), Some(request)) => worker.tools.fal.status(
+            model,
+            Handle {
+                request,
+                path: flight.path.as_deref(),
+            },
+        ),
+        _ => Polled::Missing,
+    };
+    worker.fal_answered(match &answer {
+        Polled::Failed(failure) => Some(failure),
+        _ => None,
+    });
+    let in_flight = worker.tools.in_flight.load(Ordering::Relaxed) as usize;
+    let change = state::after_poll(
+        flight,
+        answer,
+        in_flight,
+        &worker.tools.policy,
+        worker.moment(),
+    );
+    worker.record(flight, change)
+}

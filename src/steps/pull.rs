@@ -1,0 +1,140 @@
+//! Pull: claim what waits; where nothing does, wait for the bell. What `BRPOP` takes is only a ring,
+//! so an answer that is lost loses nothing.
+
+use super::Worker;
+use crate::job::flight::Flight;
+use crate::store::{Denied, Fault, Store, flight, link};
+use redis::Connection;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A connection that blocks in a list command, and can be woken by its id.
+pub(crate) struct Blocker {
+    longest: Duration,
+    /// With its client id, by which it can be woken.
+    con: Option<(Connection, u64)>,
+}
+
+/// What waiting brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Something came.
+    Something,
+    /// Time ran out, or somebody woke us.
+    Nothing,
+}
+
+impl Blocker {
+    /// Blocks for `longest` at most.
+    pub(crate) fn new(longest: Duration) -> Blocker {
+        Blocker { longest, con: None }
+    }
+
+    /// Waits for a ring of `bell`.
+    pub(crate) fn hear(
+        &mut self,
+        store: &Store,
+        block: Duration,
+        woken: &AtomicU64,
+    ) -> Result<Heard, Fault> {
+        let mut cmd = redis::cmd("BRPOP");
+        cmd.arg(&store.keys.bell)
+            .arg(seconds(block.min(self.longest)));
+        self.block(store, &cmd, woken)
+    }
+
+    /// Waits for an inbox entry and moves it to `taken` of this instance.
+    pub(crate) fn hear_inbox(
+        &mut self,
+        store: &Store,
+        block: Duration,
+        woken: &AtomicU64,
+    ) -> Result<Heard, Fault> {
+        let mut cmd = redis::cmd("BRPOPLPUSH");
+        let taken = store.keys.taken(&store.identity().instance);
+        cmd.arg(&store.keys.inbox)
+            .arg(taken)
+            .arg(seconds(block.min(self.longest)));
+        self.block(store, &cmd, woken)
+    }
+
+    fn block(
+        &mut self,
+        store: &Store,
+        cmd: &redis::Cmd,
+        woken: &AtomicU64,
+    ) -> Result<Heard, Fault> {
+        let (con, client) = match &mut self.con {
+            Some(open) => open,
+            none => none.insert(store.open_blocking(self.longest)?),
+        };
+        woken.store(*client, Ordering::Release);
+        let answer = cmd.query::<redis::Value>(con);
+        woken.store(0, Ordering::Release);
+        match answer {
+            Ok(redis::Value::Nil) => Ok(Heard::Nothing),
+            Ok(_) => Ok(Heard::Something),
+            Err(error) => {
+                if error.code().is_none() {
+                    self.con = None; // never used again after a time-out or an I/O error
+                }
+                Err(link::fault(&error))
+            }
+        }
+    }
+}
+
+/// Whole milliseconds as the seconds that Redis wants; never 0, which would block for ever.
+fn seconds(block: Duration) -> String {
+    format!("{:.3}", block.as_secs_f64().max(0.001))
+}
+
+/// Claims up to `n` jobs.
+pub(crate) fn claim(
+    worker: &Worker,
+    n: usize,
+    paid_only: bool,
+) -> Result<(Vec<Box<Flight>>, bool), Denied> {
+    if worker.tools.store.health.forgot() {
+        return Err(Denied::Settling);
+    }
+    let claim = worker.session.claim(n, paid_only)?;
+    let flights = claim
+        .jobs
+        .into_iter()
+        .map(|claimed| Box::new(flight(claimed)))
+        .collect();
+    Ok((flights, claim.more))
+}
+
+/// Claims, and where nothing waits hears the bell until `deadline` and claims again.
+pub(crate) fn pull(
+    worker: &Worker,
+    blocker: &mut Blocker,
+    n: usize,
+    block: Duration,
+    woken: &AtomicU64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Vec<Box<Flight>>, Denied> {
+    let deadline = Instant::now() + block;
+    loop {
+        let (flights, more) = claim(worker, n, false)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !flights.is_empty() || more || left.is_zero() || !go_on() {
+            return Ok(flights);
+        }
+        match blocker.hear(&worker.tools.store, left, woken) {
+            Ok(Heard::Something) => {}
+            // The next pull claims first: what a lost ring left waiting is found then at the latest.
+            Ok(Heard::Nothing) => return Ok(Vec::new()),
+            Err(fault) => {
+                if let Fault::Away(why) = &fault
+                    && go_on()
+                {
+                    worker.tools.store.health.lost(why);
+                }
+                return Err(fault.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
+//! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
+
+use super::Worker;
+use crate::fal::{Handle, Order, Probe};
+use crate::job::answer::{Cancelled, Submitted};
+use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::flight::{Doubt, Flight};
+use crate::job::spec::Via;
+use crate::job::state::{self, Next, since};
+use crate::job::{Charged, Phase};
+use std::time::Duration;
+
+/// A start deadline below this is not worth a request.
+const LEAST_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest wait for a direct call.
+const DIRECT: Duration = Duration::from_secs(120);
+/// Pulling stops this long when the fal account or its key is the trouble; the first submit after it is
+/// the probe.
+const ACCOUNT_PAUSE: Duration = Duration::from_secs(30);
+
+/// Submits, or makes the direct call.
+pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
+    if let Some(change) = state::before_submit(flight, worker.moment()) {
+        return worker.record(flight, change);
+    }
+    if flight.target.is_some() && worker.tools.telegram.is_none() {
+        flight.failure = Some((
+            Kind::Telegram,
+            "no bot token is configured, so nothing could be delivered".to_owned(),
+        ));
+        let change = state::end_failed(flight, None);
+        return worker.record(flight, change);
+    }
+    if flight.via == Via::Direct && !worker.moves_bytes {
+        return Next::Transfer;
+    }
+    if let Err(next) = worker.may_act() {
+        return next;
+    }
+    if flight.doubt == Doubt::Submit {
+        let change = state::before_resubmit(flight);
+        let next = worker.record(flight, change);
+        if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
+            return next;
+        }
+    }
+    flight.untouched = false;
+    let (Some(model), Some(order)) = (flight.model.clone(), &flight.order) else {
+        return Next::Over; // before_submit has ended what has no input; a valid job has a model
+    };
+    let now = worker.tools.store.now();
+    let left = flight
+        .expires_at
+        .map_or(worker.tools.policy.queue_timeout, |at| since(now, at));
+    let order = Order {
+        model: &model,
+        input: order.input.get(),
+        start_deadline: left
+            .min(worker.tools.policy.queue_timeout)
+            .max(LEAST_DEADLINE),
+        switches: &order.switches,
+    };
+    if flight.via == Via::Direct {
+        let asked_at = now;
+        let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
+        let answer = worker.tools.fal.direct(&order, limit);
+        flight.submitted_at = Some(asked_at);
+        return super::collect::after_direct(worker, flight, answer);
+    }
+    let answer = match worker.tools.fal.submit(&order) {
+        Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure)),
+        answer => answer,
+    };
+    worker.fal_answered(match &answer {
+        Submitted::Refused(failure) => Some(failure),
+        Submitted::Unknown(_) | Submitted::Accepted(_) => None,
+    });
+    let change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
+    worker.record(flight, change)
+}
+
+/// Balance or key trouble is no job's fault: it waits, unpaid, and pulling pauses. But one private
+/// model's refusal is: then the free probe says that the key is good.
+fn account_trouble(worker: &Worker, mut failure: Failure) -> Failure {
+    let whose = match failure.kind {
+        Kind::NoBalance => Probe::KeyRefused,
+        Kind::Auth => worker.tools.fal.probe(),
+        _ => return failure,
+    };
+    match whose {
+        Probe::KeyRefused => {
+            failure.remedy = Remedy::RetryStep;
+            let reason = format!("{}: {}", failure.kind.as_str(), failure.text);
+            // Best effort: every other job meets the same refusal and says so again.
+            let _ = worker.session.pause(
+                &reason,
+                &worker.tools.store.identity().instance,
+                ACCOUNT_PAUSE,
+            );
+            worker.tell_admin(failure.kind, &reason);
+        }
+        Probe::KeyGood => failure.remedy = Remedy::Final,
+        Probe::Away => failure.remedy = Remedy::RetryStep,
+    }
+    failure.charged = Charged::No;
+    failure
+}
+
+/// Tells fal to end a request.
+pub(super) fn cancel(worker: &Worker, flight: &mut Flight) -> Next {
+    let answer = match (&flight.model, &flight.request) {
+        (Some(model), Some(request)) => worker.tools.fal.cancel(
+            model,
+            Handle {
+                request,
+                path: flight.path.as_deref(),
+            },
+        ),
+        _ => Cancelled::Missing,
+    };
+    let change = state::after_cancel(flight, answer, worker.moment());
+    worker.record(flight, change)
+}

@@ -1,1 +1,3 @@
-//! Integration tests.
+//! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
+
+mod support;

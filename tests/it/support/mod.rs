@@ -1,0 +1,433 @@
+//! The one test library: a [`World`] starts Redis, the stand-ins and daemons and ends them in `Drop`;
+//! [`job`] builds entries; [`eventually`] waits for a condition with a deadline and shows what it last
+//! saw. No test sleeps for a fixed time where it can wait for something.
+
+#![allow(dead_code)] // each test file uses its own part
+
+use fal_worker::sandbox::Sandbox;
+use fal_worker::sandbox::redis::RedisOptions;
+use redis::{Connection, FromRedisValue};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The usual deadline: long, since the machines are shared and slow; nothing waits for it when all is well.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Everything one test needs. Ends it all when dropped; prints journal, ledger and logs when it panics.
+pub struct World {
+    pub sandbox: Sandbox,
+    pub folder: tempfile::TempDir,
+    con: Connection,
+    daemons: usize,
+}
+
+/// A daemon under test, a real process.
+pub struct Daemon {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl World {
+    /// Redis with AOF and the stand-ins; no daemon yet.
+    pub fn new() -> World {
+        World::with(RedisOptions::default())
+    }
+
+    /// With a Redis started as the test wants it.
+    pub fn with(redis: RedisOptions) -> World {
+        let sandbox = Sandbox::start_with(1, redis).unwrap_or_else(|error| panic!("{error}"));
+        let con = connect(&sandbox.redis.url());
+        World {
+            sandbox,
+            folder: tempfile::tempdir().unwrap(),
+            con,
+            daemons: 0,
+        }
+    }
+
+    /// A world with one daemon of 4 threads that is ready.
+    pub fn running() -> (World, Daemon) {
+        let mut world = World::new();
+        let daemon = world.daemon(&["--threads", "4"]);
+        (world, daemon)
+    }
+
+    /// Starts a daemon with more arguments and waits until it says that it is ready.
+    pub fn daemon(&mut self, more: &[&str]) -> Daemon {
+        let daemon = self.spawn(more, &[]);
+        eventually(SOON, || daemon.log_text(), |log| log.contains(" ready "));
+        daemon
+    }
+
+    /// The command line of a daemon of this world.
+    pub fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fal-worker"));
+        let fal = &self.sandbox.fal;
+        command
+            .arg("run")
+            .args([
+                "--redis-url",
+                &self.sandbox.redis.url(),
+                "--fal-url",
+                &fal.queue_url(),
+            ])
+            .args([
+                "--fal-run-url",
+                &fal.run_url(),
+                "--fal-storage-url",
+                &fal.storage_url(),
+            ])
+            .args([
+                "--telegram-url",
+                &self.sandbox.telegram.url(),
+                "--file-host",
+                &fal.file_host(),
+            ])
+            .args(["--poll-min", "50ms", "--name", "test"])
+            .args(more)
+            .env_clear()
+            .env("FAL_KEY", fal.key())
+            .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+
+    /// Starts a daemon with more arguments and variables; does not wait.
+    pub fn spawn(&mut self, more: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        self.daemons += 1;
+        let log = self
+            .folder
+            .path()
+            .join(format!("daemon-{}.log", self.daemons));
+        let file = fs::File::create(&log).unwrap();
+        let child = self
+            .command(more)
+            .envs(variables.iter().copied())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Daemon { child, log }
+    }
+
+    /// Another command of the program, for this world's Redis.
+    pub fn cli(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fal-worker"));
+        command
+            .args(args)
+            .env_clear()
+            .env("REDIS_URL", self.sandbox.redis.url())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// One command on Redis, as a person would type it: `redis(&["LLEN", "fal:inbox"])`.
+    pub fn redis<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]);
+        match cmd.query(&mut self.con) {
+            Ok(value) => value,
+            Err(error) if error.code().is_none() => {
+                // Redis was restarted by the test.
+                self.con = connect(&self.sandbox.redis.url());
+                cmd.query(&mut self.con)
+                    .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+            }
+            Err(error) => panic!("{words:?}: {error}"),
+        }
+    }
+
+    /// Pushes one entry.
+    pub fn push(&mut self, entry: impl AsRef<[u8]>) {
+        let _: u64 = redis::cmd("LPUSH")
+            .arg("fal:inbox")
+            .arg(entry.as_ref())
+            .query(&mut self.con)
+            .unwrap();
+    }
+
+    /// Pushes many entries in one go, the first one first.
+    pub fn push_all<E: AsRef<[u8]>>(&mut self, entries: &[E]) {
+        let mut pipe = redis::pipe();
+        for entry in entries {
+            pipe.cmd("LPUSH")
+                .arg("fal:inbox")
+                .arg(entry.as_ref())
+                .ignore();
+        }
+        let _: () = pipe.query(&mut self.con).unwrap();
+    }
+
+    /// The record of a job; empty when there is none.
+    pub fn record(&mut self, id: &str) -> BTreeMap<String, String> {
+        self.redis(&["HGETALL", &format!("fal:job:{id}")])
+    }
+
+    /// Its state; empty when there is no record.
+    pub fn state(&mut self, id: &str) -> String {
+        self.redis::<Option<String>>(&["HGET", &format!("fal:job:{id}"), "state"])
+            .unwrap_or_default()
+    }
+
+    /// Waits until a job is in a state and gives its record.
+    pub fn wait_state(&mut self, id: &str, state: &str) -> BTreeMap<String, String> {
+        eventually(
+            SOON,
+            || self.record(id),
+            |record| record.get("state").is_some_and(|now| now == state),
+        )
+    }
+
+    /// Waits until all jobs have ended, one way or the other; gives the states.
+    pub fn wait_ended(&mut self, ids: &[String], within: Duration) -> Vec<String> {
+        let look =
+            |world: &mut World| -> Vec<String> { ids.iter().map(|id| world.state(id)).collect() };
+        eventually(
+            within,
+            || look(self),
+            |states| {
+                states
+                    .iter()
+                    .all(|state| matches!(state.as_str(), "done" | "dead" | "cancelled"))
+            },
+        )
+    }
+
+    /// All events, oldest first, each as a map with its stream id under `_id`.
+    pub fn events(&mut self) -> Vec<BTreeMap<String, String>> {
+        type Row = (String, Vec<(String, String)>);
+        let rows: Vec<Row> = self.redis(&["XRANGE", "fal:events", "-", "+"]);
+        rows.into_iter()
+            .map(|(id, fields)| fields.into_iter().chain([("_id".to_owned(), id)]).collect())
+            .collect()
+    }
+
+    /// Events of one job, by name.
+    pub fn events_of(&mut self, id: &str) -> Vec<BTreeMap<String, String>> {
+        self.events()
+            .into_iter()
+            .filter(|event| event.get("job").is_some_and(|job| job == id))
+            .collect()
+    }
+
+    /// Asserts what must hold at the end of every test: nothing in flight, no claim, list entry or slot
+    /// left over, every ended job ended once, no violation seen by a stand-in.
+    pub fn assert_clean(&mut self) {
+        for list in [
+            "fal:inbox",
+            "fal:ready:resume",
+            "fal:ready:high",
+            "fal:ready:default",
+            "fal:ready:low",
+        ] {
+            assert_eq!(self.redis::<u64>(&["LLEN", list]), 0, "{list} is not empty");
+        }
+        for pattern in ["fal:claims:*", "fal:taken:*"] {
+            let left: Vec<String> = self.redis(&["KEYS", pattern]);
+            assert!(left.is_empty(), "left over: {left:?}");
+        }
+        let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+        for event in self.events() {
+            if matches!(event["event"].as_str(), "done" | "failed" | "cancelled") {
+                *ends.entry(event["job"].clone()).or_default() += 1;
+            }
+        }
+        let twice: Vec<_> = ends.iter().filter(|(_, ends)| **ends != 1).collect();
+        assert!(twice.is_empty(), "ended more than once: {twice:?}");
+        self.assert_no_violations();
+    }
+
+    /// Asserts that no stand-in saw what a correct client never does.
+    pub fn assert_no_violations(&self) {
+        let strange: Vec<String> = self
+            .sandbox
+            .fal
+            .violations()
+            .into_iter()
+            .chain(self.sandbox.telegram.violations())
+            .chain(self.sandbox.fal.key_leaks())
+            .collect();
+        assert!(strange.is_empty(), "violations: {strange:#?}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for number in 1..=self.daemons {
+            let path = self.folder.path().join(format!("daemon-{number}.log"));
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let from = text.len().saturating_sub(4000);
+            let from = (from..text.len())
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0);
+            eprintln!("---- {} (its end)\n{}", path.display(), &text[from..]);
+        }
+        let submits = self.sandbox.fal.submits();
+        eprintln!("---- fal saw {} submits; the last:", submits.len());
+        for submit in submits.iter().rev().take(10) {
+            eprintln!("{submit:?}");
+        }
+        eprintln!("---- the end of Telegram's journal");
+        for entry in self.sandbox.telegram.journal().iter().rev().take(10) {
+            eprintln!(
+                "{} chat={:?} {} {}",
+                entry.method, entry.chat, entry.status, entry.description
+            );
+        }
+    }
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it logged so far.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until its log holds a text.
+    pub fn wait_log(&self, text: &str) {
+        eventually(SOON, || self.log_text(), |log| log.contains(text));
+    }
+
+    /// Sends a signal by name, such as `TERM` or `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "could not send SIG{name}"
+        );
+    }
+
+    /// SIGKILL, and waits for the process to be gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; gives the exit code once it has ended.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.wait_exit(SOON)
+    }
+
+    /// Waits for its end; gives the exit code (`None`: ended by a signal).
+    pub fn wait_exit(&mut self, within: Duration) -> Option<i32> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the daemon did not end within {within:?}:\n{}",
+                self.log_text()
+            );
+            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(2)); // a look at a condition, with a deadline
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn connect(url: &str) -> Connection {
+    let client = redis::Client::open(url).unwrap();
+    let deadline = Instant::now() + SOON;
+    loop {
+        match client.get_connection() {
+            Ok(con) => return con,
+            Err(error) => assert!(Instant::now() < deadline, "redis does not answer: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+    }
+}
+
+/// Looks again and again until what is seen is right; panics with the last thing seen.
+#[track_caller]
+pub fn eventually<T: Debug>(
+    within: Duration,
+    mut look: impl FnMut() -> T,
+    right: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        let seen = look();
+        if right(&seen) {
+            return seen;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "not within {within:?}; last seen: {seen:#?}"
+        );
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+    }
+}
+
+/// Builder of a job entry with good defaults: `job("a").chat(7).json()`.
+#[derive(Clone, Debug)]
+pub struct Job(Value);
+
+/// A job of `fal-ai/flux/dev` without a chat; its id stands in its prompt.
+pub fn job(id: &str) -> Job {
+    Job(
+        json!({"id": id, "model": "fal-ai/flux/dev", "input": {"prompt": format!("prompt of {id}.")}}),
+    )
+}
+
+impl Job {
+    /// Another model.
+    pub fn model(mut self, model: &str) -> Job {
+        self.0["model"] = json!(model);
+        self
+    }
+
+    /// Delivers to this chat.
+    pub fn chat(mut self, chat: i64) -> Job {
+        self.0["telegram"]["chat_id"] = json!(chat);
+        self
+    }
+
+    /// Sets any top-level member.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Job {
+        self.0[name] = value.into();
+        self
+    }
+
+    /// Sets a member of `telegram`.
+    pub fn telegram(mut self, name: &str, value: impl Into<Value>) -> Job {
+        self.0["telegram"][name] = value.into();
+        self
+    }
+
+    /// The entry.
+    pub fn json(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Submits that fal accepted for one job of [`job`].
+pub fn submits_of(world: &World, id: &str) -> usize {
+    world
+        .sandbox
+        .fal
+        .submits_for(&format!("prompt of {id}."))
+        .len()
+}

@@ -12,7 +12,7 @@ use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
 use crate::job::state::{Policy, save_large};
 use crate::report;
-use crate::steps::pull::{Blocker, Heard};
+use crate::steps::pull::Blocker;
 use crate::steps::{self, Lease, Snapshot, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Store};
 use crate::telegram::Telegram;
@@ -464,14 +464,18 @@ fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
     let store = worker.tools.store.clone();
     let mut blocker = Blocker::new(INBOX_BLOCK);
     let pause = Pause::default();
+    let mut heard: Option<Vec<u8>> = None;
     while !ends.load(Ordering::Acquire) {
-        let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            steps::intake::intake(&worker)
+        let entry = heard.take();
+        let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match entry {
+            // Nothing else lay in `taken`, or the fence of the batch says so.
+            Some(entry) => steps::intake::batch(&worker, vec![entry]),
+            None => steps::intake::intake(&worker),
         }));
         match taken {
             Ok(Ok(done)) if done.left > 0 => {}
             Ok(Ok(_)) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
-                Ok(Heard::Something | Heard::Nothing) => {}
+                Ok(entry) => heard = entry,
                 Err(fault) => {
                     if let Fault::Away(why) = &fault
                         && !ends.load(Ordering::Acquire)

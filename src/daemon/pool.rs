@@ -10,7 +10,7 @@ use crate::steps::{self, Snapshot, Worker};
 use crate::store::{Denied, Fault};
 use crossbeam_channel::{Receiver, Sender};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(crate) struct Engine {
     pub(crate) puller: AtomicU64,
     transfers: Sender<Box<Flight>>,
     claim_size: usize,
+    /// The last claim left nothing behind: until the bell rings there is nothing to claim.
+    emptied: AtomicBool,
 }
 
 impl Engine {
@@ -72,6 +74,7 @@ impl Engine {
             transfers,
             // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
             claim_size: (threads / 2).clamp(1, 8),
+            emptied: AtomicBool::new(false),
         };
         (engine, moved)
     }
@@ -121,21 +124,29 @@ impl Engine {
             permit.park_for_room(Duration::from_secs(1));
             return None;
         }
+        // Taken, not only read: whatever goes wrong below, the next pull claims first.
+        let emptied = self.emptied.swap(false, Ordering::AcqRel);
         let pulled = if room == 0 {
             // Full: only what is paid already, and no wait on the bell, which rings for others too.
-            steps::pull::claim(worker, self.claim_size.min(paid_room), true)
-                .map(|(flights, _)| flights)
+            let n = self.claim_size.min(paid_room);
+            steps::pull::claim(worker, n, true).map(|(flights, _)| flights)
         } else {
             let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
             let go_on = || self.scheduler.stage() == Stage::Run;
+            let n = self.claim_size.min(room);
             pull(
                 worker,
                 &mut blocker,
-                self.claim_size.min(room),
+                n,
                 block,
+                emptied,
                 &self.puller,
                 &go_on,
             )
+            .map(|(flights, more)| {
+                self.emptied.store(!more, Ordering::Release);
+                flights
+            })
         };
         let mut flights = match pulled {
             Ok(flights) => flights,

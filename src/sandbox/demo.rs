@@ -256,7 +256,7 @@ fn report(
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "job",
         "model",
-        "shown in the chat",
+        "in the chat",
         "queue",
         "generation",
         "delivery",
@@ -286,18 +286,10 @@ fn report(
             .into_iter()
             .find(|end| one.at.contains_key(*end))
             .unwrap_or("done");
-        let shows: Vec<&str> = messages
-            .iter()
-            .map(|message| message.kind.field())
-            .collect();
         table.add_row([
             scripted.id.to_owned(),
             scripted.job["model"].as_str().unwrap_or("").to_owned(),
-            if shows.is_empty() {
-                "-".to_owned()
-            } else {
-                shows.join(", ")
-            },
+            shown(&messages),
             span("queued", "submitted"),
             span("submitted", "completed"),
             span("completed", end),
@@ -308,7 +300,7 @@ fn report(
                 one.outcome.clone()
             },
             if faults.is_empty() {
-                "as it must".to_owned()
+                "ok".to_owned()
             } else {
                 format!("WRONG: {}", faults.join("; "))
             },
@@ -349,6 +341,21 @@ fn report(
     good
 }
 
+/// `photo x4`, `photo, text`, or `-`.
+fn shown(messages: &[Message]) -> String {
+    let kinds: Vec<&str> = messages
+        .iter()
+        .map(|message| message.kind.field())
+        .collect();
+    match kinds.as_slice() {
+        [] => "-".to_owned(),
+        [first, rest @ ..] if !rest.is_empty() && rest.iter().all(|kind| kind == first) => {
+            format!("{first} x{}", kinds.len())
+        }
+        kinds => kinds.join(", "),
+    }
+}
+
 /// What is not as it must be.
 fn differences(scripted: &Scripted, seen: &Seen, messages: &[Message], paid: usize) -> Vec<String> {
     let mut faults = Vec::new();
@@ -375,7 +382,6 @@ fn differences(scripted: &Scripted, seen: &Seen, messages: &[Message], paid: usi
 /// stands in its prompt, so that every payment can.
 fn script(sandbox: &Sandbox) -> Vec<Scripted> {
     let (fal, telegram) = (&sandbox.fal, &sandbox.telegram);
-    fal.set_generation(Duration::from_millis(300), Duration::from_millis(900));
     fal.model(
         "demo/never",
         Script {
@@ -383,6 +389,8 @@ fn script(sandbox: &Sandbox) -> Vec<Scripted> {
             ..Script::new(Outcome::Never)
         },
     );
+    fal.model("fal-ai/wan/t2v", Script::new(Outcome::Video));
+    fal.set_generation(Duration::from_millis(300), Duration::from_millis(900));
     let mut jobs: Vec<Scripted> = Vec::new();
     let mut add = |id: &'static str,
                    model: &str,
@@ -446,17 +454,11 @@ fn script(sandbox: &Sandbox) -> Vec<Scripted> {
         json!({"telegram": {"send_as": "document"}}),
     );
     add("large-picture", "fal-ai/big", &[Photo], "done", json!({}));
-    add(
-        "video",
-        "fal-ai/kling-video/v2/master/text-to-video",
-        &[Video],
-        "done",
-        json!({}),
-    );
+    add("video", "fal-ai/wan/t2v", &[Video], "done", json!({}));
     let status = telegram.plant_message(1009, Text, false);
     add(
         "edited-video",
-        "fal-ai/kling-video/v2/master/text-to-video",
+        "fal-ai/wan/t2v",
         &[Video],
         "done",
         json!({"telegram": {"status_message_id": status, "ping": "never"}}),

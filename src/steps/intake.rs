@@ -16,6 +16,11 @@ pub(crate) fn intake(worker: &Worker) -> Result<Intake, Denied> {
     if raws.is_empty() {
         return Ok(Intake::default());
     }
+    batch(worker, raws)
+}
+
+/// Takes in what lies at the right end of `taken`, oldest first.
+pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denied> {
     let now = worker.tools.store.now();
     let entries: Vec<Entry> = raws
         .into_iter()

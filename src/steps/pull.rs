@@ -30,7 +30,7 @@ impl Blocker {
         Blocker { longest, con: None }
     }
 
-    /// Waits for a ring of `bell`.
+    /// Waits for a ring of the bell.
     pub(crate) fn hear(
         &mut self,
         store: &Store,
@@ -40,16 +40,17 @@ impl Blocker {
         let mut cmd = redis::cmd("BRPOP");
         cmd.arg(&store.keys.bell)
             .arg(seconds(block.min(self.longest)));
-        self.block(store, &cmd, woken)
+        let answer: Option<redis::Value> = self.block(store, &cmd, woken)?;
+        Ok(answer.map_or(Heard::Nothing, |_| Heard::Something))
     }
 
-    /// Waits for an inbox entry and moves it to `taken` of this instance.
+    /// Waits for an inbox entry, moves it to `taken` of this instance and gives it.
     pub(crate) fn hear_inbox(
         &mut self,
         store: &Store,
         block: Duration,
         woken: &AtomicU64,
-    ) -> Result<Heard, Fault> {
+    ) -> Result<Option<Vec<u8>>, Fault> {
         let mut cmd = redis::cmd("BRPOPLPUSH");
         let taken = store.keys.taken(&store.identity().instance);
         cmd.arg(&store.keys.inbox)
@@ -58,29 +59,25 @@ impl Blocker {
         self.block(store, &cmd, woken)
     }
 
-    fn block(
+    fn block<T: redis::FromRedisValue>(
         &mut self,
         store: &Store,
         cmd: &redis::Cmd,
         woken: &AtomicU64,
-    ) -> Result<Heard, Fault> {
+    ) -> Result<Option<T>, Fault> {
         let (con, client) = match &mut self.con {
             Some(open) => open,
             none => none.insert(store.open_blocking(self.longest)?),
         };
         woken.store(*client, Ordering::Release);
-        let answer = cmd.query::<redis::Value>(con);
+        let answer = cmd.query::<Option<T>>(con);
         woken.store(0, Ordering::Release);
-        match answer {
-            Ok(redis::Value::Nil) => Ok(Heard::Nothing),
-            Ok(_) => Ok(Heard::Something),
-            Err(error) => {
-                if error.code().is_none() {
-                    self.con = None; // never used again after a time-out or an I/O error
-                }
-                Err(link::fault(&error))
+        answer.map_err(|error| {
+            if error.code().is_none() {
+                self.con = None; // never used again after a time-out or an I/O error
             }
-        }
+            link::fault(&error)
+        })
     }
 }
 
@@ -107,26 +104,34 @@ pub(crate) fn claim(
     Ok((flights, claim.more))
 }
 
-/// Claims, and where nothing waits hears the bell until `deadline` and claims again.
+/// Claims, and where nothing waits hears the bell until `block` is over and claims again. `emptied`: the
+/// last claim of this process left nothing, so the bell alone can tell of something new.
 pub(crate) fn pull(
     worker: &Worker,
     blocker: &mut Blocker,
     n: usize,
     block: Duration,
+    emptied: bool,
     woken: &AtomicU64,
     go_on: &dyn Fn() -> bool,
-) -> Result<Vec<Box<Flight>>, Denied> {
+) -> Result<(Vec<Box<Flight>>, bool), Denied> {
+    let mut listen_first = emptied && !block.is_zero();
     let deadline = Instant::now() + block;
     loop {
-        let (flights, more) = claim(worker, n, false)?;
+        if !std::mem::take(&mut listen_first) {
+            let (flights, more) = claim(worker, n, false)?;
+            if !flights.is_empty() || more {
+                return Ok((flights, more));
+            }
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        if !flights.is_empty() || more || left.is_zero() || !go_on() {
-            return Ok(flights);
+        if left.is_zero() || !go_on() {
+            return Ok((Vec::new(), false));
         }
         match blocker.hear(&worker.tools.store, left, woken) {
             Ok(Heard::Something) => {}
             // The next pull claims first: what a lost ring left waiting is found then at the latest.
-            Ok(Heard::Nothing) => return Ok(Vec::new()),
+            Ok(Heard::Nothing) => return Ok((Vec::new(), true)),
             Err(fault) => {
                 if let Fault::Away(why) = &fault
                     && go_on()

@@ -5,6 +5,7 @@
 
 use super::pool::Engine;
 use super::process;
+use crate::job::flight::Token;
 use crate::report;
 use crate::steps::{Lease, Snapshot, Tools};
 use crate::store::{Beat, Denied, Fault, Process, Session};
@@ -21,6 +22,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const HUNG_STEP: Duration = Duration::from_secs(240);
 /// As for a step, where large files move.
 const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
+/// Slowest pace that a download and an upload are given (`steps::deliver`, `telegram`), bytes a second.
+const SLOWEST: u64 = 128 << 10;
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
 
@@ -106,6 +109,7 @@ impl Keeper {
     }
 
     fn after(&mut self, beat: &Beat) -> Result<(), Fault> {
+        let crashed = self.engine.tell_crashes(&self.session);
         let health = &self.tools.store.health;
         let other_run = self.run.as_ref().is_some_and(|run| *run != beat.run);
         if self.registered && (beat.fresh || other_run) {
@@ -123,7 +127,7 @@ impl Keeper {
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
-        self.compare_claims(beat.claims)?;
+        self.compare_claims(beat.claims, crashed)?;
         if let Some((instance, at)) = &beat.oldest {
             self.look_after(instance, *at)?;
         }
@@ -212,14 +216,13 @@ impl Keeper {
 
     fn reassert(&mut self) -> Result<(), Fault> {
         self.session.settle(SETTLE)?;
-        let mut all = self.engine.scheduler.snapshots();
-        all.extend(self.engine.desks.snapshots());
+        let all = self.all_held();
         let epoch = self.tools.store.identity().epoch;
-        let mut seen = HashMap::new();
-        for snapshot in all.into_iter().filter(|snapshot| snapshot.epoch == epoch) {
-            seen.insert(snapshot.id.clone(), snapshot);
-        }
-        let remembered: Vec<_> = seen.values().map(Snapshot::remembered).collect();
+        let remembered: Vec<_> = all
+            .values()
+            .filter(|snapshot| snapshot.epoch == epoch)
+            .map(Snapshot::remembered)
+            .collect();
         match self.session.reassert(&remembered) {
             Ok(lost) => {
                 let (held, lost) = (remembered.len() as u64, lost.len() as u64);
@@ -238,8 +241,30 @@ impl Keeper {
         Ok(())
     }
 
+    /// Every flight of this process. One that a thread has just taken from the scheduler and not yet
+    /// put on its desk is waited for: forgotten here, it would be dropped for good.
+    fn all_held(&self) -> HashMap<Token, Snapshot> {
+        let mut seen = HashMap::new();
+        for _ in 0..20 {
+            // What lies on a desk is newer than what is known of a transfer.
+            let parked = self.engine.scheduler.snapshots();
+            let all = parked.into_iter().chain(self.engine.desks.snapshots());
+            seen = all.map(|held| (held.token.clone(), held)).collect();
+            if seen.len() >= self.engine.scheduler.in_flight() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        seen
+    }
+
     /// Claims that memory does not know are given back: their answer was lost.
-    fn compare_claims(&mut self, claims: usize) -> Result<(), Fault> {
+    fn compare_claims(&mut self, claims: usize, crashed: Vec<Token>) -> Result<(), Fault> {
+        if self.engine.is_claiming() {
+            // The answer may be on its way, for many seconds on a bad line: a job that is given back
+            // meanwhile would be submitted twice.
+            return Ok(());
+        }
         if claims == self.engine.scheduler.in_flight() {
             self.strange_claims = 0;
             return Ok(());
@@ -250,13 +275,8 @@ impl Keeper {
         }
         self.strange_claims = 0;
         let claims = self.session.claims()?;
-        let held: HashSet<String> = self
-            .engine
-            .desks
-            .snapshots()
-            .into_iter()
-            .chain(self.engine.scheduler.snapshots())
-            .map(|snapshot| snapshot.token.0)
+        let held: HashSet<String> = (self.all_held().into_keys().chain(crashed))
+            .map(|token| token.0)
             .collect();
         let mut strangers = HashSet::new();
         for (id, token) in claims {
@@ -294,12 +314,16 @@ impl Keeper {
 
     /// Whether every thread ended a step, or was idle, within the longest step's time limit.
     fn threads_move(&mut self) -> bool {
+        // A local Bot API server takes files of gigabytes: there and back, each at its slowest.
+        let largest = self.tools.transfer_limits.upload_body;
+        let hung_transfer =
+            HUNG_TRANSFER.max(HUNG_STEP + Duration::from_secs(2 * largest / SLOWEST));
         let desks = self.engine.desks.indexed();
         let stuck = desks.iter().find(|(desk, snapshot)| {
             let limit = if *desk < self.pool_threads {
                 HUNG_STEP
             } else {
-                HUNG_TRANSFER
+                hung_transfer
             };
             snapshot.since.elapsed() > limit
         });

@@ -13,8 +13,8 @@ use crate::job::flight::Flight;
 use crate::job::state::{Policy, save_large};
 use crate::report;
 use crate::steps::pull::Blocker;
-use crate::steps::{self, Lease, Snapshot, Tools, Worker};
-use crate::store::{Access, Defaults, Denied, Fault, Keep, Store};
+use crate::steps::{self, Lease, Tools, Worker};
+use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -109,7 +109,8 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let reason = signals.recv().unwrap_or("signals are gone");
     notify(&[sd_notify::NotifyState::Stopping]);
     report::stopping(reason, engine.scheduler.in_flight());
-    crew.stop(&tools, &engine, Instant::now() + config.shutdown_timeout);
+    let deadline = Instant::now() + config.shutdown_timeout;
+    crew.stop(&tools, &engine, &moved, deadline);
     Ok(())
 }
 
@@ -304,14 +305,25 @@ impl Crew {
     }
 
     /// Quiet, stop, hard stop, with one deadline.
-    fn stop(self, tools: &Arc<Tools>, engine: &Arc<Engine>, deadline: Instant) {
+    fn stop(
+        self,
+        tools: &Arc<Tools>,
+        engine: &Arc<Engine>,
+        moved: &Receiver<Box<Flight>>,
+        deadline: Instant,
+    ) {
+        let began = Instant::now();
+        // So much of the time is kept for what broken steps still have to write.
+        let after_hard_stop = AFTER_HARD_STOP.min(deadline.duration_since(began) / 4);
+        let hard_stop = deadline - after_hard_stop;
+        last_resort(tools.clone(), deadline + AFTER_HARD_STOP);
         let session = tools.store.session();
         let scheduler = &engine.scheduler;
         // Quiet: nothing new. The puller and intake are woken again and again, since an UNBLOCK that
         // comes before they block is lost.
         scheduler.set_stage(Stage::Quiet);
         self.intake_ends.store(true, Ordering::Release);
-        let quiet_by = deadline.min(Instant::now() + Duration::from_secs(7));
+        let quiet_by = hard_stop.min(began + Duration::from_secs(7));
         loop {
             for client in [
                 engine.puller.load(Ordering::Acquire),
@@ -331,24 +343,20 @@ impl Crew {
         // Stop: what is parked goes back at once, and so does what is in a step that pays and sends
         // nothing, without waiting for its thread; submits and sends are waited for.
         scheduler.set_stage(Stage::Stop);
-        let mut given = HashSet::new();
-        let mut given_back = give_back(tools, engine, &session, &mut given);
+        let mut returned = Returned::default();
         let mut shut = false;
-        let mut limit = deadline;
+        let mut cut_off = 0;
+        let mut limit = hard_stop;
         loop {
-            let busy = engine
-                .desks
-                .snapshots()
-                .into_iter()
-                .filter(|held| !given.contains(&held.token.0))
-                .count();
-            let moving = self
-                .transfers
-                .iter()
-                .filter(|thread| !thread.is_finished())
-                .count();
-            given_back += give_back(tools, engine, &session, &mut given);
-            if busy == 0 && (moving == 0 || scheduler.in_flight() <= given.len()) {
+            returned.give_back(tools, engine, moved, &session);
+            // In this order: what is seen on a desk was counted as in flight before, and a claim that
+            // has just ended has been counted before its permit came back.
+            let quiet = scheduler.nobody_pulls();
+            let in_flight = scheduler.in_flight();
+            let let_go = engine.desks.snapshots().into_iter();
+            let let_go = let_go.filter(|held| returned.let_go.contains(&held.token.0));
+            let busy = in_flight.saturating_sub(let_go.count());
+            if busy == 0 && quiet {
                 break;
             }
             if Instant::now() >= limit {
@@ -357,20 +365,20 @@ impl Crew {
                 }
                 // Hard stop: only now are sockets cut, since a broken submit is an unknown payment.
                 shut = true;
-                limit = Instant::now() + AFTER_HARD_STOP;
+                cut_off = busy;
+                limit = Instant::now() + after_hard_stop;
                 tools.http.shutdown();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        given_back += give_back(tools, engine, &session, &mut given);
+        engine.tell_crashes(&session);
 
-        let cut_off = engine
-            .desks
-            .snapshots()
-            .into_iter()
-            .filter(|held| !given.contains(&held.token.0))
-            .count();
+        // The keeper ends before our name goes off the list: a beat after that would put it back.
         drop(self.keeper_ends);
+        let keeper_by = deadline.min(Instant::now() + AFTER_HARD_STOP);
+        while !self.keeper.is_finished() && Instant::now() < keeper_by {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if session.leave().is_err() {
             report::debug(
                 "could not take our name off the list, the lease will tell",
@@ -380,70 +388,120 @@ impl Crew {
         let ended = self
             .pool
             .iter()
+            .chain(&self.transfers)
             .chain([&self.keeper])
             .filter(|thread| thread.is_finished())
             .count();
         report::debug("threads ended", &[("threads", &(ended as u64))]);
-        report::stopped(given_back, cut_off);
+        report::stopped(returned.count, cut_off);
     }
 }
 
-/// Gives back everything that is parked or in a repeatable step; gives how many.
-fn give_back(
-    tools: &Arc<Tools>,
-    engine: &Engine,
-    session: &crate::store::Session,
-    given: &mut HashSet<String>,
-) -> usize {
-    let worker = Worker {
-        session: tools.store.session(),
-        tools: tools.clone(),
-        moves_bytes: false,
+/// Whatever a call on a Redis that is a black hole may take: the process ends.
+fn last_resort(tools: Arc<Tools>, at: Instant) {
+    let wait = move || {
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        tools.http.shutdown();
+        report::warning("the stop took too long, the process ends all the same", &[]);
+        std::process::exit(0);
     };
-    let mut flights = engine.scheduler.drain();
-    for flight in &mut flights {
-        // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
-        if let Some(write) = save_large(flight) {
-            flight.seq += 1;
-            let seq = flight.seq;
-            flight.unsaved.push_back((seq, write));
+    if let Err(error) = spawn("last-resort".to_owned(), wait) {
+        report::debug(
+            "no time limit for the stop",
+            &[("why", &error.to_string().as_str())],
+        );
+    }
+}
+
+/// What a stop has given back.
+#[derive(Default)]
+struct Returned {
+    /// How many jobs.
+    count: usize,
+    /// Tokens of flights that came back from the scheduler or the channel: done with.
+    drained: HashSet<String>,
+    /// Tokens of flights whose job has gone back while their thread is still in a step: what it writes
+    /// is refused, and nobody waits for it.
+    let_go: HashSet<String>,
+}
+
+impl Returned {
+    /// Gives back everything that is parked, waits for a transfer thread or is in a repeatable step.
+    fn give_back(
+        &mut self,
+        tools: &Arc<Tools>,
+        engine: &Engine,
+        moved: &Receiver<Box<Flight>>,
+        session: &Session,
+    ) {
+        let mut flights = engine.scheduler.drain();
+        flights.extend(moved.try_iter());
+        if !flights.is_empty() {
+            self.give_back_flights(tools, session, &mut flights);
         }
-        if !flight.unsaved.is_empty() {
-            worker.last_flush(flight);
+        for flight in &flights {
+            engine.scheduler.over(&flight.id, 0);
+            self.let_go.remove(&flight.token.0);
+            self.drained.insert(flight.token.0.clone());
+        }
+        for held in engine.desks.snapshots() {
+            let token = held.token.0.as_str();
+            if !held.is_repeatable() || self.drained.contains(token) || self.let_go.contains(token)
+            {
+                continue;
+            }
+            if let Ok(true) = session.disown(held.id.as_str(), token) {
+                self.count += 1;
+            }
+            self.let_go.insert(held.token.0.clone());
         }
     }
-    let rest: Vec<&Flight> = flights
-        .iter()
-        .map(|flight| &**flight)
-        .filter(|flight| flight.unsaved.is_empty())
-        .collect();
-    let mut count = 0;
-    match session.give_back(&rest) {
-        Ok(number) => count += number,
-        Err(fault) => {
-            let (why, jobs) = (fault.to_string(), rest.len() as u64);
+
+    fn give_back_flights(
+        &mut self,
+        tools: &Arc<Tools>,
+        session: &Session,
+        flights: &mut [Box<Flight>],
+    ) {
+        let worker = Worker {
+            session: tools.store.session(),
+            tools: tools.clone(),
+            moves_bytes: false,
+        };
+        for flight in flights.iter_mut() {
+            // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
+            if let Some(write) = save_large(flight) {
+                flight.seq += 1;
+                let seq = flight.seq;
+                flight.unsaved.push_back((seq, write));
+            }
+            if !flight.unsaved.is_empty() {
+                worker.last_flush(flight);
+            }
+        }
+        let whole: Vec<&Flight> = flights
+            .iter()
+            .map(|flight| &**flight)
+            .filter(|flight| flight.unsaved.is_empty())
+            .collect();
+        let unsaved = flights.len() - whole.len();
+        let (why, left) = match session.give_back(&whole) {
+            Ok(number) => {
+                self.count += number;
+                (
+                    "redis did not take what is known of them".to_owned(),
+                    unsaved,
+                )
+            }
+            Err(fault) => (fault.to_string(), flights.len()),
+        };
+        if left > 0 {
             report::warning(
                 "jobs could not be given back, their lease will tell",
-                &[("jobs", &jobs), ("why", &why.as_str())],
+                &[("jobs", &(left as u64)), ("why", &why.as_str())],
             );
         }
     }
-    for flight in &flights {
-        given.insert(flight.token.0.clone());
-    }
-    let repeatable: Vec<Snapshot> = engine
-        .desks
-        .snapshots()
-        .into_iter()
-        .filter(|held| held.is_repeatable() && !given.contains(&held.token.0))
-        .collect();
-    for held in repeatable {
-        if let Ok(true) = session.disown(held.id.as_str(), &held.token.0) {
-            count += 1;
-        }
-        given.insert(held.token.0.clone());
-    }
-    count
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
@@ -532,7 +590,8 @@ fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>) {
             Err(_) => keeper.pace(),
         };
         if let Some(every) = watchdog
-            && pinged.elapsed() * 3 >= every
+            // Often, since one beat may hang in a Redis that does not answer for many seconds.
+            && pinged.elapsed() * 6 >= every
             && keeper.is_well()
         {
             pinged = Instant::now();

@@ -2,16 +2,17 @@
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
 use super::scheduler::{Permit, Scheduler, Stage, Work};
-use crate::job::flight::Flight;
+use crate::job::JobId;
+use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::report;
 use crate::steps::pull::{Blocker, pull};
 use crate::steps::{self, Snapshot, Worker};
-use crate::store::{Denied, Fault};
+use crate::store::{Denied, Fault, Session};
 use crossbeam_channel::{Receiver, Sender};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What every thread is doing, for those who cannot look into it: the keeper and the stop.
@@ -53,6 +54,8 @@ pub(crate) struct Engine {
     pub(crate) desks: Desks,
     /// Client id of the blocked puller; 0 when none is blocked.
     pub(crate) puller: AtomicU64,
+    /// Panics of jobs that Redis has not been told of: their claims are not to be mistaken for new ones.
+    crashed: Mutex<Vec<(JobId, Token)>>,
     transfers: Sender<Box<Flight>>,
     claim_size: usize,
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
@@ -71,6 +74,7 @@ impl Engine {
             scheduler: Scheduler::new(threads, max_in_flight),
             desks: Desks::new(threads + transfer_threads),
             puller: AtomicU64::new(0),
+            crashed: Mutex::default(),
             transfers,
             // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
             claim_size: (threads / 2).clamp(1, 8),
@@ -86,7 +90,12 @@ impl Engine {
             match self.scheduler.next(&mut turn) {
                 Work::Step(flight) => self.run(worker, desk, flight),
                 Work::Pull(permit, block) => {
-                    if let Some(first) = self.pull(worker, permit, block, blocker) {
+                    // The hook logs a panic; its unwinding gives the permit back, to be taken again a
+                    // moment later. What was claimed is found by the keeper and goes back.
+                    let pulled = catch_unwind(AssertUnwindSafe(|| {
+                        self.pull(worker, permit, block, blocker)
+                    }));
+                    if let Ok(Some(first)) = pulled {
                         self.run(worker, desk, first);
                     }
                 }
@@ -103,11 +112,7 @@ impl Engine {
         moved: &Receiver<Box<Flight>>,
     ) {
         for flight in moved {
-            if self.scheduler.stage() == Stage::Stop {
-                self.scheduler.park(flight, Instant::now());
-            } else {
-                self.run(worker, desk, flight);
-            }
+            self.run(worker, desk, flight);
         }
     }
 
@@ -182,16 +187,27 @@ impl Engine {
         for flight in &flights {
             report::job_started(&steps::job(flight), flight.phase);
         }
-        let first = flights.swap_remove(0);
+        // Their order is that of their priorities.
+        let first = flights.remove(0);
         if !flights.is_empty() {
             self.scheduler.claimed(flights.into_iter());
         }
         Some(first)
     }
 
+    /// Whether a claim may be under way, whose jobs Redis knows and memory does not.
+    pub(crate) fn is_claiming(&self) -> bool {
+        !self.scheduler.nobody_pulls() && self.puller.load(Ordering::Acquire) == 0
+    }
+
     /// Runs a flight's steps on this thread until it is parked, moved or over.
     fn run(&self, worker: &Worker, desk: usize, mut flight: Box<Flight>) {
         loop {
+            if self.scheduler.stage() == Stage::Stop {
+                // Begin nothing: it goes back.
+                self.desks.put(desk, None);
+                return self.scheduler.park(flight, Instant::now());
+            }
             let snapshot = Snapshot::of(&flight);
             let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
             self.desks.put(desk, Some(snapshot));
@@ -202,7 +218,14 @@ impl Engine {
                 Err(_) => {
                     // Only id and token are trusted now; the hook has logged the place.
                     let crashes = worker.session.crash(&id, &token);
-                    report::panic_in_step(&steps::job(&flight), "step", crashes.unwrap_or(0));
+                    report::panic_in_step(
+                        &steps::job(&flight),
+                        "step",
+                        *crashes.as_ref().unwrap_or(&0),
+                    );
+                    if crashes.is_err() {
+                        self.crashed().push((id.clone(), token));
+                    }
                     self.over(worker, desk, &id, before);
                     return;
                 }
@@ -210,13 +233,7 @@ impl Engine {
             let after = bytes(&flight);
             match next {
                 Next::Over => return self.over(worker, desk, &id, before),
-                Next::Now if self.scheduler.stage() < Stage::Stop => {
-                    self.scheduler.dropped(before - after)
-                }
-                Next::Now => {
-                    self.scheduler.park(flight, Instant::now());
-                    return self.desks.put(desk, None);
-                }
+                Next::Now => self.scheduler.dropped(before - after),
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
                     self.scheduler.park(flight, Instant::now() + wait);
@@ -234,9 +251,26 @@ impl Engine {
         }
     }
 
-    fn over(&self, worker: &Worker, desk: usize, id: &crate::job::JobId, bytes: usize) {
-        self.scheduler.over(id, bytes);
+    fn crashed(&self) -> MutexGuard<'_, Vec<(JobId, Token)>> {
+        self.crashed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells Redis of panics that it could not be told of. Gives those that are still to be told.
+    pub(crate) fn tell_crashes(&self, session: &Session) -> Vec<Token> {
+        let told: Vec<_> = self.crashed().clone();
+        for (id, token) in told {
+            if session.crash(&id, &token).is_ok() {
+                self.crashed().retain(|(_, other)| *other != token);
+            }
+        }
+        let left = self.crashed();
+        left.iter().map(|(_, token)| token.clone()).collect()
+    }
+
+    /// The desk first: what lies on one is counted as in flight.
+    fn over(&self, worker: &Worker, desk: usize, id: &JobId, bytes: usize) {
         self.desks.put(desk, None);
+        self.scheduler.over(id, bytes);
         worker
             .tools
             .in_flight
@@ -248,3 +282,6 @@ impl Engine {
 fn bytes(flight: &Flight) -> usize {
     flight.entry.as_ref().map_or(0, |entry| entry.len() * 2)
 }
+
+#[cfg(test)]
+mod tests;

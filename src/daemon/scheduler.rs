@@ -85,6 +85,8 @@ pub(crate) struct Scheduler {
 
 /// Longest block of a pull: short enough that a lost ring or a half-open connection shows soon.
 const BLOCK: Duration = Duration::from_secs(5);
+/// After a pull that panicked: the next one may meet the same.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Inputs held in memory at most; more waits in Redis.
 const INPUT_BYTES: usize = 16 << 20;
 
@@ -129,8 +131,16 @@ impl Scheduler {
                 return Work::Stop;
             }
             let may_pull = inner.stage == Stage::Run && inner.permit.is_some_and(|at| at <= now);
-            if may_pull && turn.is_multiple_of(8) {
-                return self.pull(inner, now);
+            if turn.is_multiple_of(8) && inner.stage == Stage::Run {
+                // What was pulled and not begun waits behind the same stream of due steps: it first, or
+                // each such turn would begin one job and hoard the rest of its claim.
+                if let Some(flight) = inner.claimed.pop_front() {
+                    self.wake_another(&mut inner, now);
+                    return Work::Step(flight);
+                }
+                if may_pull {
+                    return self.pull(inner, now);
+                }
             }
             if let Some(flight) = inner.due(now) {
                 self.wake_another(&mut inner, now);
@@ -334,7 +344,8 @@ impl Scheduler {
     /// Takes everything that is parked or not begun, to be given back.
     pub(crate) fn drain(&self) -> Vec<Box<Flight>> {
         let mut inner = self.lock();
-        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).collect();
+        // The last first: each is put back in front of the one before.
+        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).rev().collect();
         out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
         out.extend(inner.polls.drain().map(|Reverse(parked)| parked.flight));
         out
@@ -412,9 +423,17 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut inner = self.scheduler.lock();
-        let from = self.from.unwrap_or_else(Instant::now);
+        let mut from = self.from.unwrap_or_else(Instant::now);
+        if std::thread::panicking() {
+            from = Instant::now() + AFTER_PANIC;
+        } else if self.wants_room && self.scheduler.room_in(&inner) > 0 {
+            from = Instant::now(); // room came while we looked for paid jobs
+        }
         inner.permit = Some(from);
         inner.wants_room = self.wants_room;
         self.scheduler.wake_for(&inner, from);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,8 @@ pub struct Cancelling {
     pub asked_at: Option<UnixMs>,
     /// When the wish arose.
     pub since: UnixMs,
+    /// Cancels that failed while fal answered about the request itself.
+    pub refused: u32,
 }
 
 /// One job in the hands of this process.
@@ -394,6 +396,11 @@ impl Flight {
         out
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
 
 /// Results above this many bytes do not go into the record but into a key of their own, and only when
 /// the delivery is parked or given back.

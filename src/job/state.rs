@@ -136,6 +136,15 @@ pub struct FoundSummary {
 
 /// What may keep a job from being submitted at all, looked at right before the submit.
 pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
+    if flight.model.is_none() {
+        // Not to be dropped without a word: it would be claimed, and dropped, for ever.
+        let text = "the model in the record of this job cannot be read";
+        return Some(fail(
+            flight,
+            failure(Kind::InvalidJob, text, Charged::No),
+            moment,
+        ));
+    }
     if flight.order.is_none() {
         let text = "the input of this job was lost with a Redis that forgot it, and it is not known whether fal has it";
         return Some(fail(
@@ -312,11 +321,14 @@ pub fn after_poll(
     policy: &Policy,
     moment: Moment,
 ) -> Change {
-    if !matches!(answer, Polled::Missing) {
-        flight.missing = None;
-    }
-    if !matches!(answer, Polled::Failed(_)) {
-        flight.step_tries = 0;
+    match &answer {
+        // No word about the job: neither are 404s forgotten for it.
+        Polled::Failed(_) => {}
+        Polled::Missing => flight.step_tries = 0,
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed => {
+            flight.step_tries = 0;
+            flight.missing = None;
+        }
     }
     let submitted = flight.submitted_at.unwrap_or(moment.now);
     match answer {
@@ -362,7 +374,16 @@ pub fn after_poll(
             )))
         }
         Polled::Missing => missing(flight, moment),
-        Polled::Failed(failure) => retry_step(flight, &failure, moment),
+        Polled::Failed(failure) => {
+            if let Some(cancelling) = &mut flight.cancelling {
+                cancelling.refused = 0; // fal is away: that the cancel failed too says nothing
+            }
+            match grace_is_over(flight, moment) {
+                // Told to stop, and silent since then: nobody waits for it any longer.
+                Some(kind) => stopped_unseen(flight, kind, moment),
+                None => retry_step(flight, &failure, moment),
+            }
+        }
     }
 }
 
@@ -372,12 +393,7 @@ fn missing(flight: &mut Flight, moment: Moment) -> Change {
         .cancelling
         .filter(|cancelling| cancelling.asked_at.is_some())
     {
-        let text = cancel_text(flight, cancelling.kind);
-        return fail(
-            flight,
-            failure(cancelling.kind, &text, Charged::Unknown),
-            moment,
-        );
+        return stopped_unseen(flight, cancelling.kind, moment);
     }
     let (seen, first) = flight.missing.unwrap_or((0, moment.now));
     flight.missing = Some((seen + 1, first));
@@ -389,6 +405,9 @@ fn missing(flight: &mut Flight, moment: Moment) -> Change {
 
 /// A paid request that fal cannot give back.
 fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
+    if let Some(cancelling) = flight.cancelling {
+        return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
+    }
     let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
     if flight.repay && flight.attempt < flight.max_attempts {
         failure.remedy = Remedy::TryAnew;
@@ -424,6 +443,7 @@ pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment)
         kind,
         asked_at: None,
         since: moment.now,
+        refused: 0,
     });
     flight.step_tries = 0;
     Change::quiet(Next::Now)
@@ -464,23 +484,55 @@ pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> C
                 moment,
             )
         }
-        Cancelled::Failed(failure) => retry_step(flight, &failure, moment),
+        Cancelled::Failed(failure) => {
+            flight.cancelling = Some(Cancelling {
+                refused: cancelling.refused + 1,
+                ..cancelling
+            });
+            retry_step(flight, &failure, moment)
+        }
     }
 }
 
-/// The request was told to stop and is still there.
+/// Whether the next word to fal about a request is its cancel. One that failed takes turns with a look
+/// at the status: a result that came meanwhile is not to be missed.
+pub fn cancel_is_due(flight: &Flight) -> bool {
+    flight
+        .cancelling
+        .is_some_and(|cancelling| cancelling.asked_at.is_none())
+        && flight.step_tries.is_multiple_of(2)
+}
+
+/// The request was told to stop, or could not be told, and is still there.
 fn still_there(flight: &mut Flight, moment: Moment) -> Change {
-    let Some(Cancelling {
-        kind,
-        asked_at: Some(asked),
-        ..
-    }) = flight.cancelling
-    else {
-        return Change::quiet(Next::Now);
-    };
-    if since(asked, moment.now) < CANCEL_GRACE {
-        return Change::quiet(Next::In(Duration::from_secs(2)));
+    if let Some(kind) = grace_is_over(flight, moment) {
+        return stopped_unseen(flight, kind, moment);
     }
+    let wait = match flight.cancelling {
+        Some(Cancelling {
+            asked_at: None,
+            refused: 0,
+            ..
+        })
+        | None => return Change::quiet(Next::Now),
+        Some(_) => Duration::from_secs(2),
+    };
+    Change::quiet(Next::In(wait))
+}
+
+/// Whether a request that was told to stop has had its time: then why it was. One that refuses to be
+/// told, while fal answers otherwise, gets no longer.
+fn grace_is_over(flight: &Flight, moment: Moment) -> Option<Kind> {
+    let cancelling = flight.cancelling?;
+    let from = match cancelling.asked_at {
+        Some(asked) => asked,
+        None if cancelling.refused >= 3 => cancelling.since,
+        None => return None,
+    };
+    (since(from, moment.now) >= CANCEL_GRACE).then_some(cancelling.kind)
+}
+
+fn stopped_unseen(flight: &mut Flight, kind: Kind, moment: Moment) -> Change {
     let text = cancel_text(flight, kind);
     fail(flight, failure(kind, &text, Charged::Unknown), moment)
 }
@@ -497,30 +549,26 @@ pub fn after_collect(
     flight: &mut Flight,
     answer: Collected,
     found: &FoundSummary,
+    policy: &Policy,
     moment: Moment,
 ) -> Change {
     match answer {
         Collected::Output(output) => output_there(flight, output, found, moment),
         Collected::NotYet => {
-            // COMPLETED, then "still in progress": fal put it back on another runner.
+            // COMPLETED, then "still in progress": fal put it back on another runner. It is as good as
+            // that word of the status: so it too ends at the time limit.
             flight.phase = Phase::Polling;
-            Change::quiet(Next::In(Duration::from_secs(1)))
-        }
-        Collected::Missing => match flight.cancelling {
-            Some(cancelling) => {
-                let text = cancel_text(flight, cancelling.kind);
-                fail(
-                    flight,
-                    failure(cancelling.kind, &text, Charged::Unknown),
-                    moment,
-                )
+            let mut change = after_poll(flight, Polled::InProgress, 0, policy, moment);
+            if let Next::In(wait) = &mut change.next {
+                *wait = (*wait).clamp(Duration::from_millis(250), Duration::from_secs(1));
             }
-            None => lost(
-                flight,
-                "the result expired at fal before it was read",
-                moment,
-            ),
-        },
+            change
+        }
+        Collected::Missing => lost(
+            flight,
+            "the result expired at fal before it was read",
+            moment,
+        ),
         Collected::Failed(mut failed) => {
             if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
                 failed.kind = cancelling.kind;
@@ -597,12 +645,17 @@ fn output_there(
     found: &FoundSummary,
     moment: Moment,
 ) -> Change {
+    // Fetched once more, because a crash took a result that was not in the record: told and summed up
+    // already.
+    let again = flight.completed_at.is_some();
     flight.charged = Charged::Yes;
-    flight.add_units(output.units.as_deref());
+    if !again {
+        flight.add_units(output.units.as_deref());
+        flight.completed_at = Some(moment.now);
+    }
     flight.step_tries = 0;
     flight.cancelling = None;
     flight.failure = None;
-    flight.completed_at = Some(moment.now);
     if found.all_flagged {
         let mut failed = failure(
             Kind::ContentPolicy,
@@ -646,14 +699,24 @@ fn output_there(
             "request_id",
             flight.request.as_ref().map(|request| request.0.clone()),
         )
-        .stamp("completed_at")
+        // A direct call has no write of its own for it; else Redis's own stamp stands.
+        .set_some(
+            "submitted_at",
+            flight
+                .submitted_at
+                .filter(|_| flight.via == Via::Direct)
+                .map(|at| at.0.to_string()),
+        )
         .del(&["error", "kind", "crashes"]);
+    if !again {
+        patch = patch.stamp("completed_at").event(event);
+    }
     if !large {
         patch = patch.set("result", json.to_string());
     }
     if flight.target.is_some() {
         // The intent to deliver goes with the result: from here on a message may have gone out.
-        let patch = patch.set("phase", Phase::Delivering.as_str()).event(event);
+        let patch = patch.set("phase", Phase::Delivering.as_str());
         return Change::write(
             Write::Save {
                 patch,
@@ -668,7 +731,7 @@ fn output_there(
     Change::write(
         Write::End {
             state: EndState::Done,
-            patch: patch.event(event).event(done),
+            patch: patch.event(done),
         },
         Next::Over,
     )

@@ -28,7 +28,8 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
         Collected::Output(output) => summary(&output.json),
         Collected::NotYet | Collected::Missing | Collected::Failed(_) => FoundSummary::default(),
     };
-    let change = state::after_collect(flight, answer, &found, worker.moment());
+    let policy = &worker.tools.policy;
+    let change = state::after_collect(flight, answer, &found, policy, worker.moment());
     worker.record(flight, change)
 }
 

@@ -16,6 +16,7 @@ use crate::store::Fault;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Sent, Telegram, Upload};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A job that took longer than this ends with a sound.
@@ -40,12 +41,9 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     let (Some(target), Some(telegram)) = (flight.target.clone(), &worker.tools.telegram) else {
         return deliver_to_nobody(worker, flight);
     };
-    let Some(json) = result(worker, flight) else {
-        return if worker.tools.store.health.is_away() {
-            Next::In(super::REDIS_AWAY)
-        } else {
-            Next::Now
-        };
+    let json = match result(worker, flight) {
+        Ok(json) => json,
+        Err(next) => return next,
     };
     let now = worker.tools.store.now();
     let completed = *flight.completed_at.get_or_insert(now);
@@ -63,6 +61,9 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         Ping::Auto => since(flight.wanted_at, now) > PING_AFTER,
     };
     let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
+    if flight.rung.is_empty() && flight.doubt == Doubt::None {
+        warn_of_foreign_hosts(flight, &items, &may_fetch);
+    }
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
     match go_on(worker, flight, telegram, &parcel) {
         Step::Go(next) => next,
@@ -75,7 +76,30 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
             let change = state::delivered(flight, &receipt);
             worker.record(flight, change)
         }
-        Step::Failed(failure) => worker.fail(flight, failure),
+        Step::Failed(failure) => {
+            let edited = Progress::parse(&flight.rung).is_some_and(|progress| progress.edited);
+            if let (true, Some(target)) = (edited, &mut flight.target) {
+                // The status message holds the first part of the result: the failure of a later part
+                // is told in a message of its own.
+                target.status_message_id = None;
+            }
+            worker.fail(flight, failure)
+        }
+    }
+}
+
+/// A file of a host that may not be fetched from goes as a link: the operator should know why.
+fn warn_of_foreign_hosts(flight: &Flight, items: &[Item], may_fetch: &dyn Fn(&str) -> bool) {
+    for item in items {
+        if let Item::File(file) = item
+            && !file.url.starts_with("data:")
+            && !may_fetch(&file.url)
+        {
+            report::warning(
+                "a file of a host that --file-host does not name goes as a link",
+                &[("job", &job(flight).job), ("url", &file.url.as_str())],
+            );
+        }
     }
 }
 
@@ -102,6 +126,11 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     let target = plan::telling_target(&target);
     let parcel = worker.parcel(&items, &target, &|_| false, false);
     let told = match go_on(worker, flight, telegram, &parcel) {
+        // Telegram may want more silence than there is time.
+        Step::Go(Next::In(wait)) => {
+            let left = TELL_LIMIT.saturating_sub(since(began, now)) + Duration::from_millis(50);
+            return Next::In(wait.min(left));
+        }
         Step::Go(next) => return next,
         Step::Finished(_) => true,
         Step::Failed(_) => false,
@@ -132,7 +161,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
     if plan::next(parcel, &progress) == Op::Finished {
         return Step::Finished(progress);
     }
-    if let Err(next) = worker.may_act() {
+    if let Err(next) = worker.may_act(flight) {
         return Step::Go(park(worker, flight, next));
     }
     let after = match act(worker, flight, telegram, parcel, &mut progress) {
@@ -205,7 +234,7 @@ fn act(
                 let after = plan::after_download(parcel, progress, DownloadProblem::TooBig);
                 return Outcome::After(Box::new(after));
             }
-            if let Err(next) = worker.may_act() {
+            if let Err(next) = worker.may_act(flight) {
                 // The download took its time: the lease is looked at again before anything goes out.
                 let Next::In(wait) = next else {
                     return Outcome::Again(super::REDIS_AWAY);
@@ -311,15 +340,18 @@ fn park(worker: &Worker, flight: &mut Flight, next: Next) -> Next {
 }
 
 /// The result: in memory, in its own key, or at fal once more.
-fn result(worker: &Worker, flight: &mut Flight) -> Option<std::sync::Arc<str>> {
-    if flight.result.is_none() {
-        match worker.session.large_result(&flight.id) {
-            Ok(Some(json)) => flight.result = Some(json.into()),
-            Ok(None) => flight.phase = Phase::Collecting,
-            Err(Fault::Away(_) | Fault::Refused(_)) => {}
-        }
+fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
+    if let Some(json) = &flight.result {
+        return Ok(json.clone());
     }
-    flight.result.clone()
+    match worker.session.large_result(&flight.id) {
+        Ok(Some(json)) => Ok(flight.result.insert(json.into()).clone()),
+        Ok(None) => {
+            flight.phase = Phase::Collecting;
+            Err(Next::Now)
+        }
+        Err(Fault::Away(_) | Fault::Refused(_)) => Err(Next::In(super::REDIS_AWAY)),
+    }
 }
 
 /// No chat, or no bot token: what is paid ends with its files in the event.

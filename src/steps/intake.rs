@@ -40,7 +40,10 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
     let done = worker.session.intake(&entries, &worker.tools.defaults)?;
     if done.made + done.dead + done.duplicates > 0 {
         for entry in &entries {
-            if let Err(invalid) = &entry.verdict {
+            // Who has a chat is told first: the line comes with the end of that.
+            if let Err(invalid) = &entry.verdict
+                && invalid.tell.is_none()
+            {
                 report::dead_letter(entry.id.as_str(), invalid.user.as_deref(), &invalid.error);
             }
         }

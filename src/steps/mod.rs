@@ -14,9 +14,9 @@ mod submit;
 use crate::fal::{Fal, Handle};
 use crate::http::{FileHosts, Http};
 use crate::job::failure::{Failure, Kind, Remedy};
-use crate::job::flight::{EndState, Flight, Token, Write};
+use crate::job::flight::{Doubt, EndState, Flight, Token, Write};
 use crate::job::spec::{ChatId, Model};
-use crate::job::state::{Change, Moment, Next, Policy, Say, since};
+use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
 use crate::job::{Charged, JobId, Lang, Phase, Priority, RequestId, UnixMs};
 use crate::report;
 use crate::store::{Defaults, Denied, Fault, Remembered, Session, Store, Written};
@@ -109,6 +109,8 @@ pub(crate) struct Snapshot {
     pub(crate) epoch: u64,
     pub(crate) phase: Phase,
     pub(crate) fields: Fields,
+    /// It holds what Redis has not taken yet.
+    pub(crate) unsaved: bool,
     pub(crate) since: Instant,
 }
 
@@ -124,9 +126,12 @@ pub(crate) struct Fields {
     queued_at: UnixMs,
     expires_at: Option<UnixMs>,
     submitted_at: Option<UnixMs>,
+    completed_at: Option<UnixMs>,
     request: Option<RequestId>,
     path: Option<String>,
+    tried: String,
     charged: Charged,
+    units: Option<String>,
     rung: String,
     result: Option<Arc<str>>,
     entry: Option<Arc<str>>,
@@ -153,9 +158,12 @@ impl Snapshot {
                 queued_at: flight.queued_at,
                 expires_at: flight.expires_at,
                 submitted_at: flight.submitted_at,
+                completed_at: flight.completed_at,
                 request: flight.request.clone(),
                 path: flight.path.clone(),
+                tried: flight.tried.clone(),
                 charged: flight.charged,
+                units: flight.units.clone(),
                 rung: flight.rung.clone(),
                 result: flight.result.clone(),
                 entry: flight.entry.clone(),
@@ -167,6 +175,7 @@ impl Snapshot {
                     .flatten(),
                 kind: flight.failure.clone(),
             },
+            unsaved: !flight.unsaved.is_empty(),
             since: Instant::now(),
         }
     }
@@ -192,11 +201,14 @@ impl Snapshot {
         some("meta", f.meta.clone());
         some("expires_at", f.expires_at.map(|at| at.0.to_string()));
         some("submitted_at", f.submitted_at.map(|at| at.0.to_string()));
+        some("completed_at", f.completed_at.map(|at| at.0.to_string()));
         some(
             "request_id",
             f.request.as_ref().map(|request| request.0.clone()),
         );
         some("path", f.path.clone());
+        some("tried", Some(f.tried.clone()).filter(|old| !old.is_empty()));
+        some("units", f.units.clone());
         some("rung", Some(f.rung.clone()).filter(|rung| !rung.is_empty()));
         some("result", f.result.as_ref().map(|result| result.to_string()));
         some("tell", f.tell.clone());
@@ -214,9 +226,11 @@ impl Snapshot {
         }
     }
 
-    /// Whether its present step may be begun anew by somebody else at once: it pays and sends nothing.
+    /// Whether its present step may be begun anew by somebody else at once, from the record as it
+    /// stands: it pays and sends nothing, and the record knows all. (Without the request id that Redis
+    /// has not taken yet somebody would submit, and pay, again.)
     pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(self.phase, Phase::Polling | Phase::Collecting)
+        matches!(self.phase, Phase::Polling | Phase::Collecting) && !self.unsaved
     }
 }
 
@@ -253,13 +267,7 @@ pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
     }
     match flight.phase {
         Phase::Submitting => submit::submit(worker, flight),
-        Phase::Polling
-            if flight
-                .cancelling
-                .is_some_and(|cancelling| cancelling.asked_at.is_none()) =>
-        {
-            submit::cancel(worker, flight)
-        }
+        Phase::Polling if cancel_is_due(flight) => submit::cancel(worker, flight),
         Phase::Polling => poll::poll(worker, flight),
         Phase::Collecting => collect::collect(worker, flight),
         Phase::Delivering => deliver::deliver(worker, flight),
@@ -276,10 +284,14 @@ impl Worker {
         }
     }
 
-    /// Whether money or a message may go out now: the lease is fresh and Redis answers. Otherwise how
-    /// long to wait.
-    fn may_act(&self) -> Result<(), Next> {
+    /// Whether money or a message may go out now: the job is still ours, the lease is fresh and Redis
+    /// answers. Otherwise what comes first.
+    fn may_act(&self, flight: &Flight) -> Result<(), Next> {
         let store = &self.tools.store;
+        if flight.epoch != store.identity().epoch {
+            // Taken over within this step: the fresh lease is our new name's, the job another's.
+            return Err(Next::Now);
+        }
         if store.health.is_away() || store.health.forgot() || !self.tools.lease.is_fresh() {
             return Err(Next::In(REDIS_AWAY));
         }
@@ -484,7 +496,9 @@ impl Worker {
 
 /// A request id that another owner brought: the job is paid; go on with it.
 fn adopt(flight: &mut Flight, request: RequestId) {
-    flight.request = Some(request);
+    if let Some(old) = flight.request.replace(request) {
+        flight.tried = format!("{} {old}", flight.tried).trim().to_owned();
+    }
     flight.path = None;
     flight.phase = Phase::Polling;
     flight.attempt = flight.attempt.max(1);
@@ -494,6 +508,9 @@ fn adopt(flight: &mut Flight, request: RequestId) {
     flight.entry = None;
     flight.failure = None;
     flight.cancelling = None;
+    flight.missing = None;
+    flight.doubt = Doubt::None;
+    flight.step_tries = 0;
     flight.unsaved.clear();
     flight.closing = false;
 }

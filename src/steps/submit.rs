@@ -3,7 +3,7 @@
 
 use super::Worker;
 use crate::fal::{Handle, Order, Probe};
-use crate::job::answer::{Cancelled, Submitted};
+use crate::job::answer::{Cancelled, Directed, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::spec::Via;
@@ -35,7 +35,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if flight.via == Via::Direct && !worker.moves_bytes {
         return Next::Transfer;
     }
-    if let Err(next) = worker.may_act() {
+    if let Err(next) = worker.may_act(flight) {
         return next;
     }
     if flight.doubt == Doubt::Submit {
@@ -44,10 +44,14 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
             return next;
         }
+        // That write took its time, with a slow Redis many seconds.
+        if let Err(next) = worker.may_act(flight) {
+            return next;
+        }
     }
     flight.untouched = false;
     let (Some(model), Some(order)) = (flight.model.clone(), &flight.order) else {
-        return Next::Over; // before_submit has ended what has no input; a valid job has a model
+        return Next::Over; // before_submit has ended what has no input or no model
     };
     let now = worker.tools.store.now();
     let left = flight
@@ -64,7 +68,16 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if flight.via == Via::Direct {
         let asked_at = now;
         let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
-        let answer = worker.tools.fal.direct(&order, limit);
+        let answer = match worker.tools.fal.direct(&order, limit) {
+            // Refused before anything ran.
+            Directed::Failed(failure)
+                if matches!(failure.kind, Kind::NoBalance | Kind::Auth)
+                    && failure.charged == Charged::No =>
+            {
+                Directed::Failed(account_trouble(worker, failure))
+            }
+            answer => answer,
+        };
         flight.submitted_at = Some(asked_at);
         return super::collect::after_direct(worker, flight, answer);
     }

@@ -35,18 +35,27 @@ for i = 1, n do
   local user, model, meta, priority = ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7]
   local not_before, expires_at = ARGV[a + 8], ARGV[a + 9]
   local job = ns .. ':job:' .. id
-  local known = redis.call('HMGET', job, 'state', 'kind')
+  local known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase')
   local who = {'job', id}
   if user ~= '' then who[#who + 1] = 'user'; who[#who + 1] = user end
   if model ~= '' then who[#who + 1] = 'model'; who[#who + 1] = model end
   if meta ~= '' then who[#who + 1] = 'meta'; who[#who + 1] = meta end
-  local replaces = verdict == 'job' and known[1] == 'dead' and known[2] == 'invalid_job'
+  local replaces = verdict == 'job' and known[2] == 'invalid_job'
+    and (known[1] == 'dead' or known[4] == 'telling')
   if known[1] and not replaces then
     duplicates = duplicates + 1
     redis.call('XADD', KEYS[3], '*', 'event', 'duplicate', 'at', now, 'attempt', 0, 'state', known[1], unpack(who))
   elseif verdict == 'job' then
     made = made + 1
     if replaces then
+      if known[1] ~= 'dead' then
+        -- Its user is still being told: that life ends here, and its owner's last write finds nothing.
+        local old = redis.call('HGET', job, 'error')
+        redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now, 'attempt', 0, 'kind', 'invalid_job',
+          'error', old or '', 'charged', 'no', unpack(who))
+        if known[3] then redis.call('HDEL', ns .. ':claims:' .. known[3], id) end
+        redis.call('LREM', KEYS[5], 0, id)
+      end
       redis.call('DEL', job)
       redis.call('ZREM', KEYS[10], id)
     end

@@ -1,0 +1,553 @@
+use super::*;
+use crate::job::flight::sample::named;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn scheduler(threads: usize) -> Scheduler {
+    Scheduler::new(threads, 1000)
+}
+
+/// A scheduler whose permit is out of the way.
+fn without_permit(threads: usize) -> Scheduler {
+    let scheduler = scheduler(threads);
+    scheduler.lock().permit = None;
+    scheduler
+}
+
+fn step(work: Work<'_>) -> Box<Flight> {
+    match work {
+        Work::Step(flight) => flight,
+        Work::Pull(..) => panic!("a pull instead of a step"),
+        Work::Stop => panic!("a stop instead of a step"),
+    }
+}
+
+fn permit(work: Work<'_>) -> (Permit<'_>, Duration) {
+    match work {
+        Work::Pull(permit, block) => (permit, block),
+        Work::Step(flight) => panic!("{} instead of a pull", flight.id),
+        Work::Stop => panic!("a stop instead of a pull"),
+    }
+}
+
+fn name(work: Work<'_>) -> String {
+    match work {
+        Work::Step(flight) => flight.id.to_string(),
+        Work::Pull(permit, _) => {
+            permit.park(Duration::from_secs(60));
+            "pull".to_owned()
+        }
+        Work::Stop => "stop".to_owned(),
+    }
+}
+
+// ---- the order of turns ----
+
+#[test]
+fn finishing_steps_come_before_polls_before_claimed_jobs_before_a_pull() {
+    let scheduler = scheduler(2);
+    let past = Instant::now() - MS;
+    scheduler.claimed([named("claimed", Phase::Submitting)].into_iter());
+    scheduler.park(named("poll", Phase::Polling), past);
+    scheduler.park(named("submit", Phase::Submitting), past);
+    scheduler.park(named("tell", Phase::Telling), past);
+    scheduler.park(named("deliver", Phase::Delivering), past);
+    scheduler.park(named("collect", Phase::Collecting), past);
+    let mut closing = named("closing", Phase::Polling);
+    closing.closing = true;
+    scheduler.park(closing, past - MS);
+    let mut turn = 0;
+    let order: Vec<_> = (0..8)
+        .map(|_| {
+            turn = 0; // no turn is an eighth one
+            name(scheduler.next(&mut turn))
+        })
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "closing", "tell", "deliver", "collect", "poll", "submit", "claimed", "pull"
+        ]
+    );
+}
+
+#[test]
+fn within_a_heap_the_earlier_due_goes_first_and_equals_keep_their_order() {
+    let scheduler = without_permit(1);
+    let now = Instant::now();
+    for (id, ago) in [("c", 1), ("a", 3), ("b", 2), ("d", 1), ("e", 1)] {
+        scheduler.park(named(id, Phase::Polling), now - MS * ago);
+    }
+    let order: String = (0..5)
+        .map(|_| step(scheduler.next(&mut 0)).id.to_string())
+        .collect();
+    assert_eq!(order, "abcde");
+}
+
+#[test]
+fn claimed_jobs_keep_the_order_of_their_claim() {
+    let scheduler = without_permit(1);
+    scheduler.claimed(
+        ["high", "default", "low"]
+            .map(|id| named(id, Phase::Submitting))
+            .into_iter(),
+    );
+    let order: Vec<_> = (0..3)
+        .map(|_| step(scheduler.next(&mut 0)).id.to_string())
+        .collect();
+    assert_eq!(order, ["high", "default", "low"]);
+}
+
+#[test]
+fn of_eight_turns_one_pulls_however_many_steps_are_due() {
+    let scheduler = scheduler(2);
+    let past = Instant::now() - MS;
+    for number in 0..100 {
+        scheduler.park(named(&format!("f{number}"), Phase::Delivering), past);
+    }
+    let (mut turn, mut pulls) = (0, 0);
+    for _ in 0..64 {
+        match scheduler.next(&mut turn) {
+            Work::Pull(permit, _) => {
+                pulls += 1;
+                drop(permit);
+            }
+            Work::Step(flight) => scheduler.park(flight, past),
+            Work::Stop => panic!(),
+        }
+    }
+    assert_eq!(pulls, 8);
+}
+
+/// Without this each eighth turn would begin one job of its claim and hoard the others behind the
+/// stream of due steps.
+#[test]
+fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
+    let scheduler = scheduler(2);
+    let past = Instant::now() - MS;
+    scheduler.park(named("busy", Phase::Delivering), past);
+    scheduler.claimed((0..5).map(|number| named(&format!("new-{number}"), Phase::Submitting)));
+    let (mut turn, mut begun, mut pulls) = (0, Vec::new(), 0);
+    for _ in 0..48 {
+        match scheduler.next(&mut turn) {
+            Work::Step(flight) if flight.id.as_str() == "busy" => scheduler.park(flight, past),
+            Work::Step(flight) => begun.push(flight.id.to_string()),
+            Work::Pull(permit, _) => {
+                pulls += 1;
+                drop(permit);
+            }
+            Work::Stop => panic!(),
+        }
+    }
+    assert_eq!(begun, ["new-0", "new-1", "new-2", "new-3", "new-4"]);
+    assert_eq!(pulls, 1);
+}
+
+// ---- the permit ----
+
+#[test]
+fn there_is_one_permit_and_it_comes_back_when_dropped() {
+    let scheduler = scheduler(2);
+    let (held, _) = permit(scheduler.next(&mut 0));
+    assert!(!scheduler.nobody_pulls());
+    scheduler.park(named("a", Phase::Polling), Instant::now() - MS);
+    // With the permit out every turn gives a step, the eighth too.
+    let mut turn = 7;
+    step(scheduler.next(&mut turn));
+    drop(held);
+    assert!(scheduler.nobody_pulls());
+    drop(permit(scheduler.next(&mut 0)));
+}
+
+#[test]
+fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
+    let scheduler = scheduler(2);
+    let (held, _) = permit(scheduler.next(&mut 0));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _held = held;
+        std::panic::resume_unwind(Box::new("a panic without its line in the log"));
+    }));
+    assert!(panicked.is_err());
+    assert!(scheduler.nobody_pulls());
+    let from = scheduler.lock().permit.unwrap();
+    let wait = from.saturating_duration_since(Instant::now());
+    assert!(wait > AFTER_PANIC / 2 && wait <= AFTER_PANIC, "{wait:?}");
+}
+
+#[test]
+fn a_parked_permit_is_taken_when_its_time_has_come() {
+    let scheduler = scheduler(2);
+    permit(scheduler.next(&mut 0)).0.park(20 * MS);
+    let began = Instant::now();
+    drop(permit(scheduler.next(&mut 0)));
+    assert!(began.elapsed() >= 19 * MS);
+}
+
+#[test]
+fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
+    let scheduler = Arc::new(Scheduler::new(2, 1));
+    scheduler.came(1, 0);
+    permit(scheduler.next(&mut 0))
+        .0
+        .park_for_room(Duration::from_secs(30));
+    let waits = {
+        let scheduler = scheduler.clone();
+        thread::spawn(move || drop(permit(scheduler.next(&mut 0))))
+    };
+    thread::sleep(20 * MS);
+    assert!(!waits.is_finished());
+    let began = Instant::now();
+    scheduler.over(&named("a", Phase::Polling).id, 0);
+    waits.join().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn room_that_came_before_the_permit_was_parked_is_not_missed() {
+    let scheduler = Scheduler::new(2, 1);
+    scheduler.came(1, 0);
+    let (held, _) = permit(scheduler.next(&mut 0));
+    assert_eq!(scheduler.rooms().0, 0);
+    scheduler.over(&named("a", Phase::Polling).id, 0); // while the puller asks for paid jobs
+    held.park_for_room(Duration::from_secs(30));
+    assert!(scheduler.lock().permit.unwrap() <= Instant::now());
+}
+
+// ---- room ----
+
+#[test]
+fn room_is_what_the_limit_leaves_and_paid_jobs_may_exceed_it_by_a_tenth() {
+    let scheduler = Scheduler::new(2, 25);
+    assert_eq!(scheduler.rooms(), (25, 28));
+    scheduler.came(25, 0);
+    assert_eq!(scheduler.rooms(), (0, 3));
+    scheduler.came(3, 0);
+    assert_eq!(scheduler.rooms(), (0, 0));
+    assert_eq!(Scheduler::new(1, 1).rooms(), (1, 2));
+}
+
+#[test]
+fn inputs_of_sixteen_mebibytes_leave_room_for_paid_jobs_alone() {
+    let scheduler = scheduler(2);
+    scheduler.came(1, INPUT_BYTES);
+    assert_eq!(scheduler.rooms(), (0, 1099));
+    scheduler.dropped(1);
+    assert_eq!(scheduler.rooms(), (999, 1099));
+    scheduler.over(&named("a", Phase::Polling).id, INPUT_BYTES - 1);
+    assert_eq!(
+        (scheduler.rooms(), scheduler.lock().input_bytes),
+        ((1000, 1100), 0)
+    );
+}
+
+// ---- the block of a pull ----
+
+#[test]
+fn one_thread_blocks_no_longer_than_its_next_step_allows() {
+    let block = |prepare: &dyn Fn(&Scheduler)| {
+        let scheduler = scheduler(1);
+        prepare(&scheduler);
+        permit(scheduler.next(&mut 7)).1
+    };
+    assert_eq!(block(&|_| {}), BLOCK);
+    assert_eq!(
+        block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 100 * MS)),
+        Duration::ZERO
+    );
+    assert_eq!(
+        block(&|s| s.park(named("a", Phase::Polling), Instant::now() - MS)),
+        Duration::ZERO
+    );
+    let soon = block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 2000 * MS));
+    assert!(soon > 1700 * MS && soon <= 1850 * MS, "{soon:?}");
+    assert_eq!(
+        block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 60_000 * MS)),
+        BLOCK
+    );
+    // What comes back from a transfer has nobody else either.
+    let moving = block(&|s| s.transferring(Snapshot::of(&named("a", Phase::Delivering))));
+    assert_eq!(moving, Duration::ZERO);
+    // With two threads the other one serves all that.
+    let two = scheduler(2);
+    two.park(named("a", Phase::Polling), Instant::now() - MS);
+    assert_eq!(permit(two.next(&mut 7)).1, BLOCK);
+}
+
+// ---- stages ----
+
+#[test]
+fn quiet_begins_nothing_new_and_goes_on_with_what_is_due() {
+    let scheduler = scheduler(2);
+    scheduler.claimed([named("new", Phase::Submitting)].into_iter());
+    scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
+    scheduler.set_stage(Stage::Quiet);
+    let mut turn = 7;
+    assert_eq!(step(scheduler.next(&mut turn)).id.as_str(), "due");
+    scheduler.park(named("soon", Phase::Polling), Instant::now() + 10 * MS);
+    assert_eq!(step(scheduler.next(&mut turn)).id.as_str(), "soon");
+    assert_eq!(scheduler.drain().len(), 1);
+}
+
+#[test]
+fn a_stage_never_goes_back() {
+    let scheduler = scheduler(1);
+    scheduler.set_stage(Stage::Stop);
+    scheduler.set_stage(Stage::Quiet);
+    assert_eq!(scheduler.stage(), Stage::Stop);
+    scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
+    assert!(matches!(scheduler.next(&mut 0), Work::Stop));
+}
+
+#[test]
+fn a_stop_ends_every_waiting_thread_and_leaves_all_flights_to_be_drained() {
+    let scheduler = Arc::new(without_permit(8));
+    scheduler.park(
+        named("later", Phase::Polling),
+        Instant::now() + Duration::from_secs(60),
+    );
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let scheduler = scheduler.clone();
+            thread::spawn(move || matches!(scheduler.next(&mut 0), Work::Stop))
+        })
+        .collect();
+    thread::sleep(20 * MS);
+    scheduler.park(
+        named("finishing", Phase::Delivering),
+        Instant::now() + Duration::from_secs(60),
+    );
+    scheduler.set_stage(Stage::Stop);
+    for thread in threads {
+        assert!(thread.join().unwrap());
+    }
+    scheduler.claimed([named("new", Phase::Submitting)].into_iter());
+    let mut drained: Vec<_> = scheduler
+        .drain()
+        .iter()
+        .map(|flight| flight.id.to_string())
+        .collect();
+    drained.sort();
+    assert_eq!(drained, ["finishing", "later", "new"]);
+    assert!(scheduler.drain().is_empty());
+}
+
+#[test]
+fn what_no_thread_works_on_has_a_snapshot_and_a_transfer_until_it_is_parked_or_over() {
+    let scheduler = without_permit(2);
+    scheduler.claimed([named("a", Phase::Submitting)].into_iter());
+    scheduler.park(named("b", Phase::Polling), Instant::now());
+    scheduler.transferring(Snapshot::of(&named("c", Phase::Delivering)));
+    scheduler.transferring(Snapshot::of(&named("d", Phase::Delivering)));
+    let names = || {
+        let mut names: Vec<_> = scheduler
+            .snapshots()
+            .iter()
+            .map(|held| held.id.to_string())
+            .collect();
+        names.sort();
+        names.join("")
+    };
+    assert_eq!(names(), "abcd");
+    scheduler.over(&named("c", Phase::Delivering).id, 0);
+    scheduler.park(named("d", Phase::Delivering), Instant::now());
+    assert_eq!(names(), "abd");
+}
+
+// ---- waking ----
+
+#[test]
+fn an_earlier_flight_wakes_the_leader_and_one_without_a_leader_wakes_somebody() {
+    for threads in [1, 3] {
+        let scheduler = Arc::new(without_permit(threads));
+        let (send, ran) = mpsc::channel();
+        for _ in 0..threads {
+            let (scheduler, send) = (scheduler.clone(), send.clone());
+            thread::spawn(move || {
+                let mut turn = 0;
+                while let Work::Step(flight) = scheduler.next(&mut turn) {
+                    send.send((flight.id.to_string(), Instant::now())).unwrap();
+                }
+            });
+        }
+        thread::sleep(10 * MS); // all of them wait, without a leader
+        let mut late = Duration::ZERO;
+        let park = |id: &str, after: Duration| {
+            let due = Instant::now() + after;
+            scheduler.park(named(id, Phase::Polling), due);
+            due
+        };
+        let far = park("far", Duration::from_secs(2)); // now there is one, who waits for this
+        for round in 0..20 {
+            let due = park(&format!("near-{round}"), (round % 4) * 2 * MS);
+            let (_, at) = ran
+                .recv_timeout(Duration::from_secs(1))
+                .expect("a lost wake-up");
+            late = late.max(at.duration_since(due));
+        }
+        assert!(late < 500 * MS, "{late:?}");
+        let (id, at) = ran
+            .recv_timeout(Duration::from_secs(5))
+            .expect("nobody leads any more");
+        assert!(id == "far" && at >= far);
+        scheduler.set_stage(Stage::Stop);
+    }
+}
+
+#[test]
+fn who_takes_work_wakes_another_for_what_is_left() {
+    let scheduler = Arc::new(without_permit(4));
+    let (send, ran) = mpsc::channel();
+    let gate = Arc::new(std::sync::Barrier::new(5));
+    for _ in 0..4 {
+        let (scheduler, send, gate) = (scheduler.clone(), send.clone(), gate.clone());
+        thread::spawn(move || {
+            if let Work::Step(flight) = scheduler.next(&mut 0) {
+                send.send(flight.id.to_string()).unwrap();
+                gate.wait(); // a long step: this thread serves nobody else
+            }
+        });
+    }
+    thread::sleep(10 * MS);
+    // One call, one wake-up; the other three must be woken by those who take work.
+    scheduler.claimed((0..4).map(|number| named(&format!("{number}"), Phase::Submitting)));
+    for _ in 0..4 {
+        ran.recv_timeout(Duration::from_secs(5))
+            .expect("a claimed job waits beside an idle thread");
+    }
+    gate.wait();
+}
+
+/// Threads take and park for a while, with pulls in between; then each flight must have run often, none
+/// on two threads at once, and never later than a busy machine explains.
+#[test]
+fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
+    for threads in [1, 2, 8] {
+        let scheduler = Arc::new(scheduler(threads));
+        let running: Arc<Vec<AtomicBool>> =
+            Arc::new((0..200).map(|_| AtomicBool::new(false)).collect());
+        let runs: Arc<Vec<AtomicUsize>> = Arc::new((0..200).map(|_| AtomicUsize::new(0)).collect());
+        let (pulls, pulling) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let until = Instant::now() + Duration::from_millis(1200);
+        let born = Arc::new(AtomicUsize::new(0));
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (scheduler, running, runs) = (scheduler.clone(), running.clone(), runs.clone());
+                let (pulls, pulling, born) = (pulls.clone(), pulling.clone(), born.clone());
+                thread::spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(thread as u64);
+                    let mut turn = 0;
+                    loop {
+                        match scheduler.next(&mut turn) {
+                            Work::Step(flight) => {
+                                let number: usize = flight.id.as_str()[1..].parse().unwrap();
+                                assert!(
+                                    !running[number].swap(true, Ordering::AcqRel),
+                                    "two at once"
+                                );
+                                runs[number].fetch_add(1, Ordering::Relaxed);
+                                if random.u8(..) == 0 {
+                                    thread::sleep(MS);
+                                }
+                                running[number].store(false, Ordering::Release);
+                                let wait = Duration::from_micros(random.u64(0..6000));
+                                scheduler.park(flight, Instant::now() + wait);
+                            }
+                            Work::Pull(permit, _) => {
+                                assert_eq!(pulling.fetch_add(1, Ordering::AcqRel), 0, "two pull");
+                                pulls.fetch_add(1, Ordering::Relaxed);
+                                let first = born.fetch_add(4, Ordering::Relaxed);
+                                if first < 200 {
+                                    scheduler.came(4, 0);
+                                    scheduler.claimed((first..first + 4).map(|number| {
+                                        let phase = if number % 3 == 0 {
+                                            Phase::Delivering
+                                        } else {
+                                            Phase::Polling
+                                        };
+                                        named(&format!("f{number}"), phase)
+                                    }));
+                                }
+                                pulling.fetch_sub(1, Ordering::AcqRel);
+                                permit.park(2 * MS);
+                            }
+                            Work::Stop => return,
+                        }
+                    }
+                })
+            })
+            .collect();
+        // A probe from outside, as a transfer thread parks.
+        let mut worst = Duration::ZERO;
+        while Instant::now() < until {
+            thread::sleep(5 * MS);
+            let earliest = scheduler.lock().earliest_step();
+            if let Some(due) = earliest {
+                worst = worst.max(Instant::now().saturating_duration_since(due));
+            }
+        }
+        scheduler.set_stage(Stage::Stop);
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        let left: HashSet<_> = scheduler
+            .drain()
+            .iter()
+            .map(|flight| flight.id.to_string())
+            .collect();
+        assert_eq!(left.len(), 200, "{threads} threads");
+        let fewest = runs
+            .iter()
+            .map(|runs| runs.load(Ordering::Relaxed))
+            .min()
+            .unwrap();
+        assert!(fewest >= 10, "{threads} threads: one ran {fewest} times");
+        assert!(pulls.load(Ordering::Relaxed) >= 50, "{threads} threads");
+        assert!(
+            worst < Duration::from_millis(700),
+            "{threads} threads: {worst:?} late"
+        );
+    }
+}
+
+/// Leaders come and go while others park earlier and later flights: nobody may sleep over one.
+#[test]
+fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
+    let scheduler = Arc::new(without_permit(4));
+    let last = Arc::new(AtomicU64::new(0));
+    let began = Instant::now();
+    let (send, ran) = mpsc::channel();
+    for _ in 0..4 {
+        let (scheduler, send, last) = (scheduler.clone(), send.clone(), last.clone());
+        thread::spawn(move || {
+            let mut turn = 0;
+            while let Work::Step(flight) = scheduler.next(&mut turn) {
+                last.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+                let _ = send.send(flight.id.to_string());
+            }
+        });
+    }
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut parked = 0;
+    while began.elapsed() < Duration::from_millis(1500) {
+        for _ in 0..random.usize(1..6) {
+            let due = Instant::now() + Duration::from_micros(random.u64(0..20_000));
+            scheduler.park(named(&format!("f{parked}"), Phase::Polling), due);
+            parked += 1;
+        }
+        // Sometimes all are idle and without a leader, sometimes none is.
+        thread::sleep(Duration::from_micros(random.u64(0..30_000)));
+    }
+    let mut seen = HashSet::new();
+    for _ in 0..parked {
+        let id = ran
+            .recv_timeout(Duration::from_secs(2))
+            .expect("a lost wake-up");
+        assert!(seen.insert(id), "one ran twice");
+    }
+    assert!(last.load(Ordering::Relaxed) < 3_500_000);
+    scheduler.set_stage(Stage::Stop);
+}

@@ -1,0 +1,71 @@
+//! Flights for tests: one builder puts a job into any phase.
+
+use super::{Flight, Order, Token};
+use crate::job::spec::{ChatId, FalSwitches, Model, Target, Via};
+use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+
+/// When sample jobs came in.
+pub(crate) const CAME: UnixMs = UnixMs(1_700_000_000_000);
+
+/// A job of three attempts with a chat, as the claim in this phase gives it: in `submitting` nothing
+/// has been paid, in every other phase the first request was accepted a second after it came in.
+pub(crate) fn flight(phase: Phase) -> Flight {
+    let submitted = phase != Phase::Submitting;
+    Flight {
+        id: JobId::new("job-1").unwrap(),
+        token: Token("0000000000000001-1".to_owned()),
+        seq: 0,
+        epoch: 0,
+        phase,
+        model: Some(Model::new("fal-ai/flux/dev").unwrap()),
+        user: Some("42".to_owned()),
+        meta: Some(r#"{"order":1}"#.to_owned()),
+        priority: Priority::Default,
+        attempt: u32::from(submitted),
+        max_attempts: 3,
+        via: Via::Queue,
+        timeout: None,
+        repay: false,
+        request: submitted.then(|| RequestId("request-1".to_owned())),
+        path: None,
+        tried: String::new(),
+        result: None,
+        result_unsaved: false,
+        failure: None,
+        charged: Charged::No,
+        units: None,
+        queued_at: CAME,
+        wanted_at: CAME,
+        started_at: Some(CAME),
+        submitted_at: submitted.then_some(UnixMs(CAME.0 + 1000)),
+        completed_at: None,
+        expires_at: Some(UnixMs(CAME.0 + 86_400_000)),
+        running_at: None,
+        rung: String::new(),
+        telling_at: None,
+        tries: 0,
+        doubt: super::Doubt::None,
+        target: Some(Target::to_chat(ChatId::Id(7))),
+        order: (!submitted).then(|| Order {
+            input: RawValue::from_string(r#"{"prompt":"secret"}"#.to_owned()).unwrap(),
+            switches: FalSwitches::default(),
+        }),
+        entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),
+        step_tries: 0,
+        missing: None,
+        cancelling: None,
+        untouched: true,
+        unsaved: VecDeque::new(),
+        closing: false,
+    }
+}
+
+/// The same under another name.
+pub(crate) fn named(id: &str, phase: Phase) -> Box<Flight> {
+    let mut flight = flight(phase);
+    flight.id = JobId::new(id).unwrap();
+    flight.token = Token(format!("token-of-{id}"));
+    Box::new(flight)
+}

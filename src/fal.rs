@@ -43,6 +43,19 @@ pub struct FalUrls {
 #[derive(Clone)]
 struct Key(String);
 
+impl Key {
+    /// An answer that quotes the key must not carry it into an error, and so into Redis or a chat.
+    fn blank(&self, body: &mut Vec<u8>) {
+        let secret = self.0.rsplit(':').next().unwrap_or_default();
+        if let Ok(text) = std::str::from_utf8(body)
+            && secret.len() >= 8 // a shorter one is none, and would spoil every answer
+            && text.contains(secret)
+        {
+            *body = text.replace(secret, "***").into_bytes();
+        }
+    }
+}
+
 /// The client. It holds no state beside what it was made from; clones share the connections.
 #[derive(Clone)]
 pub struct Fal {
@@ -184,14 +197,16 @@ impl Fal {
             total,
             max_bytes,
         };
-        self.http.exchange(Request {
+        let mut answer = self.http.exchange(Request {
             service: Service::Fal,
             method,
             url,
             headers: &all,
             body,
             bounds,
-        })
+        })?;
+        self.key.blank(&mut answer.body);
+        Ok(answer)
     }
 }
 

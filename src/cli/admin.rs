@@ -47,7 +47,13 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
         match checked(entry, now) {
             Ok((id, entry)) => {
                 view.push(&entry).map_err(|fault| away(&fault))?;
-                println!("{id}");
+                if writeln!(std::io::stdout(), "{id}").is_err() {
+                    // Whoever reads the ids has gone: what follows would be pushed without a trace.
+                    eprintln!(
+                        "fal-worker: {id} is pushed, but nobody reads the ids any more; stopped"
+                    );
+                    return Err(INCOMPLETE);
+                }
                 ids.push(id);
             }
             Err(why) => {

@@ -54,7 +54,9 @@ impl Keeper {
         me: Process,
         pool_threads: usize,
     ) -> Keeper {
-        let session = tools.store.probing_session();
+        // A connection that leaves a beat unanswered for so long is given up, before others judge us.
+        let answer = Duration::from_secs(2).min(tools.lease.length() / 3);
+        let session = tools.store.probing_session(answer);
         Keeper {
             tools,
             engine,
@@ -122,7 +124,7 @@ impl Keeper {
             health.set_forgot(false); // nothing is held yet
         }
         if health.forgot() {
-            self.reassert()?;
+            self.reassert(beat.fresh)?;
         }
         if beat.due {
             self.session.promote(PROMOTED)?;
@@ -214,8 +216,10 @@ impl Keeper {
         Ok(())
     }
 
-    fn reassert(&mut self) -> Result<(), Fault> {
+    /// `emptied`: nothing at all was left, not even who else lives.
+    fn reassert(&mut self, emptied: bool) -> Result<(), Fault> {
         self.session.settle(SETTLE)?;
+        let before = self.tools.store.health.written_again();
         let all = self.all_held();
         let epoch = self.tools.store.identity().epoch;
         let remembered: Vec<_> = all
@@ -225,17 +229,20 @@ impl Keeper {
             .collect();
         match self.session.reassert(&remembered) {
             Ok(lost) => {
-                let (held, lost) = (remembered.len() as u64, lost.len() as u64);
-                report::warning(
-                    "redis forgot writes, they were made again",
-                    &[("jobs", &held), ("lost", &lost)],
-                );
+                let again = self.tools.store.health.written_again() - before;
+                let lost = lost.len() as u64;
+                if again + lost > 0 {
+                    report::warning(
+                        "redis forgot writes, they were made again",
+                        &[("records", &again), ("lost", &lost)],
+                    );
+                }
             }
             Err(Denied::Fault(fault)) => return Err(fault),
             Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => {}
         }
         self.tools.store.health.set_forgot(false);
-        if self.session.instances()?.len() <= 1 {
+        if !emptied && self.session.instances()?.len() <= 1 {
             self.session.settled()?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
 use crate::job::state::{Policy, save_large};
 use crate::report;
+use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
 use crate::steps::{self, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
@@ -209,6 +210,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         lang: config.lang,
         admin_chat: config.admin_chat.clone(),
         lease: Lease::new(config.lease),
+        gate: Gate::new(config.threads.pool),
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         in_flight: AtomicU64::new(0),

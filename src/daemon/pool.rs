@@ -6,6 +6,7 @@ use crate::job::JobId;
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::report;
+use crate::steps::gate::{Entry, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
 use crate::steps::{self, Snapshot, Worker};
 use crate::store::{Denied, Fault, Session};
@@ -87,17 +88,14 @@ impl Engine {
     pub(crate) fn pool_thread(&self, worker: &Worker, desk: usize, blocker: &Mutex<Blocker>) {
         let mut turn = 0;
         loop {
-            match self.scheduler.next(&mut turn) {
-                Work::Step(flight) => self.run(worker, desk, flight),
+            match self.scheduler.next(&mut turn, &worker.tools.gate) {
+                Work::Step(flight, place) => self.run(worker, desk, flight, place),
                 Work::Pull(permit, block) => {
                     // The hook logs a panic; its unwinding gives the permit back, to be taken again a
                     // moment later. What was claimed is found by the keeper and goes back.
-                    let pulled = catch_unwind(AssertUnwindSafe(|| {
-                        self.pull(worker, permit, block, blocker)
+                    let _ = catch_unwind(AssertUnwindSafe(|| {
+                        self.pull(worker, permit, block, blocker);
                     }));
-                    if let Ok(Some(first)) = pulled {
-                        self.run(worker, desk, first);
-                    }
                 }
                 Work::Stop => return,
             }
@@ -112,22 +110,19 @@ impl Engine {
         moved: &Receiver<Box<Flight>>,
     ) {
         for flight in moved {
-            self.run(worker, desk, flight);
+            self.run(worker, desk, flight, None);
         }
     }
 
-    /// Pulls with the permit; gives the first job to the calling thread, the others to the scheduler.
-    fn pull(
-        &self,
-        worker: &Worker,
-        permit: Permit<'_>,
-        block: Duration,
-        blocker: &Mutex<Blocker>,
-    ) -> Option<Box<Flight>> {
+    /// Pulls with the permit, into the scheduler.
+    fn pull(&self, worker: &Worker, permit: Permit<'_>, block: Duration, blocker: &Mutex<Blocker>) {
         let (room, paid_room) = self.scheduler.rooms();
+        // New jobs wait in Redis while fal is away, not here, where a crash would make them doubtful.
+        let fal_is_away = !self.fal_answers(worker);
+        let room = if fal_is_away { 0 } else { room };
         if room == 0 && paid_room == 0 {
             permit.park_for_room(Duration::from_secs(1));
-            return None;
+            return;
         }
         // Taken, not only read: whatever goes wrong below, the next pull claims first.
         let emptied = self.emptied.swap(false, Ordering::AcqRel);
@@ -153,7 +148,7 @@ impl Engine {
                 flights
             })
         };
-        let mut flights = match pulled {
+        let flights = match pulled {
             Ok(flights) => flights,
             Err(denied) => {
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
@@ -167,16 +162,17 @@ impl Engine {
                     }
                     Denied::Settling => Duration::from_millis(30),
                 });
-                return None;
+                return;
             }
         };
         if flights.is_empty() {
             match (room, block.is_zero()) {
+                (0, _) if fal_is_away => permit.park(Duration::from_millis(500)),
                 (0, _) => permit.park_for_room(Duration::from_secs(1)),
                 (_, true) => permit.park(Duration::from_millis(100)),
                 (_, false) => drop(permit),
             }
-            return None;
+            return;
         }
         let bytes = flights.iter().map(|flight| bytes(flight)).sum();
         self.scheduler.came(flights.len(), bytes);
@@ -187,12 +183,8 @@ impl Engine {
         for flight in &flights {
             report::job_started(&steps::job(flight), flight.phase);
         }
-        // Their order is that of their priorities.
-        let first = flights.remove(0);
-        if !flights.is_empty() {
-            self.scheduler.claimed(flights.into_iter());
-        }
-        Some(first)
+        // Their order is that of their priorities; this thread takes the first of them.
+        self.scheduler.claimed(flights.into_iter());
     }
 
     /// Whether a claim may be under way, whose jobs Redis knows and memory does not.
@@ -200,8 +192,28 @@ impl Engine {
         !self.scheduler.nobody_pulls() && self.puller.load(Ordering::Acquire) == 0
     }
 
+    /// Whether fal counts as there. While it does not, the puller is one of those who may ask: there may
+    /// be no other job in hand that would.
+    fn fal_answers(&self, worker: &Worker) -> bool {
+        let gate = &worker.tools.gate;
+        if !gate.is_open(Service::Fal) {
+            return true;
+        }
+        match gate.enter(Service::Fal, false, Instant::now()) {
+            Entry::Go(_) => true,
+            Entry::Wait(_) => false,
+            Entry::Probe(_inside) => steps::probe(worker, Service::Fal),
+        }
+    }
+
     /// Runs a flight's steps on this thread until it is parked, moved or over.
-    fn run(&self, worker: &Worker, desk: usize, mut flight: Box<Flight>) {
+    fn run<'a>(
+        &self,
+        worker: &'a Worker,
+        desk: usize,
+        mut flight: Box<Flight>,
+        mut place: Option<Inside<'a>>,
+    ) {
         loop {
             if self.scheduler.stage() == Stage::Stop {
                 // Begin nothing: it goes back.
@@ -212,7 +224,11 @@ impl Engine {
             let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
             self.desks.put(desk, Some(snapshot));
             let before = bytes(&flight);
-            let stepped = catch_unwind(AssertUnwindSafe(|| steps::advance(worker, &mut flight)));
+            let given = place.take();
+            let stepped = catch_unwind(AssertUnwindSafe(|| {
+                steps::advance(worker, &mut flight, given)
+            }));
+            self.scheduler.place_is_free();
             let next = match stepped {
                 Ok(next) => next,
                 Err(_) => {

@@ -7,8 +7,10 @@
 use crate::job::flight::Flight;
 use crate::job::{JobId, Phase};
 use crate::steps::Snapshot;
+use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +27,8 @@ pub(crate) enum Stage {
 
 /// What a pool thread does next.
 pub(crate) enum Work<'a> {
-    /// One flight's next step.
-    Step(Box<Flight>),
+    /// One flight's next step; a job that is to be submitted has its place at fal already.
+    Step(Box<Flight>, Option<Inside<'a>>),
     /// Pull, blocking this long at most.
     Pull(Permit<'a>, Duration),
     /// End the thread.
@@ -81,6 +83,8 @@ pub(crate) struct Scheduler {
     followers: Condvar,
     threads: usize,
     max_in_flight: usize,
+    /// Claimed jobs that wait to begin, to be read without the lock.
+    waiting: AtomicUsize,
 }
 
 /// Longest block of a pull: short enough that a lost ring or a half-open connection shows soon.
@@ -111,6 +115,7 @@ impl Scheduler {
             followers: Condvar::new(),
             threads,
             max_in_flight,
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -119,8 +124,10 @@ impl Scheduler {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next thing to do; waits for it. `turn` is the calling thread's own count.
-    pub(crate) fn next(&self, turn: &mut u32) -> Work<'_> {
+    /// The next thing to do; waits for it. `turn` is the calling thread's own count. A claimed job is
+    /// handed out only with a place at fal, so that jobs begin in the order of their priorities however
+    /// full fal's bulkhead is.
+    pub(crate) fn next<'a>(&'a self, turn: &mut u32, gate: &'a Gate) -> Work<'a> {
         *turn = turn.wrapping_add(1);
         let mut inner = self.lock();
         loop {
@@ -134,26 +141,61 @@ impl Scheduler {
             if turn.is_multiple_of(8) && inner.stage == Stage::Run {
                 // What was pulled and not begun waits behind the same stream of due steps: it first, or
                 // each such turn would begin one job and hoard the rest of its claim.
-                if let Some(flight) = inner.claimed.pop_front() {
-                    self.wake_another(&mut inner, now);
-                    return Work::Step(flight);
+                if let Some((flight, place)) = self.begin(&mut inner, gate, now) {
+                    self.wake_another(&mut inner, gate, now);
+                    return Work::Step(flight, place);
                 }
                 if may_pull {
-                    return self.pull(inner, now);
+                    return self.pull(inner, gate, now);
                 }
             }
             if let Some(flight) = inner.due(now) {
-                self.wake_another(&mut inner, now);
-                return Work::Step(flight);
+                self.wake_another(&mut inner, gate, now);
+                return Work::Step(flight, None);
+            }
+            if let Some((flight, place)) = self.begin(&mut inner, gate, now) {
+                self.wake_another(&mut inner, gate, now);
+                return Work::Step(flight, place);
             }
             if may_pull {
-                return self.pull(inner, now);
+                return self.pull(inner, gate, now);
             }
             inner = self.wait(inner, now);
         }
     }
 
-    fn pull<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, now: Instant) -> Work<'a> {
+    /// The first claimed job, if it may begin.
+    fn begin<'a>(
+        &self,
+        inner: &mut Inner,
+        gate: &'a Gate,
+        now: Instant,
+    ) -> Option<(Box<Flight>, Option<Inside<'a>>)> {
+        if inner.stage != Stage::Run {
+            return None;
+        }
+        let pays = inner.claimed.front()?.phase == Phase::Submitting;
+        let place = if pays {
+            match gate.enter_if_there(Service::Fal, now) {
+                Some(place) => Some(place),
+                None => return None,
+            }
+        } else {
+            None
+        };
+        let flight = inner.claimed.pop_front()?;
+        self.waiting.store(inner.claimed.len(), Ordering::Release);
+        Some((flight, place))
+    }
+
+    /// A place at fal may be free: somebody should look whether a claimed job waits for it.
+    pub(crate) fn place_is_free(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.wake_one(&self.lock());
+        }
+    }
+
+    fn pull<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, gate: &Gate, now: Instant) -> Work<'a> {
         inner.permit = None;
         inner.wants_room = false;
         // With one thread nobody else serves what becomes due, or comes back from a transfer.
@@ -167,7 +209,7 @@ impl Scheduler {
                 .min(BLOCK),
             None => BLOCK,
         };
-        self.wake_another(&mut inner, now);
+        self.wake_another(&mut inner, gate, now);
         Work::Pull(
             Permit {
                 scheduler: self,
@@ -204,13 +246,13 @@ impl Scheduler {
     }
 
     /// Called by a thread that takes work: somebody must lead, and what else is ready must not wait.
-    fn wake_another(&self, inner: &mut Inner, now: Instant) {
+    fn wake_another(&self, inner: &mut Inner, gate: &Gate, now: Instant) {
         if inner.idle > 0
             && inner.leader_until.is_none()
             && (inner.earliest().is_some() || !inner.claimed.is_empty())
         {
             self.followers.notify_one();
-        } else if inner.ready(now) {
+        } else if inner.ready(gate, now) {
             self.wake_one(inner);
         }
     }
@@ -254,11 +296,11 @@ impl Scheduler {
         self.wake_for(&inner, due);
     }
 
-    /// Claimed jobs that this thread does not begin itself.
+    /// Jobs that the calling thread has claimed; it asks for work next, and wakes others for the rest.
     pub(crate) fn claimed(&self, flights: impl Iterator<Item = Box<Flight>>) {
         let mut inner = self.lock();
         inner.claimed.extend(flights);
-        self.wake_one(&inner);
+        self.waiting.store(inner.claimed.len(), Ordering::Release);
     }
 
     /// A flight goes to the transfer threads.
@@ -344,10 +386,11 @@ impl Scheduler {
     /// Takes everything that is parked or not begun, to be given back.
     pub(crate) fn drain(&self) -> Vec<Box<Flight>> {
         let mut inner = self.lock();
-        // The last first: each is put back in front of the one before.
-        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).rev().collect();
+        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).collect();
+        let mut parked: Vec<Parked> = inner.polls.drain().map(|Reverse(parked)| parked).collect();
+        parked.sort_unstable();
+        out.extend(parked.into_iter().map(|parked| parked.flight));
         out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
-        out.extend(inner.polls.drain().map(|Reverse(parked)| parked.flight));
         out
     }
 
@@ -376,11 +419,7 @@ impl Inner {
                 return heap.pop().map(|Reverse(parked)| parked.flight);
             }
         }
-        if self.stage == Stage::Run {
-            self.claimed.pop_front()
-        } else {
-            None
-        }
+        None
     }
 
     fn earliest_step(&self) -> Option<Instant> {
@@ -394,8 +433,8 @@ impl Inner {
         self.earliest_step().into_iter().chain(permit).min()
     }
 
-    fn ready(&self, now: Instant) -> bool {
-        (self.stage == Stage::Run && !self.claimed.is_empty())
+    fn ready(&self, gate: &Gate, now: Instant) -> bool {
+        (self.stage == Stage::Run && !self.claimed.is_empty() && gate.has_place(Service::Fal))
             || self.earliest().is_some_and(|due| due <= now)
     }
 }

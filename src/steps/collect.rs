@@ -1,7 +1,7 @@
 //! Collect: the result is fetched at once, since it vanishes at fal within minutes, and recorded
 //! together with the intent to deliver it.
 
-use super::Worker;
+use super::{Heard, Worker};
 use crate::fal::{self, Handle};
 use crate::job::answer::{Collected, Directed, Item};
 use crate::job::flight::Flight;
@@ -20,9 +20,9 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
         ),
         _ => Collected::Missing,
     };
-    worker.fal_answered(match &answer {
-        Collected::Failed(failure) => Some(failure),
-        _ => None,
+    worker.fal_heard(match &answer {
+        Collected::Failed(failure) => Heard::of(failure),
+        Collected::Output(_) | Collected::NotYet | Collected::Missing => Heard::Answer,
     });
     let found = match &answer {
         Collected::Output(output) => summary(&output.json),
@@ -35,6 +35,12 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
 
 /// A direct call brings its result with its answer.
 pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directed) -> Next {
+    match &answer {
+        Directed::Output(..) => worker.fal_heard(Heard::Answer),
+        Directed::Failed(failure) => worker.fal_heard(Heard::of(failure)),
+        // A call that ran into its time limit says nothing about fal.
+        Directed::Unknown(_) => {}
+    }
     let found = match &answer {
         Directed::Output(output, _) => summary(&output.json),
         Directed::Failed(_) | Directed::Unknown(_) => FoundSummary::default(),

@@ -14,7 +14,7 @@ use crate::job::{Charged, Phase, words};
 use crate::report;
 use crate::store::Fault;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
-use crate::telegram::refusal::Refusal;
+use crate::telegram::refusal::{Refusal, Repair};
 use crate::telegram::{Sent, Telegram, Upload};
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,22 +260,18 @@ fn act(
     )))
 }
 
-/// Says once that Telegram went away, and once that it is back.
+/// Notes whether Telegram is there, and at debug what it refused.
 fn note(worker: &Worker, flight: &Flight, sent: &Result<Sent, Refusal>) {
-    match sent {
-        Err(refusal @ (Refusal::NotSent(_) | Refusal::Unknown(_))) => {
-            worker.tools.telegram_outage.failed(&refusal.to_string());
-        }
-        Err(refusal) => {
-            worker.tools.telegram_outage.succeeded();
-            let (job, why) = (job(flight), refusal.to_string());
-            report::debug(
-                "telegram refused a call",
-                &[("job", &job.job), ("why", &why.as_str())],
-            );
-        }
-        Ok(_) => {
-            worker.tools.telegram_outage.succeeded();
+    let refusal = sent.as_ref().err();
+    worker.telegram_heard(refusal);
+    if let Some(refusal) = refusal {
+        let (job, why) = (job(flight), refusal.to_string());
+        let fields: &[(&str, &dyn report::Value)] = &[("job", &job.job), ("why", &why.as_str())];
+        match refusal {
+            Refusal::Bug(_) | Refusal::Repair(Repair::MarkupRefused) => {
+                report::warning("telegram refused a call", fields);
+            }
+            _ => report::debug("telegram refused a call", fields),
         }
     }
 }

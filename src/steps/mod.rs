@@ -6,22 +6,25 @@
 
 mod collect;
 mod deliver;
+pub(crate) mod gate;
 pub(crate) mod intake;
 mod poll;
 pub(crate) mod pull;
 mod submit;
 
-use crate::fal::{Fal, Handle};
+use crate::fal::{Fal, Handle, Probe};
 use crate::http::{FileHosts, Http};
 use crate::job::failure::{Failure, Kind, Remedy};
-use crate::job::flight::{Doubt, EndState, Flight, Token, Write};
+use crate::job::flight::{EndState, Flight, Token, Write};
 use crate::job::spec::{ChatId, Model};
 use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
 use crate::job::{Charged, JobId, Lang, Phase, Priority, RequestId, UnixMs};
 use crate::report;
 use crate::store::{Defaults, Denied, Fault, Remembered, Session, Store, Written};
 use crate::telegram::plan::DeliveryMode;
+use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
+use gate::{Entry, Gate, Inside, Service};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +47,7 @@ pub(crate) struct Tools {
     pub(crate) lang: Lang,
     pub(crate) admin_chat: Option<ChatId>,
     pub(crate) lease: Lease,
+    pub(crate) gate: Gate,
     pub(crate) fal_outage: report::Outage,
     pub(crate) telegram_outage: report::Outage,
     /// Jobs owned by this process, for the pace of polling.
@@ -145,7 +149,11 @@ impl Snapshot {
         Snapshot {
             id: flight.id.clone(),
             token: flight.token.clone(),
-            seq: flight.seq,
+            // What Redis has not taken is written after this: its numbers must still be free.
+            seq: flight
+                .unsaved
+                .front()
+                .map_or(flight.seq, |(seq, _)| seq.saturating_sub(1)),
             epoch: flight.epoch,
             phase: flight.phase,
             fields: Fields {
@@ -241,14 +249,16 @@ enum Flushed {
     Done,
     /// The job is not ours any more.
     Dropped,
-    /// A request id that we did not know belongs to the job: go on from `polling`.
-    Redirected,
     /// Redis is away; they stay with the flight.
     Away,
 }
 
-/// Takes the next step of a flight.
-pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
+/// Takes the next step of a flight. `place`: one at fal that it was given already.
+pub(crate) fn advance<'a>(
+    worker: &'a Worker,
+    flight: &mut Flight,
+    place: Option<Inside<'a>>,
+) -> Next {
     if flight.epoch != worker.tools.store.identity().epoch {
         return worker.let_go(flight);
     }
@@ -257,7 +267,6 @@ pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
             Flushed::Done if flight.closing => return Next::Over,
             Flushed::Done => {}
             Flushed::Dropped => return Next::Over,
-            Flushed::Redirected => return Next::Now,
             // Results vanish at fal within minutes: reading goes on without Redis, all else waits.
             Flushed::Away
                 if !flight.closing
@@ -265,6 +274,14 @@ pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
             Flushed::Away => return Next::In(REDIS_AWAY),
         }
     }
+    // The place in the service is held until the step is over.
+    let _inside = match (place, flight.phase) {
+        (Some(inside), Phase::Submitting) => inside,
+        (_, _) => match pass_gate(worker, flight) {
+            Ok(inside) => inside,
+            Err(next) => return next,
+        },
+    };
     match flight.phase {
         Phase::Submitting => submit::submit(worker, flight),
         Phase::Polling if cancel_is_due(flight) => submit::cancel(worker, flight),
@@ -272,6 +289,76 @@ pub(crate) fn advance(worker: &Worker, flight: &mut Flight) -> Next {
         Phase::Collecting => collect::collect(worker, flight),
         Phase::Delivering => deliver::deliver(worker, flight),
         Phase::Telling => deliver::tell(worker, flight),
+    }
+}
+
+/// Lets a step into the service that it needs, or says when to ask again. While a service counts as
+/// away one probe at a time goes out, and only what pays and sends nothing may be it.
+fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next> {
+    let service = match flight.phase {
+        Phase::Submitting | Phase::Polling | Phase::Collecting => Service::Fal,
+        Phase::Delivering => Service::Telegram { slow: true },
+        Phase::Telling => Service::Telegram { slow: false },
+    };
+    let is_probe_itself = matches!(flight.phase, Phase::Polling | Phase::Collecting);
+    match worker
+        .tools
+        .gate
+        .enter(service, !worker.moves_bytes, Instant::now())
+    {
+        Entry::Go(inside) => Ok(inside),
+        Entry::Probe(inside) if is_probe_itself || probe(worker, service) => Ok(inside),
+        Entry::Probe(_) => Err(Next::In(REDIS_AWAY)),
+        // The more there are the later: threads that go round among thousands of steps that may not go in
+        // would cost more than the work. Without jitter: claimed jobs keep their order.
+        Entry::Wait(wait) => {
+            let in_flight = worker.tools.in_flight.load(Ordering::Relaxed);
+            let wait = wait.max(Duration::from_micros(50 * in_flight));
+            Err(Next::In(wait))
+        }
+    }
+}
+
+/// A free question to a service that counts as away: whether it answers.
+pub(crate) fn probe(worker: &Worker, service: Service) -> bool {
+    match service {
+        Service::Fal => {
+            let away = worker.tools.fal.probe() == Probe::Away;
+            worker.fal_heard(if away {
+                Heard::Silence("the probe was not answered")
+            } else {
+                Heard::Answer
+            });
+            !away
+        }
+        Service::Telegram { .. } => match &worker.tools.telegram {
+            Some(telegram) => {
+                let answer = telegram.get_me();
+                worker.telegram_heard(answer.as_ref().err());
+                !matches!(answer, Err(Refusal::NotSent(_) | Refusal::Unknown(_)))
+            }
+            None => true,
+        },
+    }
+}
+
+/// What an exchange says about fal's being there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Heard<'a> {
+    /// fal itself answered, whatever it said.
+    Answer,
+    /// Nobody did, or a gateway.
+    Silence(&'a str),
+}
+
+impl<'a> Heard<'a> {
+    /// Of a failure on the way, or fal's own word.
+    fn of(failure: &'a Failure) -> Heard<'a> {
+        if failure.kind == Kind::Unavailable && failure.remedy == Remedy::RetryStep {
+            Heard::Silence(&failure.text)
+        } else {
+            Heard::Answer
+        }
     }
 }
 
@@ -310,7 +397,6 @@ impl Worker {
         match self.flush(flight) {
             Flushed::Done => change.next,
             Flushed::Dropped => Next::Over,
-            Flushed::Redirected => Next::Now,
             Flushed::Away if flight.closing => Next::In(REDIS_AWAY),
             Flushed::Away if matches!(flight.phase, Phase::Polling | Phase::Collecting) => {
                 change.next
@@ -323,24 +409,34 @@ impl Worker {
     fn flush(&self, flight: &mut Flight) -> Flushed {
         while let Some((seq, write)) = flight.unsaved.pop_front() {
             let written = match self.session.write(flight, seq, &write) {
-                Ok(Written::Stale) => self.maybe_forgotten(flight, seq, &write),
+                Ok(Written::Stale | Written::Gone) => self.maybe_forgotten(flight, seq, &write),
                 other => other,
             };
             match written {
                 Ok(Written::Ok) => self.report_written(flight, &write),
-                Ok(Written::Stale) => return Flushed::Dropped,
+                Ok(Written::Stale | Written::Gone) => {
+                    self.bring_home(flight, seq);
+                    return Flushed::Dropped;
+                }
                 Ok(Written::Cancel) => {
                     self.cancel_needless(flight, &write);
                     return Flushed::Dropped;
                 }
-                Ok(Written::Other(request)) => {
-                    self.cancel_needless(flight, &write);
-                    adopt(flight, request);
-                    return Flushed::Redirected;
-                }
-                Ok(Written::Adopted(request)) => {
-                    adopt(flight, request);
-                    return Flushed::Redirected;
+                Ok(other @ (Written::Other(_) | Written::Adopted(_))) => {
+                    if matches!(other, Written::Other(_)) {
+                        self.cancel_needless(flight, &write);
+                    }
+                    // The record has a request that we do not know: the next claim of this job knows all
+                    // about it, and paid jobs are claimed first.
+                    if self
+                        .session
+                        .disown(flight.id.as_str(), &flight.token.0)
+                        .is_err()
+                    {
+                        flight.unsaved.push_front((seq, write));
+                        return Flushed::Away;
+                    }
+                    return Flushed::Dropped;
                 }
                 Err(fault) => {
                     if let Fault::Refused(why) = &fault {
@@ -358,6 +454,24 @@ impl Worker {
         Flushed::Done
     }
 
+    /// The job is another's. If its record knows another request than ours, ours is paid for nobody.
+    fn bring_home(&self, flight: &Flight, seq: u32) {
+        let Some(request) = flight.request.clone() else {
+            return;
+        };
+        let (path, attempt) = (flight.path.clone(), flight.attempt);
+        let event = flight.event("submitted");
+        let write = Write::Submitted {
+            request,
+            path,
+            attempt,
+            event,
+        };
+        if let Ok(Written::Cancel | Written::Other(_)) = self.session.write(flight, seq, &write) {
+            self.cancel_needless(flight, &write);
+        }
+    }
+
     /// A refused write, while Redis may have forgotten that the job is ours: write the job down again,
     /// then the write once more.
     fn maybe_forgotten(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
@@ -366,7 +480,7 @@ impl Worker {
         }
         let mut remembered = Snapshot::of(flight).remembered();
         remembered.seq = seq.saturating_sub(1);
-        match self.session.reassert(&[remembered]) {
+        match self.session.reassert_flights(&[remembered]) {
             Ok(lost) if lost.is_empty() => self.session.write(flight, seq, write),
             Ok(_) | Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => {
                 Ok(Written::Stale)
@@ -385,7 +499,9 @@ impl Worker {
             .cloned();
         if let Some((seq, write)) = submitted {
             match self.session.write(flight, seq, &write) {
-                Ok(Written::Cancel | Written::Other(_)) => self.cancel_needless(flight, &write),
+                Ok(Written::Cancel | Written::Gone | Written::Other(_)) => {
+                    self.cancel_needless(flight, &write)
+                }
                 Ok(Written::Ok | Written::Stale | Written::Adopted(_)) => {}
                 Err(_) => return Next::In(REDIS_AWAY),
             }
@@ -479,40 +595,40 @@ impl Worker {
 }
 
 impl Worker {
-    /// Says once that fal went away, and once that it is back.
-    fn fal_answered(&self, failure: Option<&Failure>) {
-        match failure {
-            Some(failure)
-                if failure.kind == Kind::Unavailable && failure.remedy == Remedy::RetryStep =>
-            {
-                self.tools.fal_outage.failed(&failure.text);
+    /// Notes for the breaker; says once that fal went away, and once that it is back.
+    fn fal_heard(&self, heard: Heard<'_>) {
+        match heard {
+            Heard::Silence(why) => {
+                if self.tools.gate.failed(Service::Fal, Instant::now()) {
+                    self.tools.fal_outage.failed(why);
+                }
             }
-            Some(_) | None => {
-                self.tools.fal_outage.succeeded();
+            Heard::Answer => {
+                if self.tools.gate.answered(Service::Fal) {
+                    self.tools.fal_outage.succeeded();
+                }
             }
         }
     }
-}
 
-/// A request id that another owner brought: the job is paid; go on with it.
-fn adopt(flight: &mut Flight, request: RequestId) {
-    if let Some(old) = flight.request.replace(request) {
-        flight.tried = format!("{} {old}", flight.tried).trim().to_owned();
+    /// The same for Telegram: what it refused, if it did not do it.
+    fn telegram_heard(&self, refusal: Option<&Refusal>) {
+        let telegram = Service::Telegram { slow: false };
+        match refusal {
+            Some(refusal @ (Refusal::NotSent(_) | Refusal::Unknown(_))) => {
+                if self.tools.gate.failed(telegram, Instant::now()) {
+                    self.tools.telegram_outage.failed(&refusal.to_string());
+                }
+            }
+            Some(Refusal::Operator(_)) => {
+                self.tools.gate.answered(telegram);
+            }
+            Some(_) | None => {
+                self.tools.gate.answered(telegram);
+                self.tools.telegram_outage.succeeded();
+            }
+        }
     }
-    flight.path = None;
-    flight.phase = Phase::Polling;
-    flight.attempt = flight.attempt.max(1);
-    flight.submitted_at = None;
-    flight.running_at = None;
-    flight.order = None;
-    flight.entry = None;
-    flight.failure = None;
-    flight.cancelling = None;
-    flight.missing = None;
-    flight.doubt = Doubt::None;
-    flight.step_tries = 0;
-    flight.unsaved.clear();
-    flight.closing = false;
 }
 
 /// A flight as the log names it.

@@ -1,7 +1,7 @@
 //! Poll: a look at the status of a request. It pays nothing, sends nothing and writes nothing, so it
 //! goes on while Redis is away.
 
-use super::Worker;
+use super::{Heard, Worker};
 use crate::fal::Handle;
 use crate::job::answer::Polled;
 use crate::job::flight::Flight;
@@ -25,9 +25,11 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
         ),
         _ => Polled::Missing,
     };
-    worker.fal_answered(match &answer {
-        Polled::Failed(failure) => Some(failure),
-        _ => None,
+    worker.fal_heard(match &answer {
+        Polled::Failed(failure) => Heard::of(failure),
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed | Polled::Missing => {
+            Heard::Answer
+        }
     });
     let in_flight = worker.tools.in_flight.load(Ordering::Relaxed) as usize;
     let change = state::after_poll(

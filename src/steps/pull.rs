@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Blocker {
     longest: Duration,
     /// With its client id, by which it can be woken.
-    con: Option<(Connection, u64)>,
+    con: Option<(Connection, u64, Instant)>,
 }
 
 /// What waiting brought.
@@ -65,19 +65,36 @@ impl Blocker {
         cmd: &redis::Cmd,
         woken: &AtomicU64,
     ) -> Result<Option<T>, Fault> {
-        let (con, client) = match &mut self.con {
+        self.con = self
+            .con
+            .take()
+            .filter(|(_, _, opened)| store.health.trusts(*opened));
+        let fresh = self.con.is_none();
+        let (con, client, _) = match &mut self.con {
             Some(open) => open,
-            none => none.insert(store.open_blocking(self.longest)?),
+            none => {
+                let (con, client) = store.open_blocking(self.longest)?;
+                none.insert((con, client, Instant::now()))
+            }
         };
         woken.store(*client, Ordering::Release);
         let answer = cmd.query::<Option<T>>(con);
         woken.store(0, Ordering::Release);
-        answer.map_err(|error| {
-            if error.code().is_none() {
-                self.con = None; // never used again after a time-out or an I/O error
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                if error.code().is_none() {
+                    self.con = None; // never used again after a time-out or an I/O error
+                    if error.is_timeout() {
+                        store.health.distrust();
+                    } else if !fresh {
+                        // It broke while nobody looked: that alone says nothing about Redis now.
+                        return self.block(store, cmd, woken);
+                    }
+                }
+                Err(link::fault(&error))
             }
-            link::fault(&error)
-        })
+        }
     }
 }
 

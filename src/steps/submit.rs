@@ -1,7 +1,7 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
-use super::Worker;
+use super::{Heard, Worker};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -85,9 +85,10 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure)),
         answer => answer,
     };
-    worker.fal_answered(match &answer {
-        Submitted::Refused(failure) => Some(failure),
-        Submitted::Unknown(_) | Submitted::Accepted(_) => None,
+    worker.fal_heard(match &answer {
+        Submitted::Refused(failure) => Heard::of(failure),
+        Submitted::Unknown(failure) => Heard::Silence(&failure.text),
+        Submitted::Accepted(_) => Heard::Answer,
     });
     let change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
     worker.record(flight, change)

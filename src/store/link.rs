@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 /// Time for an answer to a command that does not block.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// A blocking command that is not answered so long after its time is up never will be.
+const LATE: Duration = Duration::from_secs(2);
 /// A connection idle for this long is asked for a sign of life before it is used (the old worker's
 /// `health_check_interval`).
 const IDLE_CHECK: Duration = Duration::from_secs(30);
@@ -52,6 +54,9 @@ pub(crate) struct Health {
     last_connect_error: Mutex<String>,
     run_id: Mutex<Option<String>>,
     forgot: AtomicBool,
+    /// Connections older than this may be dead without a word: one of them left a call unanswered.
+    distrusted: Mutex<Option<Instant>>,
+    written_again: AtomicU64,
 }
 
 impl Default for Health {
@@ -65,6 +70,8 @@ impl Default for Health {
             last_connect_error: Mutex::default(),
             run_id: Mutex::default(),
             forgot: AtomicBool::new(false),
+            distrusted: Mutex::default(),
+            written_again: AtomicU64::new(0),
         }
     }
 }
@@ -98,10 +105,40 @@ impl Health {
         self.forgot.store(forgot, Ordering::Release);
     }
 
+    /// Records that Redis had forgotten were written again.
+    pub(crate) fn wrote_again(&self, records: u64) {
+        self.written_again.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub(crate) fn written_again(&self) -> u64 {
+        self.written_again.load(Ordering::Relaxed)
+    }
+
     /// A call failed.
     pub(crate) fn lost(&self, why: &str) {
         self.away.store(true, Ordering::Release);
+        if self.auth_refused() && self.version().is_empty() {
+            return; // never reached: it is the configuration that is refused, and said so
+        }
         self.outage.failed(why);
+    }
+
+    /// A call was not answered in time: no connection of before is used again.
+    pub(crate) fn distrust(&self) {
+        *self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection of that time may be used.
+    pub(crate) fn trusts(&self, opened: Instant) -> bool {
+        let distrusted = *self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        distrusted.is_none_or(|until| opened > until)
     }
 
     /// A call succeeded.
@@ -159,7 +196,14 @@ impl Opener {
         info: &redis::ConnectionInfo,
         health: Arc<Health>,
     ) -> Result<Opener, RedisError> {
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        // A peer that vanished shows within a minute, also on a connection that only waits.
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10))
+            .with_retries(3);
+        let tcp = redis::io::tcp::TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive);
         Ok(Opener {
             client: redis::Client::open(info.clone().set_tcp_settings(tcp))?,
             health,
@@ -185,7 +229,7 @@ impl Opener {
     /// A connection for `BRPOP` and its kin, which may block for `block`; with its id, so that another
     /// connection can wake it (`CLIENT UNBLOCK`).
     pub(crate) fn open_blocking(&self, block: Duration) -> Result<(Connection, u64), Fault> {
-        let opened = self.open(block + ANSWER).and_then(|mut con| {
+        let opened = self.open(block + LATE).and_then(|mut con| {
             let id = redis::cmd("CLIENT").arg("ID").query::<u64>(&mut con)?;
             Ok((con, id))
         });
@@ -196,23 +240,58 @@ impl Opener {
 /// One pooled connection.
 pub(crate) struct Link {
     con: Connection,
+    opened: Instant,
     used: Instant,
     broken: bool,
 }
 
 impl Link {
+    /// How long answers may take from here on.
+    pub(crate) fn set_answer(&mut self, answer: Duration) -> Result<(), RedisError> {
+        self.con.set_read_timeout(Some(answer))
+    }
+
     /// One command. A server's error is an answer; any other error breaks the link.
     pub(crate) fn call(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
         let answer = self.con.req_packed_command(&cmd.get_packed_command());
         self.used = Instant::now();
         let answer = answer.and_then(Value::extract_error);
         if let Err(error) = &answer
-            && error.code().is_none()
+            && breaks(error)
         {
             self.broken = true;
         }
         answer
     }
+}
+
+/// Whether the connection is not to be used again: it failed, or it leads to a server that is no master
+/// any more, while a new one may lead to its successor.
+pub(crate) fn breaks(error: &RedisError) -> bool {
+    error.code().is_none() || fault_word(error) == Some("READONLY")
+}
+
+/// The word of a server that cannot serve now. Redis 6 puts what failed inside a script behind an `ERR`
+/// of its own: `ERR Error running script (…): @user_script: 7: -READONLY You can't write …`.
+fn fault_word(error: &RedisError) -> Option<&'static str> {
+    const AWAY: [&str; 12] = [
+        "LOADING",
+        "READONLY",
+        "OOM",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",
+        "NOREPLICAS",
+        "MISCONF",
+        "UNBLOCKED",
+        "NOAUTH",
+        "WRONGPASS",
+    ];
+    let code = error.code()?;
+    let text = describe(error);
+    AWAY.into_iter()
+        .find(|word| *word == code || text.contains(&format!(" -{word} ")))
 }
 
 impl r2d2::ManageConnection for Opener {
@@ -223,6 +302,7 @@ impl r2d2::ManageConnection for Opener {
         match self.open(ANSWER) {
             Ok(con) => Ok(Link {
                 con,
+                opened: Instant::now(),
                 used: Instant::now(),
                 broken: false,
             }),
@@ -234,6 +314,9 @@ impl r2d2::ManageConnection for Opener {
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
+        if !self.health.trusts(link.opened) {
+            return Err((ErrorKind::Io, "it may be dead").into());
+        }
         if link.used.elapsed() >= IDLE_CHECK {
             link.call(&redis::cmd("PING"))?;
         }
@@ -292,34 +375,21 @@ pub(crate) fn is_noscript(error: &RedisError) -> bool {
 
 /// Sorts an error of redis-rs.
 pub(crate) fn fault(error: &RedisError) -> Fault {
-    const AWAY: [&str; 12] = [
-        "LOADING",
-        "READONLY",
-        "OOM",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "BUSY",
-        "NOREPLICAS",
-        "MISCONF",
-        "UNBLOCKED",
-        "NOAUTH",
-        "WRONGPASS",
-    ];
     let text = describe(error);
     match error.code() {
         None => Fault::Away(text),
-        Some(code) if AWAY.contains(&code) => Fault::Away(text),
-        // Plain `ERR`: mostly our mistake, but these two are the server's state.
-        Some(_) if text.contains("max number of clients") || text.contains("OOM ") => {
-            Fault::Away(text)
-        }
+        Some(_) if fault_word(error).is_some() => Fault::Away(text),
+        // Plain `ERR`: mostly our mistake, but this is the server's state.
+        Some(_) if text.contains("max number of clients") => Fault::Away(text),
         Some(_) => Fault::Refused(text),
     }
 }
 
 /// The error in words, without what was sent.
 pub(crate) fn describe(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
     let mut text: String = error
         .to_string()
         .chars()

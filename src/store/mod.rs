@@ -11,6 +11,9 @@ mod record;
 mod script;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
@@ -36,6 +39,9 @@ const WAIT_MAYBE_ALIVE: Duration = Duration::from_secs(32);
 const CRASH_LIMIT: u32 = 10;
 /// Panics of one job before it is dead.
 const PANIC_LIMIT: u32 = 3;
+/// How long the list of the dead remembers an instance, and one that left by itself.
+const REMEMBER_DEAD: Duration = Duration::from_secs(86_400);
+const LEFT: Duration = Duration::from_secs(600);
 /// Jobs moved by one call.
 pub(crate) const BATCH: usize = 200;
 
@@ -90,6 +96,8 @@ pub(crate) struct Identity {
     prefix: String,
     tokens: AtomicU64,
     batches: AtomicU64,
+    claims: AtomicU64,
+    beats: AtomicU64,
 }
 
 /// The store, shared by all threads of a process.
@@ -106,15 +114,17 @@ pub struct Store {
     clock: AtomicI64,
     started: Instant,
     /// Ends of the last seconds, written again when Redis forgot them.
-    ended: Mutex<std::collections::VecDeque<Ended>>,
+    ended: Mutex<std::collections::VecDeque<Closed>>,
     calls: AtomicU64,
 }
 
-struct Ended {
+#[derive(Clone)]
+struct Closed {
     at: Instant,
     id: JobId,
     token: Token,
     seq: u32,
+    request: Option<RequestId>,
     fields: Vec<(&'static str, String)>,
     write: Write,
 }
@@ -125,6 +135,8 @@ pub struct Session {
     held: RefCell<Option<Held>>,
     /// Tries even while Redis counts as away: the keeper, and whoever waits for the first answer.
     probes: bool,
+    /// Its answers may take this long, where that is less than usual.
+    answer: Option<Duration>,
 }
 
 /// What became of a write.
@@ -134,6 +146,8 @@ pub(crate) enum Written {
     Ok,
     /// The job has another owner, or has ended: drop it without a word.
     Stale,
+    /// There is no record.
+    Gone,
     /// The record has this request id, which wins over ours.
     Other(RequestId),
     /// Nobody needs our request id: cancel it at fal.
@@ -237,15 +251,17 @@ impl Store {
             store: self.clone(),
             held: RefCell::new(None),
             probes: false,
+            answer: None,
         }
     }
 
     /// A session that tries even while Redis counts as away.
-    pub(crate) fn probing_session(self: &Arc<Store>) -> Session {
+    pub(crate) fn probing_session(self: &Arc<Store>, answer: Duration) -> Session {
         Session {
             store: self.clone(),
             held: RefCell::new(None),
             probes: true,
+            answer: Some(answer),
         }
     }
 
@@ -292,7 +308,7 @@ impl Store {
         self.opener.open_blocking(block)
     }
 
-    fn remember_end(&self, flight: &Flight, seq: u32, write: &Write) {
+    fn remember_closed(&self, flight: &Flight, seq: u32, write: &Write) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while ended
@@ -301,11 +317,12 @@ impl Store {
         {
             ended.pop_front();
         }
-        ended.push_back(Ended {
+        ended.push_back(Closed {
             at: now,
             id: flight.id.clone(),
             token: flight.token.clone(),
             seq,
+            request: flight.request.clone(),
             fields: flight.fields(),
             write: write.clone(),
         });
@@ -320,6 +337,8 @@ impl Identity {
             prefix: hex(random_bits()),
             tokens: AtomicU64::new(0),
             batches: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
+            beats: AtomicU64::new(0),
         }
     }
 
@@ -334,6 +353,11 @@ impl Identity {
     /// The next number of an intake batch. It only rises, so a late call of an old one does nothing.
     fn batch(&self) -> u64 {
         self.batches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The next number of a claim: a late call of an old one does nothing either.
+    fn claim(&self) -> u64 {
+        self.claims.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -428,9 +452,12 @@ impl Session {
         let link = held.as_mut().expect("checked out by the caller");
         let answer = link.call(cmd);
         if let Err(error) = &answer
-            && error.code().is_none()
+            && link::breaks(error)
         {
             *held = None; // never used again
+            if error.is_timeout() {
+                self.store.health.distrust();
+            }
         }
         answer
     }
@@ -447,7 +474,12 @@ impl Session {
             return Ok(());
         }
         *held = None;
-        *held = Some(link::check_out(&store.pool, &store.health)?);
+        let mut link = link::check_out(&store.pool, &store.health)?;
+        if let Some(answer) = self.answer {
+            link.set_answer(answer)
+                .map_err(|error| link::fault(&error))?;
+        }
+        *held = Some(link);
         Ok(())
     }
 
@@ -512,6 +544,7 @@ impl Session {
     pub(crate) fn claim(&self, n: usize, paid_only: bool) -> Result<Claim, Denied> {
         let (keys, me) = (&self.store.keys, self.store.identity());
         let tokens: Vec<Token> = (0..n).map(|_| me.token()).collect();
+        let number = me.claim();
         let claims = keys.claims(&me.instance);
         let worker = keys.worker(&me.instance);
         let [resume, high, default, low] = &keys.ready;
@@ -536,13 +569,24 @@ impl Session {
                 .arg(n)
                 .arg(u8::from(paid_only))
                 .arg(FORMAT)
-                .arg(u8::from(repeat));
+                .arg(u8::from(repeat))
+                .arg(number);
             for token in &tokens {
                 call = call.arg(&token.0);
             }
             call.cmd
         };
-        let value = self.repeated(|repeat| self.eval(script, &build(repeat)))?;
+        let value = self.repeated(|repeat| {
+            // The connection just opened may be the one that shows it: what this Redis calls ready may
+            // be in the hands of somebody who has not re-asserted yet.
+            if self.store.health.forgot() {
+                return Ok(Value::Nil);
+            }
+            self.eval(script, &build(repeat))
+        })?;
+        if value == Value::Nil {
+            return Err(Denied::Settling);
+        }
         record::claim(value, me.epoch, &self.store)
     }
 
@@ -658,22 +702,62 @@ impl Session {
                     .arg(seq)
                     .arg(count.unwrap_or(""))
                     .arg(large.as_deref().unwrap_or(""))
+                    .arg(flight.request.as_ref().map_or("", |request| &request.0))
                     .patch(patch);
                 self.word(&call)?
             }
-            Write::Later { wait, known, patch } => {
-                let claims = keys.claims(&self.store.identity().instance);
-                let call = Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
-                    .arg(&flight.token.0)
+            Write::Later { .. } | Write::End { .. } => {
+                let answer = self.close(id, &flight.token, seq, flight.request.as_ref(), write)?;
+                // An end only: a job that went to `later` may be anybody's by the time Redis forgets.
+                if answer.0 == "ok" && matches!(write, Write::End { .. }) {
+                    self.store.remember_closed(flight, seq, write);
+                }
+                answer
+            }
+        };
+        Ok(match (word.as_str(), request) {
+            ("ok", _) => Written::Ok,
+            ("other", Some(recorded)) => Written::Other(recorded),
+            ("adopted", Some(recorded)) if !matches!(write, Write::Submitted { .. }) => {
+                Written::Adopted(recorded)
+            }
+            ("cancel", _) => Written::Cancel,
+            ("gone", _) => {
+                // The record of a job in our hands does not vanish: Redis was emptied, and the keeper may
+                // not have noticed yet.
+                if flight.epoch == self.store.identity().epoch {
+                    self.store.health.set_forgot(true);
+                }
+                Written::Gone
+            }
+            // `adopted` of a submit: somebody else owns the job and goes on with our request id.
+            _ => Written::Stale,
+        })
+    }
+
+    /// The last write of a claim: the job ends, or waits for a new submit.
+    fn close(
+        &self,
+        id: &str,
+        token: &Token,
+        seq: u32,
+        request: Option<&RequestId>,
+        write: &Write,
+    ) -> Result<(String, Option<RequestId>), Fault> {
+        let (keys, scripts) = (&self.store.keys, &self.store.scripts);
+        let job = keys.job(id);
+        let claims = keys.claims(&self.store.identity().instance);
+        match write {
+            Write::Later { wait, known, patch } => self.word(
+                &Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
+                    .arg(&token.0)
                     .arg(seq)
                     .arg(id)
                     .arg(wait.as_millis() as u64)
                     .arg(known.as_ref().map_or("", |request| &request.0))
-                    .patch(patch);
-                self.word(&call)?
-            }
+                    .patch(patch),
+            ),
             Write::End { state, patch } => {
-                let claims = keys.claims(&self.store.identity().instance);
                 let keep = match state {
                     EndState::Done | EndState::Cancelled => self.store.keep.done,
                     EndState::Dead => self.store.keep.dead,
@@ -687,36 +771,21 @@ impl Session {
                     &spec,
                     &result,
                 ];
-                let call = Call::new(&scripts.end, &names)
-                    .arg(&flight.token.0)
-                    .arg(seq)
-                    .arg(id)
-                    .arg(state.as_str())
-                    .arg(keep.as_secs())
-                    .patch(patch);
-                let answer = self.word(&call)?;
-                if answer.0 == "ok" {
-                    self.store.remember_end(flight, seq, write);
-                }
-                answer
+                self.word(
+                    &Call::new(&scripts.end, &names)
+                        .arg(&token.0)
+                        .arg(seq)
+                        .arg(id)
+                        .arg(state.as_str())
+                        .arg(keep.as_secs())
+                        .arg(request.map_or("", |request| &request.0))
+                        .patch(patch),
+                )
             }
-        };
-        Ok(match (word.as_str(), request) {
-            ("ok", Some(recorded))
-                if matches!(write, Write::Save { .. })
-                    && flight.request.as_ref() != Some(&recorded) =>
-            {
-                Written::Adopted(recorded)
+            Write::Submitted { .. } | Write::Save { .. } => {
+                Err(Fault::Refused("this write closes nothing".to_owned()))
             }
-            ("ok", _) => Written::Ok,
-            ("other", Some(recorded)) => Written::Other(recorded),
-            ("adopted", Some(recorded)) if matches!(write, Write::Later { .. }) => {
-                Written::Adopted(recorded)
-            }
-            ("cancel", _) => Written::Cancel,
-            // `adopted` of a submit: somebody else owns the job and goes on with our request id.
-            _ => Written::Stale,
-        })
+        }
     }
 
     fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
@@ -731,6 +800,9 @@ impl Session {
         let claims = keys.claims(&self.store.identity().instance);
         let [resume, high, default, low] = &keys.ready;
         let names = [claims.as_str(), &keys.bell, resume, high, default, low];
+        // What is given back last is served first: so the oldest come last.
+        let mut flights: Vec<&Flight> = flights.iter().rev().copied().collect();
+        flights.sort_by_key(|flight| std::cmp::Reverse(flight.queued_at));
         let mut given = 0;
         for batch in flights.chunks(BATCH) {
             let mut call = Call::new(&self.store.scripts.give_back, &names)
@@ -761,22 +833,24 @@ impl Session {
         let keys = &self.store.keys;
         let job = keys.job(id.as_str());
         let claims = keys.claims(&self.store.identity().instance);
-        let [resume, high, default, low] = &keys.ready;
+        let (spec, result) = (keys.spec(id.as_str()), keys.result(id.as_str()));
         let names = [
             job.as_str(),
             &claims,
             &keys.later,
             &keys.bell,
-            resume,
-            high,
-            default,
-            low,
+            &keys.ready[0],
+            &keys.events,
+            &keys.dead,
+            &spec,
+            &result,
         ];
         let call = Call::new(&self.store.scripts.crash, &names)
             .arg(id.as_str())
             .arg(&token.0)
             .arg(WAIT_DEAD.as_millis() as u64)
-            .arg(PANIC_LIMIT);
+            .arg(PANIC_LIMIT)
+            .arg(self.store.keep.dead.as_secs());
         let (_, crashes): (String, u32) = read(self.script(&call)?)?;
         Ok(crashes)
     }
@@ -833,6 +907,7 @@ impl Session {
             .arg(done)
             .arg(failed)
             .arg(in_flight)
+            .arg(me.beats.fetch_add(1, Ordering::Relaxed))
             .arg(&[
                 "name",
                 process.name.as_str(),
@@ -985,8 +1060,13 @@ impl Session {
             &taken,
             &keys.inbox,
             &cancels,
+            &keys.gone,
         ];
-        read(self.script(&Call::new(&self.store.scripts.leave, &names).arg(&me.instance))?)
+        let call = Call::new(&self.store.scripts.leave, &names)
+            .arg(&me.instance)
+            .arg(LEFT.as_secs())
+            .arg(REMEMBER_DEAD.as_secs());
+        read(self.script(&call)?)
     }
 
     /// Ids and tokens that Redis says we hold.
@@ -1011,8 +1091,16 @@ impl Session {
         Ok(read::<usize>(self.script(&call)?)? == 1)
     }
 
-    /// Writes down again what we hold; gives the ids that somebody else owns by now.
+    /// Writes down again what we hold and what we closed in the last seconds; gives the ids that somebody
+    /// else owns by now.
     pub(crate) fn reassert(&self, flights: &[Remembered]) -> Result<Vec<JobId>, Denied> {
+        let lost = self.reassert_flights(flights)?;
+        self.reassert_ended()?;
+        Ok(lost)
+    }
+
+    /// Writes down again what we hold; gives the ids that somebody else owns by now.
+    pub(crate) fn reassert_flights(&self, flights: &[Remembered]) -> Result<Vec<JobId>, Denied> {
         let mut lost = Vec::new();
         for batch in flights.chunks(BATCH) {
             let rows: Vec<_> = batch
@@ -1033,29 +1121,24 @@ impl Session {
                 }
             }
         }
-        let ended: Vec<Ended> = {
-            let mut ended = self
+        Ok(lost)
+    }
+
+    /// Writes down again what ended in the last seconds. It stays known: Redis may forget once more.
+    fn reassert_ended(&self) -> Result<(), Denied> {
+        let ended: Vec<Closed> = {
+            let ended = self
                 .store
                 .ended
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            ended.drain(..).collect()
+            let young = |old: &&Closed| old.at.elapsed() < Duration::from_secs(10);
+            ended.iter().filter(young).cloned().collect()
         };
-        for old in ended {
-            // The row before the end (seq - 1), then the end itself, if Redis lost it.
-            let row = (
-                old.id.as_str(),
-                old.token.0.as_str(),
-                old.seq.saturating_sub(1),
-                None,
-                &old.fields,
-            );
-            let answers = self.reassert_rows(&[row])?;
-            if answers.first().is_some_and(|answer| answer != "lost") {
-                self.write_end_again(&old)?;
-            }
+        for old in &ended {
+            self.reassert_closed(old)?;
         }
-        Ok(lost)
+        Ok(())
     }
 
     fn reassert_rows(&self, rows: &[ReassertRow<'_>]) -> Result<Vec<String>, Denied> {
@@ -1078,38 +1161,26 @@ impl Session {
         if answers.is_empty() || answers.remove(0) != "ok" {
             return Err(Denied::Buried);
         }
+        let written = answers.iter().filter(|answer| *answer == "written").count();
+        self.store.health.wrote_again(written as u64);
         Ok(answers)
     }
 
-    fn write_end_again(&self, old: &Ended) -> Result<(), Fault> {
-        let Write::End { state, patch } = &old.write else {
-            return Ok(());
-        };
-        let keys = &self.store.keys;
-        let id = old.id.as_str();
-        let claims = keys.claims(&self.store.identity().instance);
-        let keep = if *state == EndState::Dead {
-            self.store.keep.dead
-        } else {
-            self.store.keep.done
-        };
-        let (job, spec, result) = (keys.job(id), keys.spec(id), keys.result(id));
-        let names = [
-            job.as_str(),
-            &keys.events,
-            &claims,
-            &keys.dead,
-            &spec,
-            &result,
-        ];
-        let call = Call::new(&self.store.scripts.end, &names)
-            .arg(&old.token.0)
-            .arg(old.seq)
-            .arg(id)
-            .arg(state.as_str())
-            .arg(keep.as_secs())
-            .patch(patch);
-        self.script(&call).map(|_| ())
+    /// The row before the last write (seq - 1), then that write itself, if Redis lost it.
+    fn reassert_closed(&self, old: &Closed) -> Result<(), Denied> {
+        let row = (
+            old.id.as_str(),
+            old.token.0.as_str(),
+            old.seq.saturating_sub(1),
+            None,
+            &old.fields,
+        );
+        let answers = self.reassert_rows(&[row])?;
+        if answers.first().is_some_and(|answer| answer != "lost") {
+            let request = old.request.as_ref();
+            self.close(old.id.as_str(), &old.token, old.seq, request, &old.write)?;
+        }
+        Ok(())
     }
 
     /// Nobody pulls for at most this long, while all instances re-assert.
@@ -1131,19 +1202,11 @@ impl Session {
 
     /// Stops pulling new jobs on all workers for a while.
     pub(crate) fn pause(&self, reason: &str, by: &str, for_: Duration) -> Result<(), Fault> {
-        let keys = &self.store.keys;
-        let now = self.store.now().0;
-        let until = now + for_.as_millis() as i64;
-        let mut cmd = redis::cmd("HSET");
-        cmd.arg(&keys.paused).arg(&["reason", reason, "by", by]);
-        cmd.arg("since").arg(now).arg("until").arg(until);
-        self.command(&cmd)?;
-        self.command(
-            redis::cmd("PEXPIRE")
-                .arg(&keys.paused)
-                .arg(for_.as_millis() as u64),
-        )
-        .map(|_| ())
+        let call = Call::new(&self.store.scripts.pause, &[&self.store.keys.paused])
+            .arg(reason)
+            .arg(by)
+            .arg(for_.as_millis() as u64);
+        self.script(&call).map(|_| ())
     }
 
     /// Whether nobody has said this within the last hour; from now on somebody has.
@@ -1180,7 +1243,7 @@ impl Session {
                 .arg("-inf")
                 .arg(oldest),
         )?;
-        let day_ago = self.store.now().0 - 86_400_000;
+        let day_ago = self.store.now().0 - REMEMBER_DEAD.as_millis() as i64;
         self.command(
             redis::cmd("ZREMRANGEBYSCORE")
                 .arg(&keys.gone)

@@ -9,12 +9,16 @@ use crate::job::flight::{EndState, Patch, Write};
 use crate::job::schedule::PollBounds;
 use crate::job::state::Policy;
 use crate::job::{Lang, Phase};
+use crate::steps::gate::Gate;
 use crate::steps::{Lease, Tools};
 use crate::store::{Access, Defaults, Keep, Process, Store};
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use redis::IntoConnectionInfo;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread;
+
+/// A gate that lets everybody in.
+static GATE: LazyLock<Gate> = LazyLock::new(|| Gate::new(100_000));
 
 /// Nobody listens there.
 const NOBODY: &str = "127.0.0.1:1";
@@ -66,6 +70,7 @@ fn tools() -> Arc<Tools> {
         lang: Lang::En,
         admin_chat: None,
         lease,
+        gate: crate::steps::gate::Gate::new(4),
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         in_flight: AtomicU64::new(0),
@@ -85,9 +90,9 @@ fn worker(tools: &Arc<Tools>, moves_bytes: bool) -> Worker {
 /// An engine that pulls nothing.
 fn engine() -> (Engine, Receiver<Box<Flight>>) {
     let (engine, moved) = Engine::new(2, 1, 100);
-    match engine.scheduler.next(&mut 0) {
+    match engine.scheduler.next(&mut 0, &GATE) {
         Work::Pull(permit, _) => permit.park(Duration::from_secs(3600)),
-        Work::Step(_) | Work::Stop => unreachable!(),
+        Work::Step(..) | Work::Stop => unreachable!(),
     }
     (engine, moved)
 }
@@ -104,11 +109,11 @@ fn a_panic_in_a_step_is_the_end_of_that_flight_here_and_of_nothing_else() {
     let (tools, (engine, _moved)) = (tools(), engine());
     let worker = worker(&tools, false);
     engine.scheduler.came(2, 0);
-    engine.run(&worker, 0, bomb("bomb"));
+    engine.run(&worker, 0, bomb("bomb"), None);
     assert_eq!(engine.scheduler.in_flight(), 1);
     assert!(engine.desks.snapshots().is_empty());
     // The same thread goes on with the next one.
-    engine.run(&worker, 0, named("good", Phase::Polling));
+    engine.run(&worker, 0, named("good", Phase::Polling), None);
     let parked = engine.scheduler.snapshots();
     assert_eq!(parked.len(), 1);
     assert_eq!(parked[0].id.as_str(), "good");
@@ -121,7 +126,7 @@ fn a_crash_that_redis_could_not_be_told_of_is_remembered() {
     let (tools, (engine, _moved)) = (tools(), engine());
     let worker = worker(&tools, false);
     engine.scheduler.came(1, 0);
-    engine.run(&worker, 0, bomb("bomb"));
+    engine.run(&worker, 0, bomb("bomb"), None);
     let held = engine.tell_crashes(&worker.session);
     assert_eq!(held, [Token("token-of-bomb".to_owned())]);
 }
@@ -166,7 +171,7 @@ fn after_the_stop_nothing_is_begun_and_what_arrives_is_there_to_be_given_back() 
     let (tools, (engine, _moved)) = (tools(), engine());
     let worker = worker(&tools, false);
     engine.scheduler.set_stage(Stage::Stop);
-    engine.run(&worker, 0, bomb("never-begun"));
+    engine.run(&worker, 0, bomb("never-begun"), None);
     let drained = engine.scheduler.drain();
     assert_eq!(drained.len(), 1);
     assert!(drained[0].untouched && drained[0].step_tries == u32::MAX);
@@ -180,13 +185,13 @@ fn a_flight_goes_to_the_transfer_threads_and_stays_visible_on_its_way() {
     let mut direct = named("direct", Phase::Submitting);
     direct.via = crate::job::spec::Via::Direct;
     direct.target = None;
-    engine.run(&worker(&tools, false), 0, direct);
+    engine.run(&worker(&tools, false), 0, direct, None);
     assert_eq!(moved.len(), 1);
     assert_eq!(engine.scheduler.snapshots().len(), 1);
     // At the stop it is in the channel still: the thread that gets it begins nothing.
     engine.scheduler.set_stage(Stage::Stop);
     let flight = moved.recv().unwrap();
-    engine.run(&worker(&tools, true), 2, flight);
+    engine.run(&worker(&tools, true), 2, flight, None);
     assert_eq!(engine.scheduler.snapshots().len(), 1);
     assert_eq!(engine.scheduler.drain().len(), 1);
 }
@@ -218,12 +223,18 @@ fn without_redis_nothing_is_submitted_or_sent_and_looks_at_fal_go_on() {
     tools.store.health.lost("as if");
     let mut submit = named("a", Phase::Submitting);
     submit.target = None;
-    assert!(matches!(steps::advance(&worker, &mut submit), Next::In(_)));
+    assert!(matches!(
+        steps::advance(&worker, &mut submit, None),
+        Next::In(_)
+    ));
     assert!(submit.untouched && submit.unsaved.is_empty());
     // No bot token in this engine: the end of the telling is made, and waits for Redis.
     let mut told = named("a", Phase::Telling);
     for _ in 0..2 {
-        assert!(matches!(steps::advance(&worker, &mut told), Next::In(_)));
+        assert!(matches!(
+            steps::advance(&worker, &mut told, None),
+            Next::In(_)
+        ));
         assert!(told.closing && told.unsaved.len() == 1);
     }
     assert_eq!(tools.http.counts(), []);
@@ -234,7 +245,10 @@ fn without_redis_nothing_is_submitted_or_sent_and_looks_at_fal_go_on() {
         large: None,
     };
     polled.unsaved.push_back((1, write));
-    assert!(matches!(steps::advance(&worker, &mut polled), Next::In(_)));
+    assert!(matches!(
+        steps::advance(&worker, &mut polled, None),
+        Next::In(_)
+    ));
     assert_eq!(
         (polled.step_tries, polled.unsaved.len()),
         (1, 1),
@@ -249,10 +263,13 @@ fn with_a_stale_lease_or_under_a_former_name_nothing_is_submitted() {
     let mut flight = named("a", Phase::Submitting);
     flight.target = None;
     tools.lease.renewed(Lease::clock_ms() - 20_001);
-    assert!(matches!(steps::advance(&worker, &mut flight), Next::In(_)));
+    assert!(matches!(
+        steps::advance(&worker, &mut flight, None),
+        Next::In(_)
+    ));
     assert!(flight.untouched && flight.phase == Phase::Submitting);
     tools.lease.renewed(Lease::clock_ms());
     tools.store.rename();
-    assert_eq!(steps::advance(&worker, &mut flight), Next::Over);
+    assert_eq!(steps::advance(&worker, &mut flight, None), Next::Over);
     assert!(flight.untouched && flight.unsaved.is_empty());
 }

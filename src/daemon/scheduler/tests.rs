@@ -2,8 +2,11 @@ use super::*;
 use crate::job::flight::sample::named;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
+
+/// A gate that lets everybody in.
+static GATE: LazyLock<Gate> = LazyLock::new(|| Gate::new(100_000));
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -20,7 +23,7 @@ fn without_permit(threads: usize) -> Scheduler {
 
 fn step(work: Work<'_>) -> Box<Flight> {
     match work {
-        Work::Step(flight) => flight,
+        Work::Step(flight, _) => flight,
         Work::Pull(..) => panic!("a pull instead of a step"),
         Work::Stop => panic!("a stop instead of a step"),
     }
@@ -29,14 +32,14 @@ fn step(work: Work<'_>) -> Box<Flight> {
 fn permit(work: Work<'_>) -> (Permit<'_>, Duration) {
     match work {
         Work::Pull(permit, block) => (permit, block),
-        Work::Step(flight) => panic!("{} instead of a pull", flight.id),
+        Work::Step(flight, _) => panic!("{} instead of a pull", flight.id),
         Work::Stop => panic!("a stop instead of a pull"),
     }
 }
 
 fn name(work: Work<'_>) -> String {
     match work {
-        Work::Step(flight) => flight.id.to_string(),
+        Work::Step(flight, _) => flight.id.to_string(),
         Work::Pull(permit, _) => {
             permit.park(Duration::from_secs(60));
             "pull".to_owned()
@@ -64,7 +67,7 @@ fn finishing_steps_come_before_polls_before_claimed_jobs_before_a_pull() {
     let order: Vec<_> = (0..8)
         .map(|_| {
             turn = 0; // no turn is an eighth one
-            name(scheduler.next(&mut turn))
+            name(scheduler.next(&mut turn, &GATE))
         })
         .collect();
     assert_eq!(
@@ -83,7 +86,7 @@ fn within_a_heap_the_earlier_due_goes_first_and_equals_keep_their_order() {
         scheduler.park(named(id, Phase::Polling), now - MS * ago);
     }
     let order: String = (0..5)
-        .map(|_| step(scheduler.next(&mut 0)).id.to_string())
+        .map(|_| step(scheduler.next(&mut 0, &GATE)).id.to_string())
         .collect();
     assert_eq!(order, "abcde");
 }
@@ -97,7 +100,7 @@ fn claimed_jobs_keep_the_order_of_their_claim() {
             .into_iter(),
     );
     let order: Vec<_> = (0..3)
-        .map(|_| step(scheduler.next(&mut 0)).id.to_string())
+        .map(|_| step(scheduler.next(&mut 0, &GATE)).id.to_string())
         .collect();
     assert_eq!(order, ["high", "default", "low"]);
 }
@@ -111,12 +114,12 @@ fn of_eight_turns_one_pulls_however_many_steps_are_due() {
     }
     let (mut turn, mut pulls) = (0, 0);
     for _ in 0..64 {
-        match scheduler.next(&mut turn) {
+        match scheduler.next(&mut turn, &GATE) {
             Work::Pull(permit, _) => {
                 pulls += 1;
                 drop(permit);
             }
-            Work::Step(flight) => scheduler.park(flight, past),
+            Work::Step(flight, _) => scheduler.park(flight, past),
             Work::Stop => panic!(),
         }
     }
@@ -133,9 +136,9 @@ fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
     scheduler.claimed((0..5).map(|number| named(&format!("new-{number}"), Phase::Submitting)));
     let (mut turn, mut begun, mut pulls) = (0, Vec::new(), 0);
     for _ in 0..48 {
-        match scheduler.next(&mut turn) {
-            Work::Step(flight) if flight.id.as_str() == "busy" => scheduler.park(flight, past),
-            Work::Step(flight) => begun.push(flight.id.to_string()),
+        match scheduler.next(&mut turn, &GATE) {
+            Work::Step(flight, _) if flight.id.as_str() == "busy" => scheduler.park(flight, past),
+            Work::Step(flight, _) => begun.push(flight.id.to_string()),
             Work::Pull(permit, _) => {
                 pulls += 1;
                 drop(permit);
@@ -152,21 +155,21 @@ fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
 #[test]
 fn there_is_one_permit_and_it_comes_back_when_dropped() {
     let scheduler = scheduler(2);
-    let (held, _) = permit(scheduler.next(&mut 0));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
     assert!(!scheduler.nobody_pulls());
     scheduler.park(named("a", Phase::Polling), Instant::now() - MS);
     // With the permit out every turn gives a step, the eighth too.
     let mut turn = 7;
-    step(scheduler.next(&mut turn));
+    step(scheduler.next(&mut turn, &GATE));
     drop(held);
     assert!(scheduler.nobody_pulls());
-    drop(permit(scheduler.next(&mut 0)));
+    drop(permit(scheduler.next(&mut 0, &GATE)));
 }
 
 #[test]
 fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
     let scheduler = scheduler(2);
-    let (held, _) = permit(scheduler.next(&mut 0));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _held = held;
         std::panic::resume_unwind(Box::new("a panic without its line in the log"));
@@ -181,9 +184,9 @@ fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
 #[test]
 fn a_parked_permit_is_taken_when_its_time_has_come() {
     let scheduler = scheduler(2);
-    permit(scheduler.next(&mut 0)).0.park(20 * MS);
+    permit(scheduler.next(&mut 0, &GATE)).0.park(20 * MS);
     let began = Instant::now();
-    drop(permit(scheduler.next(&mut 0)));
+    drop(permit(scheduler.next(&mut 0, &GATE)));
     assert!(began.elapsed() >= 19 * MS);
 }
 
@@ -191,12 +194,12 @@ fn a_parked_permit_is_taken_when_its_time_has_come() {
 fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
     let scheduler = Arc::new(Scheduler::new(2, 1));
     scheduler.came(1, 0);
-    permit(scheduler.next(&mut 0))
+    permit(scheduler.next(&mut 0, &GATE))
         .0
         .park_for_room(Duration::from_secs(30));
     let waits = {
         let scheduler = scheduler.clone();
-        thread::spawn(move || drop(permit(scheduler.next(&mut 0))))
+        thread::spawn(move || drop(permit(scheduler.next(&mut 0, &GATE))))
     };
     thread::sleep(20 * MS);
     assert!(!waits.is_finished());
@@ -210,7 +213,7 @@ fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
 fn room_that_came_before_the_permit_was_parked_is_not_missed() {
     let scheduler = Scheduler::new(2, 1);
     scheduler.came(1, 0);
-    let (held, _) = permit(scheduler.next(&mut 0));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
     assert_eq!(scheduler.rooms().0, 0);
     scheduler.over(&named("a", Phase::Polling).id, 0); // while the puller asks for paid jobs
     held.park_for_room(Duration::from_secs(30));
@@ -251,7 +254,7 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
     let block = |prepare: &dyn Fn(&Scheduler)| {
         let scheduler = scheduler(1);
         prepare(&scheduler);
-        permit(scheduler.next(&mut 7)).1
+        permit(scheduler.next(&mut 7, &GATE)).1
     };
     assert_eq!(block(&|_| {}), BLOCK);
     assert_eq!(
@@ -274,7 +277,7 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
     // With two threads the other one serves all that.
     let two = scheduler(2);
     two.park(named("a", Phase::Polling), Instant::now() - MS);
-    assert_eq!(permit(two.next(&mut 7)).1, BLOCK);
+    assert_eq!(permit(two.next(&mut 7, &GATE)).1, BLOCK);
 }
 
 // ---- stages ----
@@ -286,9 +289,9 @@ fn quiet_begins_nothing_new_and_goes_on_with_what_is_due() {
     scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
     scheduler.set_stage(Stage::Quiet);
     let mut turn = 7;
-    assert_eq!(step(scheduler.next(&mut turn)).id.as_str(), "due");
+    assert_eq!(step(scheduler.next(&mut turn, &GATE)).id.as_str(), "due");
     scheduler.park(named("soon", Phase::Polling), Instant::now() + 10 * MS);
-    assert_eq!(step(scheduler.next(&mut turn)).id.as_str(), "soon");
+    assert_eq!(step(scheduler.next(&mut turn, &GATE)).id.as_str(), "soon");
     assert_eq!(scheduler.drain().len(), 1);
 }
 
@@ -299,7 +302,7 @@ fn a_stage_never_goes_back() {
     scheduler.set_stage(Stage::Quiet);
     assert_eq!(scheduler.stage(), Stage::Stop);
     scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
-    assert!(matches!(scheduler.next(&mut 0), Work::Stop));
+    assert!(matches!(scheduler.next(&mut 0, &GATE), Work::Stop));
 }
 
 #[test]
@@ -312,7 +315,7 @@ fn a_stop_ends_every_waiting_thread_and_leaves_all_flights_to_be_drained() {
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let scheduler = scheduler.clone();
-            thread::spawn(move || matches!(scheduler.next(&mut 0), Work::Stop))
+            thread::spawn(move || matches!(scheduler.next(&mut 0, &GATE), Work::Stop))
         })
         .collect();
     thread::sleep(20 * MS);
@@ -368,7 +371,7 @@ fn an_earlier_flight_wakes_the_leader_and_one_without_a_leader_wakes_somebody() 
             let (scheduler, send) = (scheduler.clone(), send.clone());
             thread::spawn(move || {
                 let mut turn = 0;
-                while let Work::Step(flight) = scheduler.next(&mut turn) {
+                while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE) {
                     send.send((flight.id.to_string(), Instant::now())).unwrap();
                 }
             });
@@ -402,18 +405,24 @@ fn who_takes_work_wakes_another_for_what_is_left() {
     let scheduler = Arc::new(without_permit(4));
     let (send, ran) = mpsc::channel();
     let gate = Arc::new(std::sync::Barrier::new(5));
-    for _ in 0..4 {
+    let serve = |number: usize| {
         let (scheduler, send, gate) = (scheduler.clone(), send.clone(), gate.clone());
         thread::spawn(move || {
-            if let Work::Step(flight) = scheduler.next(&mut 0) {
+            if number == 3 {
+                // The one that pulled: it asks for work next, and the other three are woken by those
+                // who take it.
+                let flights = (0..4).map(|number| named(&format!("{number}"), Phase::Submitting));
+                scheduler.claimed(flights);
+            }
+            if let Work::Step(flight, _) = scheduler.next(&mut 0, &GATE) {
                 send.send(flight.id.to_string()).unwrap();
                 gate.wait(); // a long step: this thread serves nobody else
             }
         });
-    }
+    };
+    (0..3).for_each(serve);
     thread::sleep(10 * MS);
-    // One call, one wake-up; the other three must be woken by those who take work.
-    scheduler.claimed((0..4).map(|number| named(&format!("{number}"), Phase::Submitting)));
+    serve(3);
     for _ in 0..4 {
         ran.recv_timeout(Duration::from_secs(5))
             .expect("a claimed job waits beside an idle thread");
@@ -441,8 +450,8 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
                     let mut random = fastrand::Rng::with_seed(thread as u64);
                     let mut turn = 0;
                     loop {
-                        match scheduler.next(&mut turn) {
-                            Work::Step(flight) => {
+                        match scheduler.next(&mut turn, &GATE) {
+                            Work::Step(flight, _) => {
                                 let number: usize = flight.id.as_str()[1..].parse().unwrap();
                                 assert!(
                                     !running[number].swap(true, Ordering::AcqRel),
@@ -524,7 +533,7 @@ fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
         let (scheduler, send, last) = (scheduler.clone(), send.clone(), last.clone());
         thread::spawn(move || {
             let mut turn = 0;
-            while let Work::Step(flight) = scheduler.next(&mut turn) {
+            while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE) {
                 last.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
                 let _ = send.send(flight.id.to_string());
             }

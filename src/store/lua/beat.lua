@@ -2,11 +2,12 @@
 -- KEYS   1 workers   2 hash of the instance   3 paused   4 its claims   5 its cancels   6 run   7 later
 --        8 stats   9 resume   10 high   11 default   12 low   13 bell   14 store   15 settling
 -- ARGV   1 instance   2 a random id (for run and store, where they are missing)   3 done since the last
---        beat   4 failed since   5 jobs in flight   6... field, value: what the hash says of the process
+--        beat   4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
+--        7... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
 --        instance, its beat, store}; word: ok, buried
 -- CALLER Store::beat
-local w = redis.call('HMGET', KEYS[2], 'dead', 'name')
+local w = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
 local now = now_ms()
 if w[1] then return {'buried', now} end
 -- PERSIST is allowed when Redis is out of memory: a full Redis is nobody's death.
@@ -14,11 +15,11 @@ redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 local fresh = 0
 if w[2] then
-  redis.call('HSET', KEYS[2], 'in_flight', ARGV[5])
+  redis.call('HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6])
 else
   fresh = 1
-  local set = {'HSET', KEYS[2], 'in_flight', ARGV[5]}
-  for i = 6, #ARGV do set[#set + 1] = ARGV[i] end
+  local set = {'HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6]}
+  for i = 7, #ARGV do set[#set + 1] = ARGV[i] end
   redis.call(unpack(set))
 end
 local run = redis.call('GET', KEYS[6])
@@ -31,7 +32,7 @@ if fresh == 1 then
   redis.call('SETNX', KEYS[14], ARGV[2])
   store = redis.call('GET', KEYS[14])
 end
-if ARGV[3] ~= '0' or ARGV[4] ~= '0' then
+if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and w[3] ~= ARGV[6] then
   -- An hour of minutes, each in a place of its own: bounded.
   local minute = math.floor(now / 60000)
   local place = minute % 60

@@ -5,13 +5,18 @@
 -- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
 -- CALLER Store::bury
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not beat then return {'gone', 0, 0} end
 local now = now_ms()
+if not beat then
+  -- Its answer was lost: who buried goes on with the claims.
+  local w = redis.call('HMGET', KEYS[2], 'dead', 'by')
+  if w[1] and w[2] == ARGV[5] then return {'ok', redis.call('HLEN', KEYS[6]), now - tonumber(w[1])} end
+  return {'gone', 0, 0}
+end
 if ARGV[4] == 'lapsed' and (tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumber(beat) < tonumber(ARGV[3])) then
   return {'alive', 0, 0}
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 'dead', now)
+redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5])
 redis.call('EXPIRE', KEYS[2], 86400)
 redis.call('ZADD', KEYS[7], now, ARGV[1])
 while true do

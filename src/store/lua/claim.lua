@@ -3,15 +3,20 @@
 -- KEYS   1 resume   2 high   3 default   4 low   5 bell   6 claims of the instance   7 later   8 events
 --        9 hash of the instance   10 paused   11 settling
 -- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
---        7... n tokens
+--        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
 -- MAKES  records of the ids (same slot on a cluster)
 -- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
 local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local w = redis.call('HMGET', KEYS[9], 'dead', 'name')
+local number, again = tonumber(ARGV[7]), ARGV[6] == '1'
+local w = redis.call('HMGET', KEYS[9], 'dead', 'name', 'claim')
 if w[1] then return {'buried', 0, 0} end
 if not w[2] then return {'unregistered', 0, 0} end
+-- A call that comes after its own repeat, or after a newer one: nobody waits for its answer any more,
+-- and a second job under a token in use would stay unseen until the first one has ended.
+local last = tonumber(w[3] or '0')
+if number < last or (number == last and not again) then return {'ok', 0, 0} end
 local lists = 4
 if ARGV[4] == '1' then lists = 1 end
 if redis.call('EXISTS', KEYS[10], KEYS[11]) > 0 then
@@ -20,7 +25,7 @@ if redis.call('EXISTS', KEYS[10], KEYS[11]) > 0 then
 end
 local now = now_ms()
 -- First a write that Redis refuses when it is out of memory: so nothing is taken that could not be kept.
-redis.call('HSET', KEYS[9], 'pulled_at', now)
+redis.call('HSET', KEYS[9], 'pulled_at', now, 'claim', number)
 
 local out, given = {'ok', 0, now}, {}
 local function give(id, token, flat)
@@ -29,19 +34,22 @@ local function give(id, token, flat)
   out[#out + 1] = one
 end
 
-if ARGV[6] == '1' then
+if again then
   local mine = {}
-  for i = 7, 6 + n do mine[ARGV[i]] = true end
+  for i = 8, 7 + n do mine[ARGV[i]] = true end
   local claims = redis.call('HGETALL', KEYS[6])
   for i = 1, #claims, 2 do
-    if mine[claims[i + 1]] then
-      given[claims[i + 1]] = true
-      give(claims[i], claims[i + 1], redis.call('HGETALL', ns .. ':job:' .. claims[i]))
+    local id, token = claims[i], claims[i + 1]
+    local job = ns .. ':job:' .. id
+    local r = mine[token] and redis.call('HMGET', job, 'state', 'token')
+    if r and r[1] == 'running' and r[2] == token then
+      given[token] = true
+      give(id, token, redis.call('HGETALL', job))
     end
   end
 end
 
-local next_token, looked = 7, 0
+local next_token, looked = 8, 0
 for l = 1, lists do
   while #out - 3 < n and looked < 64 do
     while given[ARGV[next_token]] do next_token = next_token + 1 end
@@ -53,7 +61,7 @@ for l = 1, lists do
     local r = {}
     for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
     if r.state == 'queued' then
-      if tonumber(r.v) > format then
+      if (tonumber(r.v) or 0) > format then
         -- A newer version wrote this: leave it to its kind.
         redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
         redis.call('ZADD', KEYS[7], now + 5000, id)

@@ -1,6 +1,6 @@
 -- give_back: an owner returns jobs with all that he knows: paid ones to `resume`, unpaid ones to the
--- front of their priority, as if never claimed. A job whose last write is not the one that the owner
--- names is left alone.
+-- front of their priority, as if never claimed, the last of them in front. A job that has another owner
+-- or has ended is left alone.
 -- KEYS   1 claims of the instance   2 bell   3 resume   4 high   5 default   6 low
 -- ARGV   1 namespace   2 n   then n times: id, token, pairs, pairs x (field, value)
 -- MAKES  records of the ids (same slot on a cluster)
@@ -12,7 +12,7 @@ local at, given = 3, 0
 for _ = 1, n do
   local id, token, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'priority', 'request_id')
+  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'priority', 'request_id', 'tried')
   if r[2] == token then
     redis.call('HDEL', KEYS[1], id)
     if r[1] == 'running' then
@@ -20,6 +20,7 @@ for _ = 1, n do
       local set = {'HSET', job, 'state', 'queued'}
       for i = at + 3, at + 2 + 2 * fields do set[#set + 1] = ARGV[i] end
       redis.call(unpack(set))
+      keep_tried(job, r[6])
       if (r[3] or 'submitting') == 'submitting' and not r[5] then
         redis.call('HDEL', job, 'phase', 'worker')
         redis.call('RPUSH', list[r[4] or 'default'], id)

@@ -1,18 +1,18 @@
 -- later: the owner lets go of a job that waits for a new submit.
 -- KEYS   1 record   2 events   3 claims of the instance   4 later
 -- ARGV   1 token   2 seq   3 id   4 wait, ms   5 request id that the owner knows ('' none)   6... as in owned
--- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (a late request id
---        came: nothing was written, go on with it)
+-- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
 -- CALLER Store::later
 local seq = tonumber(ARGV[2])
-local word, request = owner(KEYS[1], ARGV[1], seq)
+local word, request = owner(KEYS[1], ARGV[1], seq, ARGV[5], true)
 local now = now_ms()
 if word == 'repeat' then return {'ok', '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
-if request and request ~= ARGV[5] then return {'adopted', request, now} end
 local due = now + tonumber(ARGV[4])
 redis.call('HDEL', KEYS[3], ARGV[3])
+local tried = redis.call('HGET', KEYS[1], 'tried')
 apply(KEYS[1], KEYS[2], 6, now, seq)
+keep_tried(KEYS[1], tried)
 redis.call('HSET', KEYS[1], 'state', 'later', 'due_at', due)
 redis.call('HDEL', KEYS[1], 'phase', 'worker')
 redis.call('ZADD', KEYS[4], due, ARGV[3])

@@ -5,14 +5,18 @@
 -- ARGV from `at` on: n, n x (field, value) to set | n, n x field to stamp with now | n, n x field to
 -- delete | n, n x event: (name, since ms or '', pairs, pairs x (field, value)).
 
--- Who owns the record: 'ok' (write it), 'repeat' (written already), 'stale', 'gone'; and the record's
--- request id, which may be one that a frozen predecessor brought late.
-local function owner(job, token, seq)
+-- Who owns the record: 'ok' (write it), 'repeat' (written already), 'adopted' (nothing was written: the
+-- record has a request id, brought late by a frozen predecessor, that the owner does not know and must
+-- go on with), 'stale', 'gone'; and the record's request id. `last`: the write ends the claim, so while
+-- the owner still has it, it cannot have happened, whatever number a reassert has put there.
+local function owner(job, token, seq, known, last)
   local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id')
   if not r[1] then return 'gone', r[4] end
   if r[2] ~= token then return 'stale', r[4] end
-  if tonumber(r[3] or '0') >= seq then return 'repeat', r[4] end
-  if r[1] ~= 'running' then return 'stale', r[4] end
+  local done = tonumber(r[3] or '0') >= seq
+  if r[1] ~= 'running' then return done and 'repeat' or 'stale', r[4] end
+  if r[4] and r[4] ~= known then return 'adopted', r[4] end
+  if done and not last then return 'repeat', r[4] end
   return 'ok', r[4]
 end
 

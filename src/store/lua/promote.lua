@@ -8,7 +8,7 @@
 local ns = ARGV[1]
 local list = {high = KEYS[4], default = KEYS[5], low = KEYS[6]}
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms(), 'LIMIT', 0, tonumber(ARGV[2]))
-local moved = 0
+local moved, first = 0, {}
 for i = #ids, 1, -1 do -- the longest due is pushed to the front last, so it is served first
   local id = ids[i]
   local job = ns .. ':job:' .. id
@@ -21,12 +21,13 @@ for i = #ids, 1, -1 do -- the longest due is pushed to the front last, so it is 
     if r[3] or (r[4] and r[4] ~= 'submitting') then
       redis.call('RPUSH', KEYS[3], id)
     elseif r[5] then
-      -- Among themselves they keep the order of their times: the first of them goes in first.
-      redis.call('LPUSH', list[r[2] or 'default'], id)
+      first[#first + 1] = {list[r[2] or 'default'], id}
     else
       redis.call('RPUSH', list[r[2] or 'default'], id)
     end
   end
 end
+-- At the back they keep the order of their times: the longest due goes in first.
+for i = #first, 1, -1 do redis.call('LPUSH', first[i][1], first[i][2]) end
 if moved > 0 then ring(KEYS[2]) end
 return moved

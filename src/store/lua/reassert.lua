@@ -9,25 +9,33 @@
 -- CALLER Store::reassert
 local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
+redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 local out, at = {'ok'}, 5
 for i = 1, n do
   local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id')
-  local mine = r[2] == token
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried')
+  local mine, request = r[2] == token, nil
+  for f = at + 5, at + 4 + 2 * fields, 2 do
+    if ARGV[f] == 'request_id' then request = ARGV[f + 1] end
+  end
+  -- Of two request ids the recorded one wins; the owner learns of it with his next write.
+  local other = r[4] and r[4] ~= request
   local answer = 'written'
-  if mine and tonumber(r[3] or '0') >= seq then
+  if mine and (other or tonumber(r[3] or '0') >= seq) then
     answer = 'kept'
     if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
   elseif r[1] and not mine and (r[1] == 'running' or r[1] == 'done' or r[1] == 'dead' or r[1] == 'cancelled') then
     answer = 'lost'
-  elseif r[4] and not mine then
-    answer = 'lost' -- it is paid under another request, and that one is recorded
+  elseif not mine and (other or (request and was_tried(r[5], request))) then
+    -- It is paid under another request, and that one is recorded; or this one has been given up since.
+    answer = 'lost'
   else
     redis.call('PERSIST', job)
     local set = {'HSET', job, 'v', format, 'state', 'running', 'token', token, 'seq', seq, 'worker', me}
     for f = at + 5, at + 4 + 2 * fields do set[#set + 1] = ARGV[f] end
     redis.call(unpack(set))
+    keep_tried(job, r[5])
     redis.call('HDEL', job, 'due_at')
     if spec ~= '' then redis.call('SETNX', ns .. ':spec:' .. id, spec) end
     redis.call('HSET', KEYS[1], id, token)

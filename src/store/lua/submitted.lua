@@ -6,18 +6,24 @@
 --        7... pairs of the event `submitted` without at, attempt and request_id
 -- GIVES  {word, request id of the record or '', now}
 --        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
---        other: the record has another id, which wins; cancel: nobody needs this one
+--        other: the record has another id, which wins; cancel: nobody needs this one; gone: no record
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried')
 local now = now_ms()
 local state = r[1]
-if not state then return {'cancel', '', now} end
-if r[4] == request then return {'ok', request, now} end
+if not state then return {'gone', '', now} end
 local mine = r[2] == token
-if r[4] or state == 'done' or state == 'dead' or state == 'cancelled' then
+-- Written down again after a Redis that forgot: its event is missing.
+local asserted = r[4] == request and mine and state == 'running' and tonumber(r[3] or '0') < seq
+if r[4] == request and not asserted then
+  return {(mine and state == 'running') and 'ok' or 'adopted', request, now}
+end
+-- Given up before, by the owner or by us: a late original of its own write must not bring it back.
+local noted = not asserted and was_tried(r[8], request)
+if not asserted and (r[4] or noted or state == 'done' or state == 'dead' or state == 'cancelled') then
   -- Noted beside the record's own: whoever looks for a strange bill finds it here.
-  if state == 'running' or state == 'queued' or state == 'later' then
+  if not noted and (state == 'running' or state == 'queued' or state == 'later') then
     redis.call('PERSIST', KEYS[1])
     redis.call('HSET', KEYS[1], 'tried', (r[8] and (r[8] .. ' ') or '') .. request)
   end
@@ -25,12 +31,12 @@ if r[4] or state == 'done' or state == 'dead' or state == 'cancelled' then
   return {'cancel', r[4] or '', now}
 end
 if mine and state == 'running' and tonumber(r[3] or '0') >= seq then return {'ok', '', now} end
-if r[5] and r[5] ~= 'submitting' then return {'cancel', '', now} end
+if not asserted and r[5] and r[5] ~= 'submitting' then return {'cancel', '', now} end
 
 -- PERSIST is allowed when Redis is out of memory, and what follows it in a script then is too.
 redis.call('PERSIST', KEYS[1])
 local attempt = ARGV[6]
-if not mine then attempt = r[6] end -- the takeover has counted it
+if not mine then attempt = math.max(1, tonumber(r[6] or '1')) end -- the takeover has counted it
 local set = {'HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now}
 if ARGV[5] ~= '' then set[#set + 1] = 'path'; set[#set + 1] = ARGV[5] end
 if mine and state == 'running' then set[#set + 1] = 'seq'; set[#set + 1] = seq end
@@ -43,7 +49,7 @@ if mine and state == 'running' then return {'ok', request, now} end
 if state ~= 'running' then
   -- It waits for a new submit somewhere: it is paid now, so it is served first.
   local list = {high = KEYS[5], default = KEYS[6], low = KEYS[7]}
-  redis.call('LREM', list[r[7] or 'default'], 1, id)
+  if state == 'queued' then redis.call('LREM', list[r[7] or 'default'], -1, id) end
   redis.call('ZREM', KEYS[3], id)
   redis.call('HSET', KEYS[1], 'state', 'queued')
   redis.call('HDEL', KEYS[1], 'due_at')

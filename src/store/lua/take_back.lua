@@ -13,10 +13,17 @@ end
 local now = now_ms()
 local k = {later = KEYS[2], resume = KEYS[4]}
 local moved = 0
-local page = redis.call('HSCAN', KEYS[1], 0, 'COUNT', most)[2]
+-- The scan goes on over places that earlier calls have emptied: one page of them alone brings nothing.
+local page, cursor = {}, '0'
+repeat
+  local scan = redis.call('HSCAN', KEYS[1], cursor, 'COUNT', most)
+  cursor = scan[1]
+  for i = 1, #scan[2] do page[#page + 1] = scan[2][i] end
+until cursor == '0' or #page >= 2 * most
 for i = 1, #page, 2 do
   if moved >= most then break end
   local id = page[i]
+  redis.call('HDEL', KEYS[1], id) -- allowed without memory; so is the rest, then
   local job = ns .. ':job:' .. id
   local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
     'via', 'charged', 'crashes')
@@ -24,7 +31,6 @@ for i = 1, #page, 2 do
   if r[1] == 'running' and r[2] == page[i + 1] then
     requeue(k, job, id, r, now, tonumber(ARGV[4]), tonumber(ARGV[5]))
   end
-  redis.call('HDEL', KEYS[1], id)
   moved = moved + 1
 end
 -- An entry that the dead one still moved after it was marked.

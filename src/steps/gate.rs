@@ -1,0 +1,361 @@
+//! Who may go into a service now. Bulkheads: no service gets all threads, so a slow one cannot stop the
+//! work at the other. Breakers: a service that is away is asked by one probe at a time, its steps wait
+//! parked and use up nothing. Decisions are pure, given the time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A service with a bulkhead and a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// fal's APIs.
+    Fal,
+    /// Telegram; `slow` sends may wait until it has fetched a file.
+    Telegram { slow: bool },
+}
+
+/// Failures in a row that open a breaker.
+const OPENS_AFTER: u32 = 5;
+/// Time to the first probe; it doubles up to the last.
+const FIRST_PROBE: Duration = Duration::from_millis(500);
+const LAST_PROBE: Duration = Duration::from_secs(10);
+/// How long a step waits for a place in a full bulkhead.
+const CROWDED: Duration = Duration::from_millis(20);
+
+/// May this step go in?
+#[derive(Debug)]
+pub(crate) enum Entry<'a> {
+    /// Yes.
+    Go(Inside<'a>),
+    /// Yes, as the one probe: only if it pays and sends nothing.
+    Probe(Inside<'a>),
+    /// Not before this time has passed.
+    Wait(Duration),
+}
+
+/// A place in a service, given back when dropped, also after a panic.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    gate: &'a Gate,
+    service: Service,
+    probe: bool,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let rooms = self.gate.rooms(self.service);
+        rooms.inside.fetch_sub(1, Ordering::AcqRel);
+        if let Service::Telegram { slow: true } = self.service {
+            self.gate.slow.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.probe {
+            rooms.lock().probe_ended();
+        }
+    }
+}
+
+/// The gate of one process.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    fal: Rooms,
+    telegram: Rooms,
+    slow: AtomicUsize,
+    most: usize,
+    most_slow: usize,
+}
+
+#[derive(Debug, Default)]
+struct Rooms {
+    inside: AtomicUsize,
+    breaker: Mutex<Breaker>,
+}
+
+impl Rooms {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    /// For a pool of so many threads: three quarters may be inside one service, half in slow sends, at
+    /// least one each.
+    pub(crate) fn new(threads: usize) -> Gate {
+        Gate {
+            fal: Rooms::default(),
+            telegram: Rooms::default(),
+            slow: AtomicUsize::new(0),
+            most: (threads * 3 / 4).max(1),
+            most_slow: (threads / 2).max(1),
+        }
+    }
+
+    fn rooms(&self, service: Service) -> &Rooms {
+        match service {
+            Service::Fal => &self.fal,
+            Service::Telegram { .. } => &self.telegram,
+        }
+    }
+
+    /// Asks for a place. A transfer thread is not of the pool and passes the bulkheads.
+    pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
+        let rooms = self.rooms(service);
+        let slow = matches!(service, Service::Telegram { slow: true });
+        let inside = rooms.inside.fetch_add(1, Ordering::AcqRel);
+        let slow_inside = if slow {
+            self.slow.fetch_add(1, Ordering::AcqRel)
+        } else {
+            0
+        };
+        let mut place = Inside {
+            gate: self,
+            service,
+            probe: false,
+        };
+        if of_the_pool && (inside >= self.most || (slow && slow_inside >= self.most_slow)) {
+            drop(place);
+            return Entry::Wait(CROWDED);
+        }
+        match rooms.lock().verdict(now) {
+            Verdict::Closed => Entry::Go(place),
+            Verdict::Probe => {
+                place.probe = true;
+                Entry::Probe(place)
+            }
+            Verdict::Open(wait) => Entry::Wait(wait),
+        }
+    }
+
+    /// Whether a step of the pool would find a place now.
+    pub(crate) fn has_place(&self, service: Service) -> bool {
+        let rooms = self.rooms(service);
+        rooms.inside.load(Ordering::Acquire) < self.most && rooms.lock().open.is_none()
+    }
+
+    /// A place for a step of the pool, if there is one and the service is not away: never the probe.
+    pub(crate) fn enter_if_there(&self, service: Service, now: Instant) -> Option<Inside<'_>> {
+        if !self.has_place(service) {
+            return None;
+        }
+        match self.enter(service, true, now) {
+            Entry::Go(place) => Some(place),
+            Entry::Probe(_) | Entry::Wait(_) => None,
+        }
+    }
+
+    /// The service answered: whatever it said, it is there. True when it counted as away.
+    pub(crate) fn answered(&self, service: Service) -> bool {
+        self.rooms(service).lock().good()
+    }
+
+    /// The service did not answer, or only a gateway in front of it did. True when it counts as away
+    /// from now on.
+    pub(crate) fn failed(&self, service: Service, now: Instant) -> bool {
+        self.rooms(service).lock().bad(now)
+    }
+
+    /// Whether the service counts as away.
+    pub(crate) fn is_open(&self, service: Service) -> bool {
+        self.rooms(service).lock().open.is_some()
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Closed,
+    Probe,
+    Open(Duration),
+}
+
+#[derive(Debug, Default)]
+struct Breaker {
+    failures: u32,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    next_probe: Instant,
+    wait: Duration,
+    probing: bool,
+}
+
+impl Breaker {
+    fn verdict(&mut self, now: Instant) -> Verdict {
+        match &mut self.open {
+            None => Verdict::Closed,
+            Some(open) if !open.probing && open.next_probe <= now => {
+                open.probing = true;
+                Verdict::Probe
+            }
+            Some(open) if open.probing => Verdict::Open(open.wait),
+            Some(open) => Verdict::Open(open.next_probe.saturating_duration_since(now)),
+        }
+    }
+
+    fn good(&mut self) -> bool {
+        std::mem::take(self).open.is_some()
+    }
+
+    fn bad(&mut self, now: Instant) -> bool {
+        self.failures += 1;
+        match &mut self.open {
+            Some(open) if open.probing => {
+                open.wait = (open.wait * 2).min(LAST_PROBE);
+                open.next_probe = now + open.wait;
+                open.probing = false;
+                false
+            }
+            // A step that was inside when it opened.
+            Some(_) => false,
+            None if self.failures >= OPENS_AFTER => {
+                self.open = Some(Open {
+                    next_probe: now + FIRST_PROBE,
+                    wait: FIRST_PROBE,
+                    probing: false,
+                });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A probe that brought neither an answer nor a failure (it panicked, or went another way) must not
+    /// keep the breaker open for ever.
+    fn probe_ended(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.probing = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..OPENS_AFTER {
+            assert_eq!(breaker.verdict(now), Verdict::Closed);
+            breaker.bad(now);
+        }
+        breaker
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_the_breaker_and_one_answer_resets_the_count() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..4 {
+            breaker.bad(now);
+        }
+        breaker.good();
+        for _ in 0..4 {
+            breaker.bad(now);
+            assert_eq!(breaker.verdict(now), Verdict::Closed);
+        }
+        breaker.bad(now);
+        assert_eq!(breaker.verdict(now), Verdict::Open(FIRST_PROBE));
+    }
+
+    #[test]
+    fn one_probe_at_a_time_goes_out_at_doubling_distances() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        for wait_ms in [500, 1000, 2000, 4000, 8000, 10_000, 10_000] {
+            let wait = Duration::from_millis(wait_ms);
+            assert_eq!(breaker.verdict(now), Verdict::Open(wait));
+            now += wait;
+            assert_eq!(breaker.verdict(now), Verdict::Probe);
+            assert!(
+                matches!(breaker.verdict(now), Verdict::Open(_)),
+                "a second probe"
+            );
+            breaker.bad(now);
+        }
+        now += LAST_PROBE;
+        assert_eq!(breaker.verdict(now), Verdict::Probe);
+        breaker.good();
+        assert_eq!(breaker.verdict(now), Verdict::Closed);
+    }
+
+    #[test]
+    fn failures_of_steps_that_were_inside_do_not_move_the_next_probe() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        for _ in 0..50 {
+            breaker.bad(now + Duration::from_millis(400));
+        }
+        assert_eq!(breaker.verdict(now + FIRST_PROBE), Verdict::Probe);
+    }
+
+    #[test]
+    fn a_service_gets_three_quarters_of_the_threads_and_slow_sends_half() {
+        let now = Instant::now();
+        let gate = Gate::new(8);
+        let enter = |service| gate.enter(service, true, now);
+        let fal: Vec<_> = (0..6).map(|_| enter(Service::Fal)).collect();
+        assert!(fal.iter().all(|entry| matches!(entry, Entry::Go(_))));
+        assert!(matches!(enter(Service::Fal), Entry::Wait(_)));
+        let slow: Vec<_> = (0..4)
+            .map(|_| enter(Service::Telegram { slow: true }))
+            .collect();
+        assert!(slow.iter().all(|entry| matches!(entry, Entry::Go(_))));
+        assert!(matches!(
+            enter(Service::Telegram { slow: true }),
+            Entry::Wait(_)
+        ));
+        let quick: Vec<_> = (0..2)
+            .map(|_| enter(Service::Telegram { slow: false }))
+            .collect();
+        assert!(quick.iter().all(|entry| matches!(entry, Entry::Go(_))));
+        assert!(matches!(
+            enter(Service::Telegram { slow: false }),
+            Entry::Wait(_)
+        ));
+        drop((fal, slow, quick));
+        assert!(
+            matches!(enter(Service::Fal), Entry::Go(_)),
+            "places come back"
+        );
+        assert!(matches!(
+            gate.enter(Service::Telegram { slow: true }, true, now),
+            Entry::Go(_)
+        ));
+    }
+
+    #[test]
+    fn one_thread_may_always_go_in_and_transfers_pass_the_bulkhead() {
+        let now = Instant::now();
+        let gate = Gate::new(1);
+        let first = gate.enter(Service::Fal, true, now);
+        assert!(matches!(first, Entry::Go(_)));
+        assert!(matches!(
+            gate.enter(Service::Fal, true, now),
+            Entry::Wait(_)
+        ));
+        assert!(matches!(gate.enter(Service::Fal, false, now), Entry::Go(_)));
+    }
+
+    #[test]
+    fn a_probe_that_ends_without_a_word_lets_the_next_one_go() {
+        let now = Instant::now();
+        let gate = Gate::new(4);
+        for _ in 0..OPENS_AFTER {
+            gate.failed(Service::Fal, now);
+        }
+        assert!(gate.is_open(Service::Fal));
+        let later = now + FIRST_PROBE;
+        let probe = gate.enter(Service::Fal, true, later);
+        assert!(matches!(probe, Entry::Probe(_)));
+        assert!(matches!(
+            gate.enter(Service::Fal, true, later),
+            Entry::Wait(_)
+        ));
+        drop(probe);
+        assert!(matches!(
+            gate.enter(Service::Fal, true, later),
+            Entry::Probe(_)
+        ));
+    }
+}

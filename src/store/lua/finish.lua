@@ -1,0 +1,29 @@
+-- finish: shared by the scripts that end a job's life (end, crash).
+
+-- Makes the record one of an ended job and lets its keys go. Keys by name in `k`; `keep`: seconds, 0 for
+-- the bare id only. Token and seq stay, so that a repeat of the end is known as one.
+local function finish(k, id, state, keep, now)
+  redis.call('HSET', k.record, 'state', state, 'ended_at', now)
+  redis.call('HDEL', k.record, 'phase', 'due_at', 'doubt', 'tries')
+  redis.call('DEL', k.result)
+  if state == 'dead' and keep > 0 then
+    redis.call('ZADD', k.dead, now, id)
+    redis.call('EXPIRE', k.spec, keep)
+  else
+    redis.call('DEL', k.spec)
+  end
+  if keep > 0 then
+    redis.call('EXPIRE', k.record, keep)
+    return
+  end
+  -- A repeated LPUSH of this id must stay a duplicate, not become a payment; that of an invalid job may.
+  local names = {'v', 'charged', 'kind', 'token', 'seq'}
+  local bare = redis.call('HMGET', k.record, unpack(names))
+  local set = {'HSET', k.record, 'state', state}
+  for i, name in ipairs(names) do
+    if bare[i] then set[#set + 1] = name; set[#set + 1] = bare[i] end
+  end
+  redis.call('DEL', k.record)
+  redis.call(unpack(set))
+  redis.call('EXPIRE', k.record, 86400)
+end

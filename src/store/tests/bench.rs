@@ -1,0 +1,482 @@
+//! A private Redis, instances on it, and a proxy that loses answers or brings requests late.
+
+use super::super::*;
+use crate::job::flight::Event;
+use crate::job::{Phase, spec};
+use crate::sandbox::redis::{RedisChild, RedisOptions};
+use redis::{Connection, FromRedisValue};
+use std::collections::BTreeMap;
+use std::io::{Read, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::AtomicU8;
+
+pub(super) const NS: &str = "t";
+pub(super) const DEFAULTS: Defaults = Defaults {
+    max_attempts: 3,
+    max_wait: None,
+};
+pub(super) const KEEP: Keep = Keep {
+    done: Duration::from_secs(3600),
+    dead: Duration::from_secs(7200),
+    events: 100_000,
+};
+
+pub(super) struct Bench {
+    pub(super) redis: RedisChild,
+    con: RefCell<Connection>,
+}
+
+/// One instance: registered by a beat, its connection goes through a proxy.
+pub(super) struct Instance {
+    pub(super) store: Arc<Store>,
+    pub(super) session: Session,
+    pub(super) proxy: Arc<Proxy>,
+}
+
+impl Bench {
+    pub(super) fn start() -> Bench {
+        let options = RedisOptions {
+            append_only: false,
+            ..RedisOptions::default()
+        };
+        let redis = RedisChild::start(options).expect("redis-server is installed");
+        let con = redis::Client::open(redis.url())
+            .and_then(|client| client.get_connection())
+            .expect("connects");
+        Bench {
+            redis,
+            con: RefCell::new(con),
+        }
+    }
+
+    pub(super) fn instance(&self) -> Instance {
+        self.instance_keeping(KEEP)
+    }
+
+    pub(super) fn instance_keeping(&self, keep: Keep) -> Instance {
+        let proxy = Proxy::start(self.redis.port());
+        let url = format!("redis://127.0.0.1:{}", proxy.port);
+        let access = Access {
+            redis: redis::IntoConnectionInfo::into_connection_info(url).expect("a URL"),
+            namespace: NS.to_owned(),
+            inbox: format!("{NS}:inbox"),
+            connections: 4,
+        };
+        let process = Process {
+            name: "w".to_owned(),
+            ..Process::default()
+        };
+        let store = Store::new(&access, keep, process).expect("a store");
+        let session = store.probing_session(Duration::from_secs(5));
+        let instance = Instance {
+            store,
+            session,
+            proxy,
+        };
+        instance.beat();
+        // A lost answer shall be that of the script, not NOSCRIPT.
+        let s = &instance.store.scripts;
+        let all = [
+            &s.take,
+            &s.intake,
+            &s.claim,
+            &s.submitted,
+            &s.save,
+            &s.later,
+            &s.end,
+            &s.give_back,
+            &s.crash,
+            &s.promote,
+            &s.beat,
+            &s.bury,
+            &s.take_back,
+            &s.leave,
+            &s.reassert,
+            &s.pause,
+        ];
+        for script in all {
+            let mut cmd = redis::cmd("SCRIPT");
+            cmd.arg("LOAD").arg(script.code());
+            instance.session.command(&cmd).expect("loads");
+        }
+        instance
+    }
+
+    /// One command, its words separated by spaces.
+    pub(super) fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+        let mut cmd = Cmd::new();
+        for word in command.split(' ') {
+            cmd.arg(word);
+        }
+        cmd.query(&mut *self.con.borrow_mut())
+            .unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    pub(super) fn push(&self, entry: &str) {
+        redis::cmd("LPUSH")
+            .arg(format!("{NS}:inbox"))
+            .arg(entry)
+            .exec(&mut *self.con.borrow_mut())
+            .expect("pushes");
+    }
+
+    pub(super) fn record(&self, id: &str) -> BTreeMap<String, String> {
+        self.ask(&format!("HGETALL {NS}:job:{id}"))
+    }
+
+    pub(super) fn field(&self, id: &str, name: &str) -> Option<String> {
+        self.ask(&format!("HGET {NS}:job:{id} {name}"))
+    }
+
+    pub(super) fn state(&self, id: &str) -> String {
+        self.field(id, "state").unwrap_or_default()
+    }
+
+    /// Ids of a ready list in the order they are served.
+    pub(super) fn ready(&self, list: &str) -> Vec<String> {
+        let mut ids: Vec<String> = self.ask(&format!("LRANGE {NS}:ready:{list} 0 -1"));
+        ids.reverse();
+        ids
+    }
+
+    pub(super) fn later(&self) -> Vec<String> {
+        self.ask(&format!("ZRANGE {NS}:later 0 -1"))
+    }
+
+    /// Seconds, -1 without an expiry, -2 without a key.
+    pub(super) fn ttl(&self, key: &str) -> i64 {
+        self.ask(&format!("TTL {NS}:{key}"))
+    }
+
+    /// Events: name and fields.
+    pub(super) fn events(&self) -> Vec<(String, BTreeMap<String, String>)> {
+        let all: Vec<(String, BTreeMap<String, String>)> =
+            self.ask(&format!("XRANGE {NS}:events - +"));
+        all.into_iter()
+            .map(|(_, fields)| (fields["event"].clone(), fields))
+            .collect()
+    }
+
+    pub(super) fn events_of(&self, id: &str) -> Vec<String> {
+        self.events()
+            .into_iter()
+            .filter(|(_, fields)| fields.get("job").is_some_and(|job| job == id))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Everything in Redis but what beats and rings change, as text; times are left out when `timeless`.
+    pub(super) fn dump(&self) -> BTreeMap<String, String> {
+        let keys: Vec<String> = self.ask(&format!("KEYS {NS}:*"));
+        let mut out = BTreeMap::new();
+        for key in keys {
+            let kind: String = self.ask(&format!("TYPE {key}"));
+            let text = match kind.as_str() {
+                "hash" => {
+                    let mut fields: BTreeMap<String, String> = self.ask(&format!("HGETALL {key}"));
+                    fields.remove("pulled_at");
+                    format!("{fields:?}")
+                }
+                "list" => format!(
+                    "{:?}",
+                    self.ask::<Vec<String>>(&format!("LRANGE {key} 0 -1"))
+                ),
+                "zset" if key == format!("{NS}:workers") => continue,
+                "zset" => format!(
+                    "{:?}",
+                    self.ask::<Vec<String>>(&format!("ZRANGE {key} 0 -1 WITHSCORES"))
+                ),
+                "stream" => format!("{:?}", self.events()),
+                _ => self.ask(&format!("GET {key}")),
+            };
+            out.insert(key, text);
+        }
+        out
+    }
+
+    pub(super) fn oom(&self) {
+        self.ask::<String>("CONFIG SET maxmemory-policy noeviction");
+        self.ask::<String>("CONFIG SET maxmemory 1");
+    }
+
+    pub(super) fn memory_back(&self) {
+        self.ask::<String>("CONFIG SET maxmemory 0");
+    }
+
+    /// EVALSHA and EVAL calls so far.
+    pub(super) fn scripts_run(&self) -> u64 {
+        let stats: String = self.ask("INFO commandstats");
+        stats
+            .lines()
+            .filter(|line| line.starts_with("cmdstat_eval"))
+            .filter_map(|line| {
+                line.split("calls=")
+                    .nth(1)?
+                    .split(',')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum()
+    }
+
+    /// All that is due in `later` this moment or in an hour becomes due now, in its old order.
+    pub(super) fn an_hour_passes(&self) {
+        for (place, id) in self.later().iter().enumerate() {
+            self.ask::<i64>(&format!("ZADD {NS}:later {} {id}", place + 1));
+        }
+    }
+}
+
+/// A job entry with the members that the test is about.
+pub(super) fn job(id: &str, more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { "," };
+    format!(r#"{{"id":"{id}","model":"a/b","input":{{"n":9007199254740993}}{comma}{more}}}"#)
+}
+
+impl Instance {
+    pub(super) fn name(&self) -> String {
+        self.store.identity().instance.clone()
+    }
+
+    pub(super) fn beat(&self) -> Beat {
+        self.session.beat(0, 0, 0).expect("answers").expect("lives")
+    }
+
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let raws = self.session.take(100, 1 << 20).expect("takes");
+        raws.into_iter().map(entry).collect()
+    }
+
+    pub(super) fn intake(&self) -> Intake {
+        let entries = self.entries();
+        self.session.intake(&entries, &DEFAULTS).expect("takes in")
+    }
+
+    pub(super) fn claim(&self, n: usize) -> Vec<Flight> {
+        let claim = self.session.claim(n, false).expect("claims");
+        claim.jobs.into_iter().map(flight).collect()
+    }
+
+    pub(super) fn claim_one(&self) -> Flight {
+        let mut flights = self.claim(1);
+        assert_eq!(flights.len(), 1, "one job is ready");
+        flights.remove(0)
+    }
+
+    /// The flight's next write, as a step makes it.
+    pub(super) fn write(&self, flight: &mut Flight, write: &Write) -> Written {
+        flight.seq += 1;
+        self.session
+            .write(flight, flight.seq, write)
+            .expect("answers")
+    }
+
+    pub(super) fn submitted(&self, flight: &mut Flight, request: &str) -> Written {
+        let write = accepted(flight, request);
+        self.write(flight, &write)
+    }
+
+    pub(super) fn end(&self, flight: &mut Flight, state: EndState) -> Written {
+        let write = ending(flight, state);
+        self.write(flight, &write)
+    }
+
+    /// As a process that is gone: marked dead, its jobs taken back.
+    pub(super) fn dies(&self, heir: &Instance, process_gone: bool) -> usize {
+        let name = self.name();
+        let (_, at) = heir
+            .session
+            .instances()
+            .expect("answers")
+            .into_iter()
+            .find(|(instance, _)| *instance == name)
+            .expect("it lives");
+        let lease = if process_gone {
+            Duration::from_secs(60)
+        } else {
+            Duration::ZERO
+        };
+        heir.session
+            .bury(&name, at, lease, process_gone)
+            .expect("answers")
+            .expect("buried");
+        heir.session
+            .take_back(&name, process_gone)
+            .expect("answers")
+    }
+}
+
+pub(super) fn entry(raw: Vec<u8>) -> Entry {
+    let verdict = spec::parse(&raw, None);
+    let id = match &verdict {
+        Ok(spec) => spec.id.clone(),
+        Err(invalid) => invalid.id.clone(),
+    };
+    Entry {
+        raw,
+        id: id.unwrap_or_else(made_id),
+        verdict,
+    }
+}
+
+/// What a step does when fal has accepted.
+pub(super) fn accepted(flight: &mut Flight, request: &str) -> Write {
+    flight.attempt += 1;
+    flight.phase = Phase::Polling;
+    flight.request = Some(RequestId(request.to_owned()));
+    Write::Submitted {
+        request: RequestId(request.to_owned()),
+        path: None,
+        attempt: flight.attempt,
+        event: flight.event("submitted"),
+    }
+}
+
+pub(super) fn completed(flight: &mut Flight) -> Write {
+    flight.phase = Phase::Delivering;
+    flight.charged = crate::job::Charged::Yes;
+    flight.result = Some("{}".into());
+    Write::Save {
+        patch: Patch::default()
+            .set("phase", "delivering")
+            .set("charged", "yes")
+            .set("result", "{}")
+            .stamp("completed_at")
+            .del(&["error", "kind", "crashes"])
+            .event(flight.event("completed")),
+        count: Some("counted"),
+        large: None,
+    }
+}
+
+pub(super) fn retrying(flight: &Flight, wait: Duration) -> Write {
+    let mut tried = flight.tried.clone();
+    let mut patch = Patch::default()
+        .set("attempt", flight.attempt.to_string())
+        .del(&["request_id", "path", "doubt"])
+        .event(flight.event("retrying"));
+    if let Some(old) = &flight.request {
+        tried = format!("{tried} {old}").trim().to_owned();
+        patch = patch.set("tried", tried);
+    }
+    Write::Later {
+        wait,
+        known: flight.request.clone(),
+        patch,
+    }
+}
+
+pub(super) fn ending(flight: &Flight, state: EndState) -> Write {
+    let (name, kind) = match state {
+        EndState::Done => ("done", None),
+        EndState::Dead => ("failed", Some("unavailable")),
+        EndState::Cancelled => ("cancelled", Some("cancelled")),
+    };
+    let mut event: Event = flight.event(name);
+    event.since = Some(flight.queued_at);
+    Write::End {
+        state,
+        patch: Patch::default()
+            .set("charged", "unknown")
+            .set_some("kind", kind)
+            .event(event),
+    }
+}
+
+/// Between an instance and Redis.
+pub(super) struct Proxy {
+    port: u16,
+    mode: AtomicU8,
+    late: Mutex<Vec<Vec<u8>>>,
+    redis: u16,
+}
+
+const PASS: u8 = 0;
+const LOSE: u8 = 1;
+const HOLD: u8 = 2;
+
+impl Proxy {
+    fn start(redis: u16) -> Arc<Proxy> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let proxy = Arc::new(Proxy {
+            port: listener.local_addr().expect("bound").port(),
+            mode: AtomicU8::new(PASS),
+            late: Mutex::default(),
+            redis,
+        });
+        let shared = Arc::downgrade(&proxy);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Some(proxy) = shared.upgrade() else {
+                    return;
+                };
+                let _ = client.set_nodelay(true);
+                let Ok(server) = TcpStream::connect(("127.0.0.1", proxy.redis)) else {
+                    continue;
+                };
+                let _ = server.set_nodelay(true);
+                let there = (
+                    client.try_clone().expect("clone"),
+                    server.try_clone().expect("clone"),
+                );
+                let other = proxy.clone();
+                std::thread::spawn(move || proxy.pump(there.0, there.1, HOLD));
+                std::thread::spawn(move || other.pump(server, client, LOSE));
+            }
+        });
+        proxy
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, fault: u8) {
+        let mut piece = [0; 64 << 10];
+        while let Ok(n) = from.read(&mut piece)
+            && n > 0
+        {
+            let hit = self
+                .mode
+                .compare_exchange(fault, PASS, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+            if hit {
+                if fault == HOLD {
+                    self.late.lock().expect("whole").push(piece[..n].to_vec());
+                }
+                break;
+            }
+            if to.write_all(&piece[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    /// The next answer is lost after Redis did what was asked.
+    pub(super) fn lose_an_answer(&self) {
+        self.mode.store(LOSE, Ordering::Release);
+    }
+
+    /// The next request stays in a socket until [`Proxy::release`]; the caller sees a broken connection.
+    pub(super) fn hold_a_request(&self) {
+        self.mode.store(HOLD, Ordering::Release);
+    }
+
+    /// What was held reaches Redis now. Its answer goes nowhere.
+    pub(super) fn release(&self) -> usize {
+        let late = std::mem::take(&mut *self.late.lock().expect("whole"));
+        for bytes in &late {
+            let mut server = TcpStream::connect(("127.0.0.1", self.redis)).expect("connects");
+            server.write_all(bytes).expect("writes");
+            let mut piece = [0; 4096];
+            let n = server.read(&mut piece).expect("answers");
+            let answer = String::from_utf8_lossy(&piece[..n]);
+            assert!(!answer.starts_with('-'), "{answer}");
+        }
+        late.len()
+    }
+
+    /// Whether the fault was used up.
+    pub(super) fn is_passing(&self) -> bool {
+        self.mode.load(Ordering::Acquire) == PASS
+    }
+}

@@ -1,3 +1,16 @@
 //! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
 
+mod cli;
+mod crash;
+mod delivery;
+mod fal_faults;
+mod hostile;
+mod intake;
+mod main_job;
+mod readme;
+mod redis_faults;
+mod secrets;
+mod shutdown;
 mod support;
+mod systemd;
+mod tidy;

@@ -4,6 +4,8 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod proxy;
+
 use fal_worker::sandbox::Sandbox;
 use fal_worker::sandbox::redis::RedisOptions;
 use redis::{Connection, FromRedisValue};
@@ -22,6 +24,10 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub struct World {
     pub sandbox: Sandbox,
     pub folder: tempfile::TempDir,
+    /// What daemons take for Redis, where it is not Redis itself: a proxy, or a URL with a password.
+    pub redis_url: Option<String>,
+    /// What daemons take for fal's queue, where it is not the stand-in itself.
+    pub fal_url: Option<String>,
     con: Connection,
     daemons: usize,
 }
@@ -45,6 +51,8 @@ impl World {
         World {
             sandbox,
             folder: tempfile::tempdir().unwrap(),
+            redis_url: None,
+            fal_url: None,
             con,
             daemons: 0,
         }
@@ -70,12 +78,8 @@ impl World {
         let fal = &self.sandbox.fal;
         command
             .arg("run")
-            .args([
-                "--redis-url",
-                &self.sandbox.redis.url(),
-                "--fal-url",
-                &fal.queue_url(),
-            ])
+            .arg("--fal-url")
+            .arg(self.fal_url.clone().unwrap_or_else(|| fal.queue_url()))
             .args([
                 "--fal-run-url",
                 &fal.run_url(),
@@ -91,6 +95,12 @@ impl World {
             .args(["--poll-min", "50ms", "--name", "test"])
             .args(more)
             .env_clear()
+            .env(
+                "REDIS_URL",
+                self.redis_url
+                    .clone()
+                    .unwrap_or_else(|| self.sandbox.redis.url()),
+            )
             .env("FAL_KEY", fal.key())
             .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
             .stdin(Stdio::null())
@@ -144,15 +154,13 @@ impl World {
 
     /// Pushes one entry.
     pub fn push(&mut self, entry: impl AsRef<[u8]>) {
-        let _: u64 = redis::cmd("LPUSH")
-            .arg("fal:inbox")
-            .arg(entry.as_ref())
-            .query(&mut self.con)
-            .unwrap();
+        self.push_all(&[entry]);
     }
 
     /// Pushes many entries in one go, the first one first.
     pub fn push_all<E: AsRef<[u8]>>(&mut self, entries: &[E]) {
+        // A Redis that the test restarted has left a broken connection behind.
+        let _: String = self.redis(&["PING"]);
         let mut pipe = redis::pipe();
         for entry in entries {
             pipe.cmd("LPUSH")
@@ -215,9 +223,67 @@ impl World {
             .collect()
     }
 
+    /// A counter of `fal:stats`, such as `resubmitted_after_unknown`.
+    pub fn counted(&mut self, name: &str) -> u64 {
+        self.redis::<Option<u64>>(&["HGET", "fal:stats", name])
+            .unwrap_or(0)
+    }
+
+    /// Waits until a record has this value in this field.
+    pub fn wait_field(&mut self, id: &str, field: &str, value: &str) {
+        eventually(
+            SOON,
+            || self.record(id),
+            |record| record.get(field).is_some_and(|now| now == value),
+        );
+    }
+
+    /// Waits until fal's request id of a job is recorded.
+    pub fn wait_submitted(&mut self, id: &str) -> String {
+        eventually(
+            SOON,
+            || self.record(id),
+            |record| record.contains_key("request_id"),
+        )
+        .remove("request_id")
+        .unwrap()
+    }
+
+    /// What an instance holds: job id to token.
+    pub fn claims(&mut self, instance: &str) -> BTreeMap<String, String> {
+        self.redis(&["HGETALL", &format!("fal:claims:{instance}")])
+    }
+
+    /// Makes an instance look as if it ran on another machine: whether its process lives cannot be seen.
+    pub fn as_if_on_another_host(&mut self, instance: &str) {
+        let _: u64 = self.redis(&[
+            "HSET",
+            &format!("fal:worker:{instance}"),
+            "boot",
+            "elsewhere",
+        ]);
+    }
+
     /// Asserts what must hold at the end of every test: nothing in flight, no claim, list entry or slot
     /// left over, every ended job ended once, no violation seen by a stand-in.
     pub fn assert_clean(&mut self) {
+        self.assert_nothing_left();
+        self.assert_no_violations();
+    }
+
+    /// The same where a daemon was killed: its successor may look at the status of a request whose result
+    /// the dead one had read already.
+    pub fn assert_clean_after_kills(&mut self) {
+        self.assert_nothing_left();
+        let strange = self.violations();
+        let strange: Vec<_> = strange
+            .iter()
+            .filter(|text| !text.starts_with("poll-after-result"))
+            .collect();
+        assert!(strange.is_empty(), "violations: {strange:#?}");
+    }
+
+    fn assert_nothing_left(&mut self) {
         for list in [
             "fal:inbox",
             "fal:ready:resume",
@@ -239,20 +305,22 @@ impl World {
         }
         let twice: Vec<_> = ends.iter().filter(|(_, ends)| **ends != 1).collect();
         assert!(twice.is_empty(), "ended more than once: {twice:?}");
-        self.assert_no_violations();
     }
 
     /// Asserts that no stand-in saw what a correct client never does.
     pub fn assert_no_violations(&self) {
-        let strange: Vec<String> = self
-            .sandbox
+        let strange = self.violations();
+        assert!(strange.is_empty(), "violations: {strange:#?}");
+    }
+
+    fn violations(&self) -> Vec<String> {
+        self.sandbox
             .fal
             .violations()
             .into_iter()
             .chain(self.sandbox.telegram.violations())
             .chain(self.sandbox.fal.key_leaks())
-            .collect();
-        assert!(strange.is_empty(), "violations: {strange:#?}");
+            .collect()
     }
 }
 
@@ -296,6 +364,22 @@ impl Daemon {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The instance it calls itself in the line `ready`.
+    pub fn instance(&self) -> String {
+        let log = self.log_text();
+        let behind = log.split(" ready instance=").nth(1).unwrap_or_default();
+        behind
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// How often its log holds a text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log_text().matches(text).count()
+    }
+
     /// Waits until its log holds a text.
     pub fn wait_log(&self, text: &str) {
         eventually(SOON, || self.log_text(), |log| log.contains(text));
@@ -310,6 +394,19 @@ impl Daemon {
             sent.is_ok_and(|status| status.success()),
             "could not send SIG{name}"
         );
+        if name == "STOP" {
+            // The kernel stops the threads one by one: a test that goes on before the last races with it.
+            let stopped = |task: &PathBuf| {
+                let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+                stat.rsplit_once(')')
+                    .is_none_or(|(_, behind)| behind.trim_start().starts_with('T'))
+            };
+            let tasks = || -> Vec<PathBuf> {
+                let folder = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+                folder.flatten().map(|task| task.path()).collect()
+            };
+            eventually(SOON, tasks, |tasks| tasks.iter().all(stopped));
+        }
     }
 
     /// SIGKILL, and waits for the process to be gone.

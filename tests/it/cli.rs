@@ -1,0 +1,696 @@
+//! The command line as people and systemd use it: what is printed where, and the exit codes of contract
+//! section 5.
+
+use crate::support::{SOON, World, job};
+use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
+
+const KEY: &str = "test-id:test-secret";
+const TOKEN: &str = "123456789:AAabcdefghijklmnopqrstuvwxyz_012345";
+/// Nobody listens on it.
+const NOWHERE: &str = "redis://127.0.0.1:1/0";
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn exits(output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "stdout: {}\nstderr: {}",
+        out(output),
+        err(output)
+    );
+}
+
+/// Runs a command with this on its standard input.
+fn fed(mut command: Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// `fal-worker run` with these flags and variables and nothing else but a key; a Redis that is away, so
+/// that what is not refused waits. `None`: it was not refused.
+fn refused(flags: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fal-worker"));
+    command.arg("run").args(flags).env_clear();
+    command.envs(variables.iter().copied());
+    ended(&mut command)
+}
+
+fn ended(command: &mut Command) -> Option<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A daemon that waits for Redis says so; one that is refused ends.
+    let mut said = Vec::new();
+    let mut stderr = child.stderr.take().unwrap();
+    let mut buffer = [0; 4096];
+    let waits = loop {
+        let n = stderr.read(&mut buffer).unwrap();
+        said.extend_from_slice(&buffer[..n]);
+        if n == 0 {
+            break false;
+        }
+        if String::from_utf8_lossy(&said).contains("redis lost") {
+            break true;
+        }
+    };
+    if waits {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().unwrap();
+    if waits {
+        return None;
+    }
+    Some(Output {
+        stderr: said,
+        ..output
+    })
+}
+
+/// One line, exit 78, and it names what is wrong.
+#[track_caller]
+fn refused_naming(flags: &[&str], variables: &[(&str, &str)], name: &str) {
+    let mut all = vec![("FAL_KEY", KEY), ("REDIS_URL", NOWHERE)];
+    all.extend(variables);
+    let case = format!("{flags:?} {variables:?}");
+    let output = refused(flags, &all).unwrap_or_else(|| panic!("{case} was taken"));
+    assert_eq!(output.status.code(), Some(78), "{case}: {}", err(&output));
+    let said = err(&output);
+    assert_eq!(said.lines().count(), 1, "{case}: {said}");
+    assert!(said.contains(name), "{case} does not name {name}: {said}");
+    assert_eq!(out(&output), "", "{case}");
+}
+
+// ---- enqueue ----
+
+#[test]
+fn enqueue_pushes_the_good_lines_and_names_the_bad_ones_by_their_numbers() {
+    let mut world = World::new();
+    let lines = format!(
+        "{}\n\n{}\nnot json\n{}\n",
+        job("first").json(),
+        r#"{"model":"fal-ai/flux/dev","input":null}"#,
+        r#"{"model":"fal-ai/flux/dev","input":{"seed":12345678901234567890}}"#,
+    );
+    let output = fed(world.cli(&["enqueue"]), lines.as_bytes());
+    exits(&output, 1);
+    let ids: Vec<String> = out(&output).lines().map(str::to_owned).collect();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert_eq!(ids[0], "first");
+    assert!(ids[1].starts_with("j-"), "{ids:?}");
+    let said = err(&output);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.contains("line 3: input: "), "{said}");
+    assert!(said.contains("line 4: (entry)"), "{said}");
+
+    let entries: Vec<String> = world.redis(&["LRANGE", "fal:inbox", "0", "-1"]);
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    assert_eq!(entries[1], job("first").json(), "not byte for byte");
+    let given = format!(
+        r#"{{"id":"{}","model":"fal-ai/flux/dev","input":{{"seed":12345678901234567890}}}}"#,
+        ids[1]
+    );
+    assert_eq!(entries[0], given);
+}
+
+#[test]
+fn enqueue_reads_a_file_and_one_that_is_not_there_exits_1() {
+    let mut world = World::new();
+    let path = world.folder.path().join("jobs");
+    fs::write(&path, format!("{}\n{}", job("a").json(), job("b").json())).unwrap();
+    let output = world
+        .cli(&["enqueue", path.to_str().unwrap()])
+        .output()
+        .unwrap();
+    exits(&output, 0);
+    assert_eq!(out(&output), "a\nb\n");
+    let output = world.cli(&["enqueue", "/nowhere/jobs"]).output().unwrap();
+    exits(&output, 1);
+    assert!(err(&output).contains("/nowhere/jobs"), "{}", err(&output));
+    let output = fed(world.cli(&["enqueue", "-"]), job("c").json().as_bytes());
+    exits(&output, 0);
+    assert_eq!(world.redis::<u64>(&["LLEN", "fal:inbox"]), 3);
+}
+
+#[test]
+fn enqueue_builds_one_job_from_flags() {
+    let mut world = World::new();
+    let input = r#"{"prompt": "ein Leuchtturm", "big": 1e400}"#;
+    let flags = [
+        "enqueue",
+        "--model",
+        "fal-ai/flux/dev",
+        "--input",
+        input,
+        "--chat",
+        "-100123",
+    ];
+    let output = world.cli(&flags).output().unwrap();
+    exits(&output, 0);
+    let entry: String = world.redis(&["RPOP", "fal:inbox"]);
+    let id = out(&output).trim().to_owned();
+    let built = format!(
+        r#"{{"id":"{id}","model":"fal-ai/flux/dev","input":{input},"telegram":{{"chat_id":-100123}}}}"#
+    );
+    assert_eq!(entry, built);
+
+    let by_name = ["enqueue", "--model", "a/b", "--chat", "@channel"];
+    exits(&world.cli(&by_name).output().unwrap(), 0);
+    let entry: String = world.redis(&["RPOP", "fal:inbox"]);
+    assert!(
+        entry.contains(r#""input":{},"telegram":{"chat_id":"@channel"}"#),
+        "{entry}"
+    );
+
+    // What is not a job is not pushed, whatever way it came.
+    for (flags, code) in [
+        (&["enqueue", "--model", "flux"][..], 1),
+        (&["enqueue", "--model", "a/b", "--input", "[1]"][..], 1),
+        (&["enqueue", "--model", "a/b", "--input", "{}},{"][..], 1),
+        (&["enqueue", "--model", "a/b", "--chat", "12x"][..], 2),
+        (&["enqueue", "--input", "{}"][..], 2),
+        (&["enqueue", "file", "--model", "a/b"][..], 2),
+    ] {
+        let output = world.cli(flags).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{flags:?}: {}",
+            err(&output)
+        );
+        assert_eq!(out(&output), "", "{flags:?}");
+    }
+    assert_eq!(world.redis::<u64>(&["LLEN", "fal:inbox"]), 0);
+}
+
+#[test]
+fn enqueue_wait_exits_0_when_all_are_done_and_1_otherwise() {
+    let (mut world, _daemon) = World::running();
+    let good = format!("{}\n{}", job("a").json(), job("b").chat(7).json());
+    let output = fed(world.cli(&["enqueue", "--wait"]), good.as_bytes());
+    exits(&output, 0);
+    assert_eq!(out(&output), "a\nb\n");
+    assert_eq!(world.state("a"), "done");
+
+    let bad = format!(
+        "{}\n{}",
+        job("c").json(),
+        job("d").model("fal-ai/refuses").json()
+    );
+    let output = fed(world.cli(&["enqueue", "--wait"]), bad.as_bytes());
+    exits(&output, 1);
+    let said = err(&output);
+    assert!(said.contains("d ended dead: content_policy"), "{said}");
+    assert!(!said.contains(" c "), "{said}");
+    world.assert_clean();
+}
+
+#[test]
+fn enqueue_stops_with_a_word_when_nobody_reads_the_ids_any_more() {
+    let mut world = World::new();
+    let mut child = world
+        .cli(&["enqueue"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    for id in ["a", "b", "c"] {
+        // It may have stopped already.
+        let _ = writeln!(stdin, "{}", job(id).json());
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    exits(&output, 1);
+    assert!(err(&output).contains("a is pushed"), "{}", err(&output));
+    assert_eq!(world.redis::<u64>(&["LLEN", "fal:inbox"]), 1);
+}
+
+#[test]
+fn other_namespaces_and_inboxes_are_reached_by_flag_and_by_variable() {
+    let mut world = World::new();
+    let entry = job("a").json();
+    exits(
+        &fed(
+            world.cli(&["enqueue", "--namespace", "shop"]),
+            entry.as_bytes(),
+        ),
+        0,
+    );
+    exits(
+        &fed(world.cli(&["enqueue", "--inbox", "jobs"]), entry.as_bytes()),
+        0,
+    );
+    let mut command = world.cli(&["enqueue"]);
+    command.env("FAL_WORKER_NAMESPACE", "other");
+    exits(&fed(command, entry.as_bytes()), 0);
+    for list in ["shop:inbox", "jobs", "other:inbox"] {
+        assert_eq!(world.redis::<u64>(&["LLEN", list]), 1, "{list}");
+    }
+}
+
+// ---- status, show ----
+
+#[test]
+fn status_has_the_shape_of_the_contract() {
+    let (mut world, _daemon) = World::running();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("held").json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.push("nonsense");
+    world.push(job("tomorrow").with("not_before", 4_000_000_000_u64).json()); // too far ahead
+    let soon = fal_time(&mut world) + 3600;
+    world.push(job("later").with("not_before", soon).json());
+    world.wait_state("later", "later");
+
+    let output = world.cli(&["status", "--json"]).output().unwrap();
+    exits(&output, 0);
+    assert_eq!(out(&output).lines().count(), 1);
+    let status: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(
+        keys(&status),
+        [
+            "dead", "last_5m", "later", "paused", "queues", "redis", "running", "waiting",
+            "workers"
+        ]
+    );
+    assert_eq!(keys(&status["redis"]), ["address", "memory", "version"]);
+    assert_eq!(
+        keys(&status["queues"]),
+        ["default", "high", "inbox", "low", "resume"]
+    );
+    assert_eq!(
+        status["queues"]["high"],
+        json!({"depth": 0, "oldest_s": null})
+    );
+    assert_eq!(status["later"], 1);
+    assert_eq!(status["dead"], 2);
+    assert_eq!(status["running"], json!({"submitting": 1}));
+    assert_eq!(status["paused"], Value::Null);
+    assert_eq!(keys(&status["last_5m"]), ["done", "failed"]);
+    let worker = &status["workers"][0];
+    assert_eq!(
+        keys(worker),
+        ["beat_age_s", "in_flight", "instance", "threads", "version"]
+    );
+    assert!(
+        worker["instance"].as_str().unwrap().starts_with("test~"),
+        "{worker}"
+    );
+    assert_eq!(
+        (&worker["threads"], &worker["in_flight"]),
+        (&json!(4), &json!(1))
+    );
+    assert!(worker["beat_age_s"].as_f64().unwrap() < 30.0, "{worker}");
+
+    let text = out(&world.cli(&["status"]).output().unwrap());
+    for part in [
+        "queue",
+        "depth",
+        "oldest",
+        "later 1, waiting 0, dead 2",
+        "running: submitting 1",
+        "last 5 minutes: ",
+        "test~",
+        "redis 7",
+    ] {
+        assert!(
+            text.contains(part) || part == "redis 7",
+            "{part} is not in:\n{text}"
+        );
+    }
+    assert!(!text.contains('\x1b'), "{text:?}");
+    hold.release();
+    world.wait_state("held", "done");
+}
+
+#[test]
+fn status_without_a_worker_says_so() {
+    let world = World::new();
+    let output = world.cli(&["status"]).output().unwrap();
+    exits(&output, 0);
+    assert!(out(&output).contains("no worker runs"), "{}", out(&output));
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn fal_time(world: &mut World) -> u64 {
+    let (seconds, _): (u64, u64) = world.redis(&["TIME"]);
+    seconds
+}
+
+#[test]
+fn show_prints_record_and_timeline_and_the_input_only_when_asked() {
+    let (mut world, _daemon) = World::running();
+    let entry = job("a")
+        .model("fal-ai/refuses")
+        .with("meta", json!({"order": 1}))
+        .chat(7)
+        .json();
+    world.push(&entry);
+    world.wait_state("a", "dead");
+    let words = "prompt of a.";
+
+    let output = world.cli(&["show", "a"]).output().unwrap();
+    exits(&output, 0);
+    let text = out(&output);
+    for part in [
+        "job a",
+        "state",
+        "dead",
+        "content_policy",
+        "charged",
+        "queued",
+        "submitted",
+        "failed",
+        "fal-ai/refuses",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    assert!(!text.contains(words), "{text}");
+    assert!(out(&world.cli(&["show", "a", "--spec"]).output().unwrap()).contains(words));
+
+    let output = world.cli(&["show", "a", "--json"]).output().unwrap();
+    exits(&output, 0);
+    let shown: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(keys(&shown), ["events", "id", "record"]);
+    assert_eq!(shown["record"]["state"], "dead");
+    let events: Vec<&str> = shown["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(events, ["queued", "started", "submitted", "failed"]);
+    assert!(!out(&output).contains(words));
+    let output = world
+        .cli(&["show", "a", "--json", "--spec"])
+        .output()
+        .unwrap();
+    let shown: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(shown["spec"], entry);
+}
+
+#[test]
+fn show_of_an_unknown_id_exits_1() {
+    let world = World::new();
+    for id in ["never-seen", "no id at all"] {
+        let output = world.cli(&["show", id]).output().unwrap();
+        exits(&output, 1);
+        assert_eq!(out(&output), "");
+        assert!(err(&output).contains(id), "{}", err(&output));
+    }
+}
+
+// ---- exit codes ----
+
+#[test]
+fn a_redis_that_is_away_exits_69_with_one_line() {
+    for args in [
+        &["status"][..],
+        &["show", "a"][..],
+        &["enqueue", "--model", "a/b"][..],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .args(args)
+            .env_clear()
+            .env("REDIS_URL", NOWHERE)
+            .output()
+            .unwrap();
+        exits(&output, 69);
+        assert_eq!(
+            err(&output).lines().count(),
+            1,
+            "{args:?}: {}",
+            err(&output)
+        );
+        assert_eq!(out(&output), "");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_2_and_78_for_run() {
+    let plain = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .args(args)
+            .env_clear()
+            .output()
+            .unwrap()
+    };
+    for (args, code) in [
+        (&[][..], 2),
+        (&["rnu"][..], 2),
+        (&["status", "--threads", "4"][..], 2),
+        (&["show"][..], 2),
+        (&["enqueue", "a", "b"][..], 2),
+        (&["run", "--no-such-flag"][..], 78),
+        (&["run", "threads"][..], 78),
+        (&["run", "--threads"][..], 78),
+        (&["run", "--fal-key", "a:b"][..], 78),
+        (&["run", "--help"][..], 0),
+        (&["--version"][..], 0),
+    ] {
+        let output = plain(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            err(&output)
+        );
+    }
+    // A wrong setting is no wrong command line.
+    let output = plain(&["status", "--redis-url", "http://x"]);
+    exits(&output, 78);
+    assert_eq!(err(&output).lines().count(), 1, "{}", err(&output));
+}
+
+#[test]
+fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_names_it() {
+    let wrong = [
+        ("redis-url", "http://127.0.0.1"),
+        ("namespace", "two words"),
+        ("inbox", "fal:ready:high"),
+        ("threads", "0"),
+        ("transfer-threads", "513"),
+        ("max-in-flight", "many"),
+        ("redis-connections", "39"),
+        ("name", "a/b"),
+        ("fal-url", "http://queue.fal.run"),
+        ("fal-run-url", "fal.run"),
+        ("fal-storage-url", "https://rest.fal.ai?x=1"),
+        ("telegram-url", "https://api.telegram.org/bot1:x"),
+        ("file-host", "https://fal.media/"),
+        ("delivery", "mail"),
+        ("delivery-timeout", "soon"),
+        ("poll-min", "10ms"),
+        ("poll-max", "0s"),
+        ("job-timeout", "25h"),
+        ("fal-queue-timeout", "0s"),
+        ("max-wait", "never"),
+        ("max-attempts", "21"),
+        ("lease", "1s"),
+        ("keep-done", "-1s"),
+        ("keep-dead", "30 moons"),
+        ("events-max", "0"),
+        ("plain-http", "http://host"),
+        ("shutdown-timeout", "2h"),
+        ("log-format", "xml"),
+        ("lang", "de"),
+        ("admin-chat", "0x7"),
+    ];
+    for flag in STORE_FLAGS.iter().chain(RUN_FLAGS) {
+        let (_, value) = wrong
+            .iter()
+            .find(|(name, _)| *name == flag.name)
+            .unwrap_or_else(|| panic!("--{} has no row here", flag.name));
+        refused_one_way_or_the_other(flag, value);
+    }
+}
+
+#[track_caller]
+fn refused_one_way_or_the_other(flag: &Flag, value: &str) {
+    let name = format!("--{}", flag.name);
+    refused_naming(&[&format!("{name}={value}")], &[], &name);
+    refused_naming(&[], &[(flag.variable, value)], flag.variable);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    refused_naming(&["--poll-min", "6s"], &[], "--poll-min");
+    refused_naming(
+        &["--threads", "64", "--redis-connections", "50"],
+        &[],
+        "--redis-connections",
+    );
+    refused_naming(
+        &["--redis-url", "redis://:password@127.0.0.1:1/0"],
+        &[],
+        "--redis-url",
+    );
+    refused_naming(
+        &[],
+        &[("REDIS_URL", "redis-sentinel://a,b/main/0")],
+        "REDIS_URL",
+    );
+    refused_naming(&[], &[("REDIS_URL", "redis-cluster://a,b")], "REDIS_URL");
+}
+
+#[test]
+fn a_setting_that_this_version_does_not_know_is_refused_by_every_command() {
+    for name in [
+        "FAL_WORKER_LISTEN",
+        "FAL_WORKER_THREAD",
+        "FAL_WORKER_USER_RATE",
+        "FAL_WORKER_",
+    ] {
+        refused_naming(&[], &[(name, "1")], name);
+        let output = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .arg("status")
+            .env_clear()
+            .env(name, "1")
+            .output()
+            .unwrap();
+        exits(&output, 78);
+        assert!(err(&output).contains(name), "{}", err(&output));
+    }
+    // Empty is not set.
+    let empty = [
+        ("FAL_KEY", KEY),
+        ("REDIS_URL", NOWHERE),
+        ("FAL_WORKER_LISTEN", ""),
+        ("FAL_WORKER_THREADS", ""),
+    ];
+    assert!(refused(&[], &empty).is_none());
+}
+
+#[test]
+fn a_wrong_password_for_redis_exits_78() {
+    let mut world = World::new();
+    let _: String = world.redis(&["CONFIG", "SET", "requirepass", "right"]);
+    let wrong = format!("redis://:wrong@127.0.0.1:{}/0", world.sandbox.redis.port());
+    let mut command = world.command(&[]);
+    let twice = ["--redis-url", NOWHERE, "--redis-url", NOWHERE];
+    let output = command.args(twice).output().unwrap();
+    exits(&output, 78); // given twice
+    let output = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+        .arg("run")
+        .env_clear()
+        .envs([("FAL_KEY", KEY), ("REDIS_URL", &wrong)])
+        .output()
+        .unwrap();
+    exits(&output, 78);
+    let said = err(&output);
+    assert!(
+        said.contains("configuration refused: --redis-url"),
+        "{said}"
+    );
+    assert!(!said.contains("wrong@"), "{said}");
+}
+
+// ---- secrets ----
+
+#[test]
+fn each_secret_comes_from_a_variable_a_file_or_a_credential_and_only_from_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("{text}\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    for (variable, credential, value) in [
+        ("FAL_KEY", "fal-key", KEY),
+        ("TELEGRAM_BOT_TOKEN", "telegram-bot-token", TOKEN),
+        ("REDIS_URL", "redis-url", NOWHERE),
+    ] {
+        let file_variable = format!("{variable}_FILE");
+        let file = write("secret", value);
+        let needed: Vec<(&str, &str)> = [("FAL_KEY", KEY), ("REDIS_URL", NOWHERE)]
+            .into_iter()
+            .filter(|(name, _)| *name != variable)
+            .collect();
+        let taken = |more: &[(&str, &str)]| refused(&[], &[&needed[..], more].concat());
+
+        let from_file = (file_variable.as_str(), file.as_str());
+        assert!(taken(&[(variable, value)]).is_none(), "{variable}");
+        assert!(taken(&[from_file]).is_none(), "{file_variable}");
+        write(credential, value);
+        let from_credential = ("CREDENTIALS_DIRECTORY", place);
+        assert!(
+            taken(&[from_credential]).is_none(),
+            "credential {credential}"
+        );
+
+        for two in [
+            [(variable, value), from_file],
+            [(variable, value), from_credential],
+            [from_file, from_credential],
+        ] {
+            let output = taken(&two).unwrap_or_else(|| panic!("{two:?} were taken"));
+            exits(&output, 78);
+            let said = err(&output);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(
+                said.contains(variable) || said.contains(credential),
+                "{said}"
+            );
+            assert!(!said.contains(value), "{said}");
+        }
+        fs::remove_file(folder.path().join(credential)).unwrap();
+        let output = taken(&[(&file_variable, "/nowhere/secret")]).expect("refused");
+        exits(&output, 78);
+        assert!(err(&output).contains(&file_variable), "{}", err(&output));
+    }
+}
+
+#[test]
+fn a_missing_or_misshapen_secret_is_refused_without_being_shown() {
+    let output = refused(&[], &[("REDIS_URL", NOWHERE)]).expect("refused");
+    exits(&output, 78);
+    assert!(err(&output).contains("FAL_KEY"), "{}", err(&output));
+    for (name, value) in [
+        ("FAL_KEY", "not-a-pair-but-secret"),
+        ("FAL_KEY", "id:with space"),
+        ("TELEGRAM_BOT_TOKEN", "12345:too-short-but-secret"),
+    ] {
+        let output = refused(
+            &[],
+            &[("FAL_KEY", KEY), ("REDIS_URL", NOWHERE), (name, value)],
+        );
+        let output = output.unwrap_or_else(|| panic!("{name}={value} was taken"));
+        exits(&output, 78);
+        assert!(err(&output).contains(name), "{}", err(&output));
+        assert!(!err(&output).contains(value), "{}", err(&output));
+    }
+}

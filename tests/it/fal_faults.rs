@@ -1,0 +1,583 @@
+//! What fal says and does not say, at every call: what is an attempt, what is charged, what is asked
+//! again, and what pauses everybody (design section 4 and 5, fal-api section 8).
+
+use crate::support::proxy::Proxy;
+use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
+use fal_worker::sandbox::fal::{Outcome, Script};
+use fal_worker::sandbox::faults::{Fault, Rule};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+fn fault(status: u16, headers: &[(&str, &str)], body: &Value) -> Fault {
+    Fault::Answer {
+        status,
+        content_type: "application/json".into(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+/// The fault meets the first submit of this job.
+fn at_submit(world: &World, id: &str, fault: Fault) {
+    let rule = Rule::first(1, "fal.submit", fault);
+    world
+        .sandbox
+        .faults
+        .add(rule.for_requests_with(&format!("prompt of {id}.")));
+}
+
+/// The fault meets `times` calls of an endpoint for a model of this name, which paths contain.
+fn at_model(world: &World, times: u32, endpoint: &str, model: &str, fault: Fault) {
+    world
+        .sandbox
+        .faults
+        .add(Rule::first(times, endpoint, fault).for_requests_with(model));
+}
+
+/// Pushes a job of a model of its own, `case/<id>`, that behaves like this.
+fn push_case(world: &mut World, id: &str, script: Script, timeout_s: Option<u32>) {
+    let model = format!("case/{id}");
+    world.sandbox.fal.model(&model, script);
+    let mut entry = job(id).model(&model);
+    if let Some(timeout_s) = timeout_s {
+        entry = entry.with("timeout_s", timeout_s);
+    }
+    world.push(entry.json());
+}
+
+/// State, kind, charged, attempt.
+fn verdict(record: &BTreeMap<String, String>) -> [&str; 4] {
+    ["state", "kind", "charged", "attempt"].map(|name| record.get(name).map_or("", String::as_str))
+}
+
+fn wait_verdict(world: &mut World, id: &str, expected: [&str; 4]) -> BTreeMap<String, String> {
+    let record = world.wait_state(id, expected[0]);
+    assert_eq!(verdict(&record), expected, "{id}: {record:#?}");
+    record
+}
+
+fn running() -> (World, Daemon) {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "8"]);
+    (world, daemon)
+}
+
+#[test]
+fn a_submit_that_fal_refused_for_now_uses_no_attempt_and_waits_as_told() {
+    let (mut world, daemon) = running();
+    let limit = json!({"detail": "Reached concurrent requests limit of 20", "type": "concurrent_requests_limit"});
+    at_submit(&world, "busy", fault(429, &[("Retry-After", "4")], &limit));
+    let pushed = Instant::now();
+    world.push(job("busy").with("max_attempts", 1).json());
+    wait_verdict(&mut world, "busy", ["done", "", "yes", "1"]);
+    assert!(
+        pushed.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        pushed.elapsed()
+    );
+    assert_eq!(submits_of(&world, "busy"), 1);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    assert_eq!(daemon.logged("job retrying job=busy"), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_submit_of_unknown_outcome_waits_is_an_attempt_and_is_counted() {
+    let broken = json!({"detail": "Internal Server Error"});
+    // Name, fault, submits that fal saw.
+    let cases: Vec<(&str, Fault, usize)> = vec![
+        ("e500", fault(500, &[], &broken), 1),
+        ("e408", fault(408, &[], &broken), 1),
+        ("html502", Fault::Html502, 1),
+        ("html504", Fault::Html504, 2),
+        ("reset", Fault::ResetAfterActing, 2),
+        ("truncated", Fault::Truncated, 2),
+        ("empty", Fault::Empty200, 2),
+        ("noid", fault(200, &[], &json!({"status": "IN_QUEUE"})), 1),
+        (
+            "toobig",
+            Fault::Answer {
+                status: 200,
+                content_type: "application/json".into(),
+                headers: Vec::new(),
+                body: vec![b' '; 300 << 10],
+            },
+            1,
+        ),
+    ];
+    let (mut world, daemon) = running();
+    let mut pushed = BTreeMap::new();
+    for (id, fault, _) in &cases {
+        at_submit(&world, id, fault.clone());
+        pushed.insert(*id, Instant::now());
+        world.push(job(id).json());
+    }
+    for (id, _, submits) in &cases {
+        let record = world.wait_state(id, "done");
+        assert_eq!(
+            (record["attempt"].as_str(), record["charged"].as_str()),
+            ("2", "yes"),
+            "{id}"
+        );
+        let seen = world.sandbox.fal.submits_for(&format!("prompt of {id}."));
+        assert_eq!(seen.len(), *submits, "{id}");
+        let waited = seen.last().unwrap().at.duration_since(pushed[id]);
+        assert!(
+            waited >= Duration::from_secs(2),
+            "{id} was submitted again after {waited:?}"
+        );
+        let retry: Vec<_> = world
+            .events_of(id)
+            .into_iter()
+            .filter(|event| event["event"] == "retrying")
+            .collect();
+        assert_eq!(retry.len(), 1, "{id}");
+        assert_eq!(
+            (retry[0]["charged"].as_str(), retry[0]["kind"].as_str()),
+            ("unknown", "unavailable"),
+            "{id}"
+        );
+    }
+    assert_eq!(
+        world.counted("resubmitted_after_unknown"),
+        cases.len() as u64
+    );
+    assert_eq!(daemon.logged("submitted again after unknown"), cases.len());
+    world.assert_clean();
+}
+
+#[test]
+fn a_last_submit_of_unknown_outcome_and_every_direct_one_end_charged_unknown() {
+    let (mut world, _daemon) = running();
+    for id in ["last", "direct"] {
+        at_submit(&world, id, Fault::Html504);
+    }
+    let rule = Rule::first(1, "fal.direct", Fault::Html504);
+    world.sandbox.faults.add(rule);
+    world.push(job("last").with("max_attempts", 1).json());
+    world.push(job("direct").with("via", "direct").json());
+    for id in ["last", "direct"] {
+        wait_verdict(&mut world, id, ["dead", "unavailable", "unknown", "1"]);
+        assert_eq!(submits_of(&world, id), 1, "{id}");
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_refused_connection_uses_no_attempt_and_is_said_once() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.fal.queue_url());
+    world.fal_url = Some(format!("http://{}", proxy.address()));
+    let daemon = world.daemon(&["--threads", "4"]);
+    proxy.refuse(true);
+    let ids: Vec<String> = (0..4).map(|n| format!("c{n}")).collect();
+    let entries: Vec<_> = ids
+        .iter()
+        .map(|id| job(id).with("max_attempts", 1).json())
+        .collect();
+    world.push_all(&entries);
+    for id in &ids {
+        world.wait_state(id, "later");
+    }
+    daemon.wait_log("fal lost");
+    proxy.refuse(false);
+    world.wait_ended(&ids, SOON);
+    for id in &ids {
+        let record = world.record(id);
+        assert_eq!(
+            (record["state"].as_str(), record["attempt"].as_str()),
+            ("done", "1")
+        );
+    }
+    assert_eq!(
+        (
+            daemon.logged("fal lost"),
+            daemon.logged("fal back after_s=")
+        ),
+        (1, 1)
+    );
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    world.assert_clean();
+}
+
+#[test]
+fn a_connection_cut_while_polling_asks_again_and_pays_nothing() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.fal.queue_url());
+    world.fal_url = Some(format!("http://{}", proxy.address()));
+    let _daemon = world.daemon(&["--threads", "4"]);
+    let hold = world.sandbox.fal.hold("fal.status");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    proxy.cut();
+    hold.release();
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_request_that_fal_lost_is_believed_after_three_times_and_fifteen_seconds() {
+    let (mut world, _daemon) = running();
+    let pushed = Instant::now();
+    push_case(&mut world, "gone", Script::new(Outcome::Disappear), None);
+    // Two 404s in a row and then an answer: a hiccup.
+    at_model(
+        &world,
+        2,
+        "fal.status",
+        "case/hiccup",
+        fault(404, &[], &json!({"status": "NOT_FOUND"})),
+    );
+    push_case(&mut world, "hiccup", Script::default(), None);
+    wait_verdict(&mut world, "gone", ["dead", "unavailable", "yes", "1"]);
+    assert!(
+        pushed.elapsed() >= Duration::from_secs(15),
+        "{:?}",
+        pushed.elapsed()
+    );
+    wait_verdict(&mut world, "hiccup", ["done", "", "yes", "1"]);
+    assert_eq!(
+        (submits_of(&world, "gone"), submits_of(&world, "hiccup")),
+        (1, 1)
+    );
+    world.assert_clean();
+}
+
+#[test]
+fn what_the_result_call_says_decides_what_is_charged_and_whether_it_is_tried_again() {
+    let (mut world, _daemon) = running();
+    let broken = json!({"detail": "Internal Server Error", "error_type": "runner_server_error"});
+    let error = |status, body: &Value, headers: &[(&str, &str)], with_error_field| {
+        Script::new(Outcome::Error {
+            status,
+            body: body.clone(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            with_error_field,
+        })
+    };
+    // The result expired at fal: paid, and not paid again.
+    at_model(
+        &world,
+        1,
+        "fal.result",
+        "case/expired",
+        fault(404, &[], &json!({"status": "NOT_FOUND"})),
+    );
+    push_case(&mut world, "expired", Script::default(), None);
+    // fal's own 500: one more attempt of ours.
+    push_case(&mut world, "own500", error(500, &broken, &[], true), None);
+    push_case(
+        &mut world,
+        "never_again",
+        error(500, &broken, &[("X-Fal-Needs-Retry", "0")], true),
+        None,
+    );
+    // A gateway's 502: the same call again.
+    at_model(&world, 3, "fal.result", "case/bare502", Fault::Html502);
+    push_case(&mut world, "bare502", Script::default(), None);
+    // COMPLETED with an error of the input.
+    let missing = json!({"detail": [{"loc": ["body", "prompt"], "msg": "Field required", "type": "missing", "input": {}}]});
+    at_model(
+        &world,
+        1,
+        "fal.result",
+        "case/e422/",
+        fault(422, &[], &missing),
+    );
+    push_case(&mut world, "e422", Script::default(), None);
+    push_case(
+        &mut world,
+        "e422_free",
+        error(422, &missing, &[("x-fal-billable-units", "0")], true),
+        None,
+    );
+    let paid = fault(422, &[("x-fal-billable-units", "1.5")], &missing);
+    at_model(&world, 1, "fal.result", "case/e422_paid/", paid);
+    push_case(&mut world, "e422_paid", Script::default(), None);
+
+    wait_verdict(&mut world, "expired", ["dead", "unavailable", "yes", "1"]);
+    wait_verdict(&mut world, "own500", ["dead", "unavailable", "no", "2"]);
+    wait_verdict(&mut world, "bare502", ["done", "", "yes", "1"]);
+    wait_verdict(
+        &mut world,
+        "e422",
+        ["dead", "invalid_input", "unknown", "1"],
+    );
+    wait_verdict(
+        &mut world,
+        "e422_free",
+        ["dead", "invalid_input", "no", "1"],
+    );
+    let paid = wait_verdict(
+        &mut world,
+        "e422_paid",
+        ["dead", "invalid_input", "yes", "1"],
+    );
+    assert_eq!(paid["units"], "1.5");
+    let last = world.wait_state("never_again", "dead");
+    for (id, submits) in [("expired", 1), ("own500", 2), ("bare502", 1), ("e422", 1)] {
+        assert_eq!(submits_of(&world, id), submits, "{id}");
+    }
+    assert_eq!(verdict(&last)[1..3], ["unavailable", "no"]);
+    world.assert_clean();
+}
+
+#[test]
+fn broken_answers_of_status_and_result_are_asked_for_again() {
+    let (mut world, _daemon) = running();
+    let garbage = |body: &[u8]| Fault::Answer {
+        status: 200,
+        content_type: "application/json".into(),
+        headers: Vec::new(),
+        body: body.to_vec(),
+    };
+    let faults = [
+        ("truncated", Fault::Truncated),
+        ("empty", Fault::Empty200),
+        ("html", garbage(b"<html>")),
+        ("list", garbage(b"[]")),
+        ("utf8", garbage(b"{\"a\":\"\xff\"}")),
+        ("reset", Fault::ResetAfterActing),
+        (
+            "e429",
+            fault(
+                429,
+                &[("Retry-After", "1")],
+                &json!({"detail": "slow down"}),
+            ),
+        ),
+    ];
+    for (name, fault) in &faults {
+        for endpoint in ["status", "result"] {
+            let id = format!("{name}_{endpoint}");
+            at_model(
+                &world,
+                2,
+                &format!("fal.{endpoint}"),
+                &format!("case/{id}/"),
+                fault.clone(),
+            );
+            push_case(&mut world, &id, Script::default(), None);
+        }
+    }
+    at_model(
+        &world,
+        2,
+        "fal.status",
+        "case/huge_status/",
+        Fault::Huge(1 << 20),
+    );
+    push_case(&mut world, "huge_status", Script::default(), None);
+    at_model(
+        &world,
+        1,
+        "fal.result",
+        "case/huge_result/",
+        Fault::Huge(17 << 20),
+    );
+    push_case(&mut world, "huge_result", Script::default(), None);
+
+    for (name, _) in &faults {
+        for endpoint in ["status", "result"] {
+            let id = format!("{name}_{endpoint}");
+            wait_verdict(&mut world, &id, ["done", "", "yes", "1"]);
+            assert_eq!(submits_of(&world, &id), 1, "{id}");
+        }
+    }
+    wait_verdict(&mut world, "huge_status", ["done", "", "yes", "1"]);
+    wait_verdict(
+        &mut world,
+        "huge_result",
+        ["dead", "bad_answer", "yes", "1"],
+    );
+}
+
+#[test]
+fn past_its_timeout_a_generation_is_cancelled_and_fals_next_answer_decides() {
+    let (mut world, _daemon) = running();
+    let slow = || Script::default().taking(Duration::from_millis(3500));
+    let never = || Script::new(Outcome::Never);
+    let heeds = |script: Script| Script {
+        heeds_cancel: true,
+        ..script
+    };
+    // 202, and the result is 499, with 0 units and without.
+    push_case(&mut world, "heeds", heeds(never()), Some(1));
+    let cancelled = json!({"detail": "Request cancelled by the client."});
+    at_model(
+        &world,
+        1,
+        "fal.result",
+        "case/unmetered",
+        fault(499, &[], &cancelled),
+    );
+    push_case(&mut world, "unmetered", heeds(never()), Some(1));
+    // 202, and it completes all the same: paid, so delivered.
+    push_case(&mut world, "goes_on", slow(), Some(1));
+    // 400: too late.
+    at_model(
+        &world,
+        1,
+        "fal.cancel",
+        "case/too_late/",
+        fault(400, &[], &json!({"status": "ALREADY_COMPLETED"})),
+    );
+    push_case(&mut world, "too_late", slow(), Some(1));
+    // 404: fal does not know it.
+    at_model(
+        &world,
+        1,
+        "fal.cancel",
+        "case/unknown/",
+        fault(404, &[], &json!({"status": "NOT_FOUND"})),
+    );
+    push_case(&mut world, "unknown", never(), Some(1));
+    // 200: removed from the queue.
+    at_model(
+        &world,
+        1,
+        "fal.cancel",
+        "case/removed/",
+        fault(200, &[], &json!({"status": "OK"})),
+    );
+    push_case(&mut world, "removed", never(), Some(1));
+    // No answer at first.
+    at_model(&world, 2, "fal.cancel", "case/stubborn/", Fault::Html502);
+    push_case(&mut world, "stubborn", heeds(never()), Some(1));
+    // Quick enough.
+    push_case(
+        &mut world,
+        "quick",
+        Script::default().taking(Duration::from_millis(300)),
+        Some(1),
+    );
+
+    wait_verdict(&mut world, "quick", ["done", "", "yes", "1"]);
+    wait_verdict(&mut world, "heeds", ["dead", "timeout", "no", "1"]);
+    wait_verdict(&mut world, "unmetered", ["dead", "timeout", "unknown", "1"]);
+    wait_verdict(&mut world, "goes_on", ["done", "", "yes", "1"]);
+    wait_verdict(&mut world, "too_late", ["done", "", "yes", "1"]);
+    wait_verdict(&mut world, "unknown", ["dead", "timeout", "unknown", "1"]);
+    wait_verdict(&mut world, "removed", ["dead", "timeout", "no", "1"]);
+    wait_verdict(&mut world, "stubborn", ["dead", "timeout", "no", "1"]);
+    for id in [
+        "heeds", "goes_on", "too_late", "unknown", "removed", "stubborn",
+    ] {
+        assert_eq!(submits_of(&world, id), 1, "{id}");
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn waiting_too_long_in_fals_queue_is_a_timeout_that_nobody_pays() {
+    let mut world = World::new();
+    let _daemon = world.daemon(&["--fal-queue-timeout", "2s"]);
+    world.sandbox.fal.set_slots(0);
+    world.push(job("a").json());
+    wait_verdict(&mut world, "a", ["dead", "timeout", "no", "1"]);
+    let submit = world.sandbox.fal.submits().remove(0);
+    let deadline = submit
+        .headers
+        .iter()
+        .find(|(name, _)| name == "x-fal-request-timeout");
+    assert_eq!(deadline.map(|(_, value)| value.as_str()), Some("2"));
+    assert!(submit.started.is_none());
+    world.assert_clean();
+}
+
+#[test]
+fn a_locked_account_pauses_pulling_and_fails_no_job() {
+    let (mut world, daemon) = running();
+    world.sandbox.fal.set_locked(true);
+    world.push(job("first").with("max_attempts", 1).json());
+    let later = world.wait_state("first", "later");
+    assert_eq!(
+        (later["attempt"].as_str(), later["kind"].as_str()),
+        ("0", "no_balance")
+    );
+    // Nobody asks fal for the others.
+    let paused =
+        |world: &mut World| world.redis::<BTreeMap<String, String>>(&["HGETALL", "fal:paused"]);
+    let said = eventually(
+        SOON,
+        || paused(&mut world),
+        |paused| paused.contains_key("reason"),
+    );
+    assert!(said["reason"].contains("no_balance"), "{said:?}");
+    world.push(job("second").json());
+    world.wait_state("second", "queued");
+    world.sandbox.fal.set_locked(false);
+    for id in ["second", "first"] {
+        let state = |world: &mut World| world.state(id);
+        eventually(
+            Duration::from_secs(45),
+            || state(&mut world),
+            |state| state == "done",
+        );
+        assert_eq!(world.record(id)["attempt"], "1");
+        assert_eq!(submits_of(&world, id), 1);
+    }
+    assert_eq!(daemon.logged("job failed"), 0);
+    world.assert_clean();
+}
+
+#[test]
+fn a_private_models_refusal_ends_that_job_alone_at_once_and_unpaid() {
+    let (mut world, daemon) = running();
+    let refusal = json!({"detail": "Cannot access application \"case/private\". Authentication is required to access this application."});
+    let private = Script {
+        fail_submit: Some((403, refusal)),
+        ..Script::default()
+    };
+    push_case(&mut world, "private", private, None);
+    world.push(job("other").json());
+    wait_verdict(&mut world, "private", ["dead", "auth", "no", "0"]);
+    wait_verdict(&mut world, "other", ["done", "", "yes", "1"]);
+    assert_eq!(world.redis::<u64>(&["EXISTS", "fal:paused"]), 0);
+    assert_eq!(daemon.logged("job failed job=private"), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn other_refusals_of_a_submit_are_final_and_unpaid() {
+    let (mut world, _daemon) = running();
+    let cases = [
+        ("e400", 400, "invalid_input"),
+        ("e404", 404, "invalid_input"),
+        ("e422", 422, "invalid_input"),
+    ];
+    for (id, status, _) in cases {
+        let script = Script {
+            fail_submit: Some((status, json!({"detail": "No"}))),
+            ..Script::default()
+        };
+        push_case(&mut world, id, script, None);
+    }
+    for (id, _, kind) in cases {
+        wait_verdict(&mut world, id, ["dead", kind, "no", "0"]);
+    }
+    world.assert_clean();
+}
+
+#[test]
+#[ignore = "over a minute: a request that is told to stop may go on that long"]
+fn after_a_cancel_silence_of_a_minute_ends_the_job_charged_unknown() {
+    let (mut world, _daemon) = running();
+    push_case(&mut world, "deaf", Script::new(Outcome::Never), Some(1));
+    let state = |world: &mut World| world.state("deaf");
+    eventually(
+        Duration::from_secs(90),
+        || state(&mut world),
+        |state| state == "dead",
+    );
+    wait_verdict(&mut world, "deaf", ["dead", "timeout", "unknown", "1"]);
+    world.assert_clean();
+}

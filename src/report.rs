@@ -240,24 +240,16 @@ pub fn resubmitted_after_unknown(job: &Job<'_>) {
     job.line(Level::Warn, "submitted again after unknown", &[]);
 }
 
-/// `sent again after unknown`: this may be a second message. `sends` counts this one.
-pub fn resent_after_unknown(job: &Job<'_>, sends: u32) {
+/// `sent again after unknown`: this may be a second message.
+pub fn resent_after_unknown(job: &Job<'_>) {
     COUNTERS.resent_after_unknown.fetch_add(1, Relaxed);
-    job.line(
-        Level::Warn,
-        "sent again after unknown",
-        &[("sends", &sends)],
-    );
+    job.line(Level::Warn, "sent again after unknown", &[]);
 }
 
-/// `duplicate`, at debug: an entry whose id is known, in this state.
-pub fn duplicate(job: &str, state: &str) {
+/// `duplicate`, at debug: an entry whose id is known.
+pub fn duplicate(job: &str) {
     COUNTERS.duplicates.fetch_add(1, Relaxed);
-    line(
-        Level::Debug,
-        "duplicate",
-        &[("job", &job), ("state", &state)],
-    );
+    line(Level::Debug, "duplicate", &[("job", &job)]);
 }
 
 /// `deferred`, at debug: a limit (or trouble of the account) makes the job wait.

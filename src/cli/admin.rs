@@ -143,7 +143,9 @@ fn checked(entry: &[u8], now: UnixMs) -> Result<(JobId, Vec<u8>), String> {
     with_id.extend_from_slice(format!(r#""id":"{id}","#).as_bytes());
     // `"id": null` counts as absent, but a key given twice does not pass.
     with_id.extend_from_slice(&entry[brace + 1..]);
-    spec::parse(&with_id, Some(now)).map_err(|invalid| invalid.error)?;
+    // `"id": null` counts as absent, but stays in the entry: two of the key would not pass.
+    spec::parse(&with_id, Some(now))
+        .map_err(|_| "id: null is no id: give one, or leave the key out".to_owned())?;
     Ok((id, with_id))
 }
 

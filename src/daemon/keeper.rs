@@ -44,6 +44,7 @@ pub(crate) struct Keeper {
     /// Tokens of claims that memory did not know when it was last compared.
     strangers: HashSet<String>,
     slow_due: Instant,
+    sweeps: u32,
     hung: bool,
 }
 
@@ -71,6 +72,7 @@ impl Keeper {
             strange_claims: 0,
             strangers: HashSet::new(),
             slow_due: Instant::now(),
+            sweeps: 0,
             hung: false,
         }
     }
@@ -136,7 +138,15 @@ impl Keeper {
         if self.slow_due <= Instant::now() {
             self.slow_due = Instant::now() + SLOW;
             self.session.trim()?;
-            for dead in self.session.gone()? {
+            // What one of them still moved goes back: soon for the newly dead, now and then for all, for a
+            // crash loop makes thousands a day.
+            self.sweeps = self.sweeps.wrapping_add(1);
+            let within = if self.sweeps.is_multiple_of(60) {
+                Duration::from_secs(86_400)
+            } else {
+                Duration::from_secs(600)
+            };
+            for dead in self.session.gone(within)? {
                 self.session.take_back(&dead, false)?;
             }
         }

@@ -2,9 +2,9 @@
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
 use super::scheduler::{Permit, Scheduler, Stage, Work};
-use crate::job::JobId;
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
+use crate::job::{JobId, Phase};
 use crate::report;
 use crate::steps::gate::{Entry, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
@@ -215,10 +215,13 @@ impl Engine {
         mut place: Option<Inside<'a>>,
     ) {
         loop {
-            if self.scheduler.stage() == Stage::Stop {
-                // Begin nothing: it goes back.
+            let stage = self.scheduler.stage();
+            if stage == Stage::Stop || (stage == Stage::Quiet && pays(&flight)) {
+                // Begin nothing: it goes back with the others once the stop comes.
                 self.desks.put(desk, None);
-                return self.scheduler.park(flight, Instant::now());
+                return self
+                    .scheduler
+                    .park(flight, Instant::now() + Duration::from_secs(60));
             }
             let snapshot = Snapshot::of(&flight);
             let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
@@ -292,6 +295,11 @@ impl Engine {
             .in_flight
             .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
     }
+}
+
+/// Whether the next step is a new payment.
+fn pays(flight: &Flight) -> bool {
+    flight.phase == Phase::Submitting && !flight.closing
 }
 
 /// Bytes of input that a flight keeps in memory: the entry and, inside it, the input.

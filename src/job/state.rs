@@ -373,7 +373,7 @@ pub fn after_poll(
                 moment.random,
             )))
         }
-        Polled::Missing => missing(flight, moment),
+        Polled::Missing => missing(flight, "fal no longer knows this request", moment),
         Polled::Failed(failure) => {
             if let Some(cancelling) = &mut flight.cancelling {
                 cancelling.refused = 0; // fal is away: that the cancel failed too says nothing
@@ -387,8 +387,8 @@ pub fn after_poll(
     }
 }
 
-/// 404 of the status: believed only after three over fifteen seconds.
-fn missing(flight: &mut Flight, moment: Moment) -> Change {
+/// 404 of the status or the result: believed only after three over fifteen seconds.
+fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change {
     if let Some(cancelling) = flight
         .cancelling
         .filter(|cancelling| cancelling.asked_at.is_some())
@@ -400,7 +400,7 @@ fn missing(flight: &mut Flight, moment: Moment) -> Change {
     if seen + 1 < 3 || since(first, moment.now) < Duration::from_secs(15) {
         return Change::quiet(Next::In(Duration::from_millis(7500)));
     }
-    lost(flight, "fal no longer knows this request", moment)
+    lost(flight, text, moment)
 }
 
 /// A paid request that fal cannot give back.
@@ -564,7 +564,7 @@ pub fn after_collect(
             }
             change
         }
-        Collected::Missing => lost(
+        Collected::Missing => missing(
             flight,
             "the result expired at fal before it was read",
             moment,
@@ -711,7 +711,8 @@ fn output_there(
     if !again {
         patch = patch.stamp("completed_at").event(event);
     }
-    if !large {
+    if !large || flight.target.is_none() {
+        // Without a chat the record is the only place where a bot finds it.
         patch = patch.set("result", json.to_string());
     }
     if flight.target.is_some() {
@@ -788,15 +789,17 @@ pub fn delivered(flight: &mut Flight, receipt: &Receipt) -> Change {
             .with("message_ids", ids.clone())
             .with("file_ids", files.clone())
     };
-    let mut event = with_ids(flight.event("delivered"));
-    event.since = flight.completed_at;
     let done = with_ids(ending(flight, "done")).with("files", json_list(&receipt.files));
-    let patch = Patch::default()
+    let mut patch = Patch::default()
         .set("message_ids", ids.clone())
         .set("file_ids", files.clone())
-        .del(&["rung", "error", "kind"])
-        .event(event)
-        .event(done);
+        .del(&["rung", "error", "kind"]);
+    if flight.target.is_some() {
+        let mut event = with_ids(flight.event("delivered"));
+        event.since = flight.completed_at;
+        patch = patch.event(event);
+    }
+    let patch = patch.event(done);
     flight.closing = true;
     Change::write(
         Write::End {

@@ -5,6 +5,7 @@ use super::Worker;
 use crate::job::spec;
 use crate::report;
 use crate::store::{Denied, Entry, Intake, made_id};
+use std::sync::atomic::Ordering;
 
 /// Entries of one batch at most, and bytes.
 const ENTRIES: usize = 100;
@@ -38,14 +39,15 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
         })
         .collect();
     let done = worker.session.intake(&entries, &worker.tools.defaults)?;
-    if done.made + done.dead + done.duplicates > 0 {
-        for entry in &entries {
+    for (entry, mark) in entries.iter().zip(done.marks.chars()) {
+        match (&entry.verdict, mark) {
             // Who has a chat is told first: the line comes with the end of that.
-            if let Err(invalid) = &entry.verdict
-                && invalid.tell.is_none()
-            {
+            (Err(invalid), 'd') => {
                 report::dead_letter(entry.id.as_str(), invalid.user.as_deref(), &invalid.error);
+                worker.tools.failed.fetch_add(1, Ordering::Relaxed);
             }
+            (_, 'u') => report::duplicate(entry.id.as_str()),
+            (_, _) => {}
         }
     }
     Ok(done)

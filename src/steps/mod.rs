@@ -558,7 +558,7 @@ impl Worker {
                 report::job_retrying(&job(flight), *kind, *wait, text)
             }
             Say::SubmittedAgain => report::resubmitted_after_unknown(&job(flight)),
-            Say::SentAgain => report::resent_after_unknown(&job(flight), 1),
+            Say::SentAgain => report::resent_after_unknown(&job(flight)),
         }
     }
 

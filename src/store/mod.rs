@@ -198,12 +198,14 @@ pub(crate) struct Beat {
 }
 
 /// What intake did.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Intake {
     pub(crate) left: u64,
     pub(crate) made: u64,
     pub(crate) dead: u64,
     pub(crate) duplicates: u64,
+    /// A letter an entry: m made, d dead, t dead once its user is told, u duplicate.
+    pub(crate) marks: String,
 }
 
 /// One parsed entry.
@@ -636,7 +638,7 @@ impl Session {
         for entry in entries {
             record::entry_args(&mut call.cmd, entry, defaults);
         }
-        let (word, left, made, dead, duplicates): (String, u64, u64, u64, u64) =
+        let (word, left, made, dead, duplicates, marks): (String, u64, u64, u64, u64, String) =
             read(self.script(&call)?)?;
         match word.as_str() {
             "ok" | "known" => Ok(Intake {
@@ -644,6 +646,7 @@ impl Session {
                 made,
                 dead,
                 duplicates,
+                marks,
             }),
             "buried" => Err(Denied::Buried),
             "unregistered" => Err(Denied::Unregistered),
@@ -1041,10 +1044,11 @@ impl Session {
         }
     }
 
-    /// Instances marked dead within the last day.
-    pub(crate) fn gone(&self) -> Result<Vec<String>, Fault> {
-        let mut cmd = redis::cmd("ZRANGE");
-        cmd.arg(&self.store.keys.gone).arg(0).arg(-1);
+    /// Instances marked dead within this time (a day is remembered).
+    pub(crate) fn gone(&self, within: Duration) -> Result<Vec<String>, Fault> {
+        let since = self.store.now().0 - within.as_millis() as i64;
+        let mut cmd = redis::cmd("ZRANGEBYSCORE");
+        cmd.arg(&self.store.keys.gone).arg(since).arg("+inf");
         read(self.command(&cmd)?)
     }
 
@@ -1064,8 +1068,7 @@ impl Session {
         ];
         let call = Call::new(&self.store.scripts.leave, &names)
             .arg(&me.instance)
-            .arg(LEFT.as_secs())
-            .arg(REMEMBER_DEAD.as_secs());
+            .arg(LEFT.as_secs());
         read(self.script(&call)?)
     }
 

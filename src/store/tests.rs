@@ -1300,13 +1300,19 @@ fn who_leaves_is_gone_for_good_and_loses_nothing() {
     assert!(bench.ttl(&format!("worker:{}", one.name())) > 0);
     // What its blocked BRPOPLPUSH still moved goes back to the inbox.
     bench.ask::<()>(&format!("RPOPLPUSH t:inbox t:taken:{}", one.name()));
-    for dead in two.session.gone().expect("answers") {
+    for dead in two.session.gone(Duration::from_secs(600)).expect("answers") {
         two.session.take_back(&dead, false).expect("answers");
     }
     assert_eq!(two.intake().made, 1);
     assert!(bench.events().iter().all(|(name, _)| name != "taken_over"));
     two.session.trim().expect("trims");
-    assert_eq!(two.session.gone().expect("answers").len(), 1);
+    assert_eq!(
+        two.session
+            .gone(Duration::from_secs(600))
+            .expect("answers")
+            .len(),
+        1
+    );
 }
 
 // ---- a Redis that forgets

@@ -406,8 +406,8 @@ fn a_lost_paid_request_is_generated_again_only_where_the_job_allows_it_and_an_at
         for phase in [Phase::Polling, Phase::Collecting] {
             let mut lost = flight(phase);
             (lost.repay, lost.attempt) = (repay, attempt);
+            lost.missing = Some((2, at(2000).now));
             let change = if phase == Phase::Polling {
-                lost.missing = Some((2, at(2000).now));
                 after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(17_000))
             } else {
                 let none = FoundSummary::default();

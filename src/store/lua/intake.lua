@@ -8,25 +8,26 @@
 --        then n times 14: raw entry, verdict ('job', 'bad'), id, user, model, meta, priority,
 --        not_before ms, expires_at ms, max_attempts, via, tell, error, excerpt ('' for none)
 -- MAKES  records and specs of the ids (same slot on a cluster)
--- GIVES  {word, entries left in the inbox, made, dead, duplicates}; word: ok, known, buried,
+-- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
+--        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
 --        unregistered, mismatch
 -- CALLER Store::intake
 local ns, batch, n, format = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_dead, max_wait = tonumber(ARGV[5]), tonumber(ARGV[6])
 local w = redis.call('HMGET', KEYS[2], 'dead', 'batch', 'name')
-if w[1] then return {'buried', 0, 0, 0, 0} end
-if not w[3] then return {'unregistered', 0, 0, 0, 0} end
-if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[11]), 0, 0, 0} end
+if w[1] then return {'buried', 0, 0, 0, 0, ''} end
+if not w[3] then return {'unregistered', 0, 0, 0, 0, ''} end
+if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[11]), 0, 0, 0, ''} end
 local have = redis.call('LRANGE', KEYS[1], -n, -1)
-if #have ~= n then return {'mismatch', 0, 0, 0, 0} end
+if #have ~= n then return {'mismatch', 0, 0, 0, 0, ''} end
 for i = 1, n do
-  if have[n - i + 1] ~= ARGV[7 + (i - 1) * 14] then return {'mismatch', 0, 0, 0, 0} end
+  if have[n - i + 1] ~= ARGV[7 + (i - 1) * 14] then return {'mismatch', 0, 0, 0, 0, ''} end
 end
 
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
 redis.call('HSET', KEYS[2], 'batch', batch)
 local now = now_ms()
-local made, dead, duplicates = 0, 0, 0
+local made, dead, duplicates, marks = 0, 0, 0, {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
 local resume = {'LPUSH', KEYS[5]}
 for i = 1, n do
@@ -44,9 +45,11 @@ for i = 1, n do
     and (known[1] == 'dead' or known[4] == 'telling')
   if known[1] and not replaces then
     duplicates = duplicates + 1
+    marks[i] = 'u'
     redis.call('XADD', KEYS[3], '*', 'event', 'duplicate', 'at', now, 'attempt', 0, 'state', known[1], unpack(who))
   elseif verdict == 'job' then
     made = made + 1
+    marks[i] = 'm'
     if replaces then
       if known[1] ~= 'dead' then
         -- Its user is still being told: that life ends here, and its owner's last write finds nothing.
@@ -87,6 +90,7 @@ for i = 1, n do
     end
   else
     dead = dead + 1
+    marks[i] = ARGV[a + 12] ~= '' and 't' or 'd'
     local set = {'HSET', job, 'v', format, 'kind', 'invalid_job', 'error', ARGV[a + 13], 'attempt', 0,
       'life', 1, 'queued_at', now, 'charged', 'no', 'raw', ARGV[a + 14], 'priority', 'default'}
     if user ~= '' then set[#set + 1] = 'user'; set[#set + 1] = user end
@@ -125,4 +129,4 @@ for _, list in ipairs({resume, push.high, push.default, push.low}) do
 end
 if any then ring(KEYS[4]) end
 redis.call('LTRIM', KEYS[1], 0, -(n + 1))
-return {'ok', redis.call('LLEN', KEYS[11]), made, dead, duplicates}
+return {'ok', redis.call('LLEN', KEYS[11]), made, dead, duplicates, table.concat(marks)}

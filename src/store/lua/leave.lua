@@ -2,7 +2,7 @@
 -- it counts as dead: a beat or a claim that is still on its way must not bring it back, and what a
 -- BRPOPLPUSH of it still moves goes back to the inbox (take_back).
 -- KEYS   1 workers   2 hash of the instance   3 its claims   4 its taken   5 inbox   6 its cancels   7 gone
--- ARGV   1 instance   2 how long, seconds   3 how long the list of the dead remembers, seconds
+-- ARGV   1 instance   2 how long, seconds
 -- GIVES  jobs it still holds (then it stays, and its lease lapses)
 -- CALLER Store::leave
 while true do
@@ -17,6 +17,6 @@ if held == 0 then
   local now = now_ms()
   redis.call('HSET', KEYS[2], 'dead', now)
   redis.call('EXPIRE', KEYS[2], ARGV[2])
-  redis.call('ZADD', KEYS[7], now - (tonumber(ARGV[3]) - tonumber(ARGV[2])) * 1000, ARGV[1])
+  redis.call('ZADD', KEYS[7], now, ARGV[1])
 end
 return held

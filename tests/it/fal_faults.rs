@@ -263,15 +263,24 @@ fn what_the_result_call_says_decides_what_is_charged_and_whether_it_is_tried_aga
             with_error_field,
         })
     };
-    // The result expired at fal: paid, and not paid again.
+    // The result expired at fal: believed after three over fifteen seconds; paid, and not paid again.
     at_model(
         &world,
-        1,
+        9,
         "fal.result",
         "case/expired",
         fault(404, &[], &json!({"status": "NOT_FOUND"})),
     );
     push_case(&mut world, "expired", Script::default(), None);
+    // One 404 of a result that is there costs nothing but a look.
+    at_model(
+        &world,
+        1,
+        "fal.result",
+        "case/hiccup",
+        fault(404, &[], &json!({"status": "NOT_FOUND"})),
+    );
+    push_case(&mut world, "hiccup", Script::default(), None);
     // fal's own 500: one more attempt of ours.
     push_case(&mut world, "own500", error(500, &broken, &[], true), None);
     push_case(
@@ -304,6 +313,7 @@ fn what_the_result_call_says_decides_what_is_charged_and_whether_it_is_tried_aga
     push_case(&mut world, "e422_paid", Script::default(), None);
 
     wait_verdict(&mut world, "expired", ["dead", "unavailable", "yes", "1"]);
+    wait_verdict(&mut world, "hiccup", ["done", "", "yes", "1"]);
     wait_verdict(&mut world, "own500", ["dead", "unavailable", "no", "2"]);
     wait_verdict(&mut world, "bare502", ["done", "", "yes", "1"]);
     wait_verdict(

@@ -231,7 +231,6 @@ impl Engine {
             let stepped = catch_unwind(AssertUnwindSafe(|| {
                 steps::advance(worker, &mut flight, given)
             }));
-            self.scheduler.place_is_free();
             let next = match stepped {
                 Ok(next) => next,
                 Err(_) => {
@@ -252,10 +251,21 @@ impl Engine {
             let after = bytes(&flight);
             match next {
                 Next::Over => return self.over(worker, desk, &id, before),
-                Next::Now => self.scheduler.dropped(before - after),
+                Next::Now => {
+                    self.scheduler.dropped(before - after);
+                    // Its place at fal is free, while this thread goes on elsewhere.
+                    if flight.phase == Phase::Delivering {
+                        self.scheduler.place_is_free();
+                    }
+                }
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
-                    self.scheduler.park(flight, Instant::now() + wait);
+                    let due = Instant::now() + wait;
+                    if worker.moves_bytes {
+                        self.scheduler.park(flight, due);
+                    } else {
+                        self.scheduler.park_and_come_back(flight, due);
+                    }
                     return self.desks.put(desk, None);
                 }
                 Next::Transfer => {

@@ -10,7 +10,7 @@ use crate::steps::Snapshot;
 use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,8 @@ pub(crate) struct Scheduler {
     max_in_flight: usize,
     /// Claimed jobs that wait to begin, to be read without the lock.
     waiting: AtomicUsize,
+    /// The stage, to be read without the lock.
+    stage: AtomicU8,
 }
 
 /// Longest block of a pull: short enough that a lost ring or a half-open connection shows soon.
@@ -116,6 +118,7 @@ impl Scheduler {
             threads,
             max_in_flight,
             waiting: AtomicUsize::new(0),
+            stage: AtomicU8::new(Stage::Run as u8),
         }
     }
 
@@ -265,35 +268,31 @@ impl Scheduler {
         }
     }
 
+    /// Somebody must be awake at `due`.
     fn wake_for(&self, inner: &Inner, due: Instant) {
         match inner.leader_until {
             Some(until) if due < until => self.leader.notify_one(),
             Some(_) => {}
-            None => self.followers.notify_one(),
+            None if inner.idle > 0 => self.followers.notify_one(),
+            None => {}
         }
     }
 
     /// Parks a flight until it is due.
     pub(crate) fn park(&self, flight: Box<Flight>, due: Instant) {
         let mut inner = self.lock();
-        inner.transferring.remove(&flight.id);
-        inner.parked += 1;
-        let parked = Parked {
-            due,
-            order: inner.parked,
-            flight,
-        };
-        let finishing = parked.flight.closing
-            || matches!(
-                parked.flight.phase,
-                Phase::Collecting | Phase::Delivering | Phase::Telling
-            );
-        if finishing {
-            inner.finishing.push(Reverse(parked));
-        } else {
-            inner.polls.push(Reverse(parked));
-        }
+        inner.park(flight, due);
         self.wake_for(&inner, due);
+    }
+
+    /// The same, by a thread that asks for work next: it will lead, or wake somebody who does, so only
+    /// a leader who would sleep too long is woken.
+    pub(crate) fn park_and_come_back(&self, flight: Box<Flight>, due: Instant) {
+        let mut inner = self.lock();
+        inner.park(flight, due);
+        if inner.leader_until.is_some_and(|until| due < until) {
+            self.leader.notify_one();
+        }
     }
 
     /// Jobs that the calling thread has claimed; it asks for work next, and wakes others for the rest.
@@ -367,13 +366,18 @@ impl Scheduler {
 
     /// How far towards the end.
     pub(crate) fn stage(&self) -> Stage {
-        self.lock().stage
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Run,
+            1 => Stage::Quiet,
+            _ => Stage::Stop,
+        }
     }
 
     /// Goes further towards the end.
     pub(crate) fn set_stage(&self, stage: Stage) {
         let mut inner = self.lock();
         inner.stage = inner.stage.max(stage);
+        self.stage.store(inner.stage as u8, Ordering::Release);
         self.leader.notify_all();
         self.followers.notify_all();
     }
@@ -412,6 +416,23 @@ impl Scheduler {
 }
 
 impl Inner {
+    fn park(&mut self, flight: Box<Flight>, due: Instant) {
+        self.transferring.remove(&flight.id);
+        self.parked += 1;
+        let finishing = flight.closing
+            || matches!(
+                flight.phase,
+                Phase::Collecting | Phase::Delivering | Phase::Telling
+            );
+        let order = self.parked;
+        let parked = Reverse(Parked { due, order, flight });
+        if finishing {
+            self.finishing.push(parked);
+        } else {
+            self.polls.push(parked);
+        }
+    }
+
     /// The flight whose turn it is.
     fn due(&mut self, now: Instant) -> Option<Box<Flight>> {
         for heap in [&mut self.finishing, &mut self.polls] {

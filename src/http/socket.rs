@@ -5,6 +5,7 @@
 //! only when they changed (together a sixth less CPU a request with TLS).
 
 use super::Service;
+use rustix::net::RecvFlags;
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -347,18 +348,12 @@ impl Transport for Socket {
         if std::mem::take(&mut self.just_read) || self.ended {
             return !self.ended;
         }
-        if self.stream.set_nonblocking(true).is_err() {
-            return false;
-        }
-        let mut peeked = [0; 4 << 10];
-        let answer = self.stream.peek(&mut peeked);
-        if self.stream.set_nonblocking(false).is_err() {
-            return false;
-        }
-        match answer {
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            Ok(0) => false,
-            Ok(amount) => self.tls && only_tickets(&peeked[..amount]),
+        let mut peeked = [0; 1 << 10];
+        let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut peeked[..], look) {
+            Err(error) => error == rustix::io::Errno::WOULDBLOCK,
+            Ok((_, 0)) => false,
+            Ok((_, amount)) => self.tls && only_tickets(&peeked[..amount]),
         }
     }
 }

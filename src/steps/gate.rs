@@ -40,14 +40,17 @@ pub(crate) struct Inside<'a> {
     gate: &'a Gate,
     service: Service,
     probe: bool,
+    counted: bool,
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         let rooms = self.gate.rooms(self.service);
-        rooms.inside.fetch_sub(1, Ordering::AcqRel);
-        if let Service::Telegram { slow: true } = self.service {
-            self.gate.slow.fetch_sub(1, Ordering::AcqRel);
+        if self.counted {
+            rooms.inside.fetch_sub(1, Ordering::AcqRel);
+            if let Service::Telegram { slow: true } = self.service {
+                self.gate.slow.fetch_sub(1, Ordering::AcqRel);
+            }
         }
         if self.probe {
             rooms.lock().probe_ended();
@@ -101,20 +104,22 @@ impl Gate {
     pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
         let rooms = self.rooms(service);
         let slow = matches!(service, Service::Telegram { slow: true });
-        let inside = rooms.inside.fetch_add(1, Ordering::AcqRel);
-        let slow_inside = if slow {
-            self.slow.fetch_add(1, Ordering::AcqRel)
-        } else {
-            0
-        };
         let mut place = Inside {
             gate: self,
             service,
             probe: false,
+            counted: of_the_pool,
         };
-        if of_the_pool && (inside >= self.most || (slow && slow_inside >= self.most_slow)) {
-            drop(place);
-            return Entry::Wait(CROWDED);
+        if of_the_pool {
+            let inside = rooms.inside.fetch_add(1, Ordering::AcqRel);
+            let slow_inside = if slow {
+                self.slow.fetch_add(1, Ordering::AcqRel)
+            } else {
+                0
+            };
+            if inside >= self.most || (slow && slow_inside >= self.most_slow) {
+                return Entry::Wait(CROWDED); // and its place is dropped
+            }
         }
         match rooms.lock().verdict(now) {
             Verdict::Closed => Entry::Go(place),

@@ -325,7 +325,12 @@ impl Store {
             token: flight.token.clone(),
             seq,
             request: flight.request.clone(),
-            fields: flight.fields(),
+            // The end itself says what became of the result; ten seconds of results would be megabytes.
+            fields: flight
+                .fields()
+                .into_iter()
+                .filter(|(name, _)| *name != "result")
+                .collect(),
             write: write.clone(),
         });
     }

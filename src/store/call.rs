@@ -1,0 +1,172 @@
+//! One call of a script: how it is put together, and how a session carries it out, once more on a fresh
+//! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
+
+use super::*;
+
+/// Builder of one EVALSHA.
+pub(super) struct Call<'a> {
+    pub(super) script: &'a Script,
+    pub(super) cmd: Cmd,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(script: &'a Script, keys: &[&str]) -> Call<'a> {
+        let mut cmd = Cmd::with_capacity(16 + keys.len(), 512);
+        cmd.arg("EVALSHA").arg(script.sha()).arg(keys.len());
+        for key in keys {
+            cmd.arg(*key);
+        }
+        Call { script, cmd }
+    }
+
+    pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.cmd.arg(arg);
+        self
+    }
+
+    pub(super) fn patch(mut self, patch: &Patch) -> Self {
+        self.cmd.arg(patch.set.len());
+        for (name, value) in &patch.set {
+            self.cmd.arg(*name).arg(value);
+        }
+        self.cmd.arg(patch.stamp.len());
+        for name in &patch.stamp {
+            self.cmd.arg(*name);
+        }
+        self.cmd.arg(patch.del.len());
+        for name in &patch.del {
+            self.cmd.arg(*name);
+        }
+        self.cmd.arg(patch.events.len());
+        for event in &patch.events {
+            let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
+            self.cmd.arg(event.name).arg(since).arg(event.fields.len());
+            for (name, value) in &event.fields {
+                self.cmd.arg(*name).arg(value);
+            }
+        }
+        self
+    }
+
+    pub(super) fn fields(mut self, fields: &[(&'static str, String)]) -> Self {
+        self.cmd.arg(fields.len());
+        for (name, value) in fields {
+            self.cmd.arg(*name).arg(value);
+        }
+        self
+    }
+}
+
+/// Reads a script's answer; an answer of another shape is a bug or another version's script.
+pub(super) fn read<T: redis::FromRedisValue>(value: Value) -> Result<T, Fault> {
+    redis::from_redis_value(value)
+        .map_err(|error| Fault::Refused(format!("answer of an unknown shape: {error}")))
+}
+
+impl Session {
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// One command on this thread's connection. Away-ness is noted here, once.
+    pub(super) fn call_once(&self, cmd: &Cmd) -> Result<Value, redis::RedisError> {
+        let mut held = self.held.borrow_mut();
+        self.store.calls.fetch_add(1, Ordering::Relaxed);
+        let link = held.as_mut().expect("checked out by the caller");
+        let answer = link.call(cmd);
+        if let Err(error) = &answer
+            && link::breaks(error)
+        {
+            *held = None; // never used again
+            if error.is_timeout() {
+                self.store.health.distrust();
+            }
+        }
+        answer
+    }
+
+    pub(super) fn check_out(&self) -> Result<(), Fault> {
+        let store = &self.store;
+        if store.health.is_away() && !self.probes {
+            return Err(Fault::Away("no answer yet".to_owned()));
+        }
+        let mut held = self.held.borrow_mut();
+        if let Some(link) = held.as_mut()
+            && r2d2::ManageConnection::is_valid(&store.opener, link).is_ok()
+        {
+            return Ok(());
+        }
+        *held = None;
+        let mut link = link::check_out(&store.pool, &store.health)?;
+        if let Some(answer) = self.answer {
+            link.set_answer(answer)
+                .map_err(|error| link::fault(&error))?;
+        }
+        *held = Some(link);
+        Ok(())
+    }
+
+    /// One command; when the connection breaks under it, once more on a fresh one. Only for what may
+    /// be repeated. Nothing here may be a blocking command.
+    pub(crate) fn command(&self, cmd: &Cmd) -> Result<Value, Fault> {
+        self.repeated(|_| self.call_once(cmd))
+    }
+
+    /// Runs `call(is a repeat)`, and once more if it broke the connection.
+    pub(super) fn repeated(
+        &self,
+        mut call: impl FnMut(bool) -> Result<Value, redis::RedisError>,
+    ) -> Result<Value, Fault> {
+        let health = &self.store.health;
+        let mut first: Option<Fault> = None;
+        loop {
+            if let Err(fault) = self.check_out() {
+                let fault = first.unwrap_or(fault);
+                if let Fault::Away(why) = &fault
+                    && !health.is_away()
+                {
+                    health.lost(why);
+                }
+                return Err(fault);
+            }
+            match call(first.is_some()) {
+                Ok(value) => {
+                    health.back();
+                    return Ok(value);
+                }
+                Err(error) => {
+                    let fault = link::fault(&error);
+                    if error.code().is_none() && first.is_none() {
+                        first = Some(fault);
+                        continue;
+                    }
+                    if let Fault::Away(why) = &fault {
+                        health.lost(why);
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    pub(super) fn script(&self, call: &Call<'_>) -> Result<Value, Fault> {
+        self.repeated(|_| self.eval(call.script, &call.cmd))
+    }
+
+    pub(super) fn eval(&self, script: &Script, cmd: &Cmd) -> Result<Value, redis::RedisError> {
+        match self.call_once(cmd) {
+            Err(error) if link::is_noscript(&error) => {
+                self.call_once(redis::cmd("SCRIPT").arg("LOAD").arg(script.code()))?;
+                self.call_once(cmd)
+            }
+            answer => answer,
+        }
+    }
+
+    pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
+        let (word, request, now): (String, String, i64) = read(self.script(call)?)?;
+        self.store.learn_time(now);
+        Ok((word, (!request.is_empty()).then_some(RequestId(request))))
+    }
+}

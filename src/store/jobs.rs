@@ -1,0 +1,357 @@
+//! A job's way through the store: from the inbox into a record, into a claim, through its owner's writes,
+//! and back or to its end. One method a script.
+
+use super::*;
+
+impl Session {
+    /// Takes up to `n` jobs; `paid_only` looks at `resume` alone.
+    pub(crate) fn claim(&self, n: usize, paid_only: bool) -> Result<Claim, Denied> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let tokens: Vec<Token> = (0..n).map(|_| me.token()).collect();
+        let number = me.claim();
+        let claims = keys.claims(&me.instance);
+        let worker = keys.worker(&me.instance);
+        let [resume, high, default, low] = &keys.ready;
+        let names = [
+            resume.as_str(),
+            high,
+            default,
+            low,
+            &keys.bell,
+            &claims,
+            &keys.later,
+            &keys.events,
+            &worker,
+            &keys.paused,
+            &keys.settling,
+        ];
+        let script = &self.store.scripts.claim;
+        let build = |repeat: bool| {
+            let mut call = Call::new(script, &names)
+                .arg(&keys.namespace)
+                .arg(&me.instance)
+                .arg(n)
+                .arg(u8::from(paid_only))
+                .arg(FORMAT)
+                .arg(u8::from(repeat))
+                .arg(number);
+            for token in &tokens {
+                call = call.arg(&token.0);
+            }
+            call.cmd
+        };
+        let value = self.repeated(|repeat| {
+            // The connection just opened may be the one that shows it: what this Redis calls ready may
+            // be in the hands of somebody who has not re-asserted yet.
+            if self.store.health.forgot() {
+                return Ok(Value::Nil);
+            }
+            self.eval(script, &build(repeat))
+        })?;
+        if value == Value::Nil {
+            return Err(Denied::Settling);
+        }
+        record::claim(value, me.epoch, &self.store)
+    }
+
+    /// Moves entries of the inbox to `taken` and gives all that lies there, oldest first.
+    pub(crate) fn take(&self, most: usize, bytes: usize) -> Result<Vec<Vec<u8>>, Denied> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let (taken, worker) = (keys.taken(&me.instance), keys.worker(&me.instance));
+        let call = Call::new(&self.store.scripts.take, &[&keys.inbox, &taken, &worker])
+            .arg(most)
+            .arg(bytes);
+        let mut entries: Vec<Vec<u8>> = read(self.script(&call)?)?;
+        if entries.is_empty() {
+            return Err(Fault::Refused("take gave nothing".to_owned()).into());
+        }
+        match entries.remove(0).as_slice() {
+            b"ok" => Ok(entries),
+            b"buried" => Err(Denied::Buried),
+            _ => Err(Denied::Unregistered),
+        }
+    }
+
+    /// Makes records of a batch that lies at the right end of `taken`.
+    pub(crate) fn intake(&self, entries: &[Entry], defaults: &Defaults) -> Result<Intake, Denied> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let (taken, worker) = (keys.taken(&me.instance), keys.worker(&me.instance));
+        let [resume, high, default, low] = &keys.ready;
+        let names = [
+            taken.as_str(),
+            &worker,
+            &keys.events,
+            &keys.bell,
+            resume,
+            high,
+            default,
+            low,
+            &keys.later,
+            &keys.dead,
+            &keys.inbox,
+        ];
+        let mut call = Call::new(&self.store.scripts.intake, &names)
+            .arg(&keys.namespace)
+            .arg(me.batch())
+            .arg(entries.len())
+            .arg(FORMAT)
+            .arg(self.store.keep.dead.as_secs())
+            .arg(defaults.max_wait.map_or(0, |wait| wait.as_millis() as u64));
+        for entry in entries {
+            record::entry_args(&mut call.cmd, entry, defaults);
+        }
+        let (word, left, made, dead, duplicates, marks): (String, u64, u64, u64, u64, String) =
+            read(self.script(&call)?)?;
+        match word.as_str() {
+            "ok" | "known" => Ok(Intake {
+                left,
+                made,
+                dead,
+                duplicates,
+                marks,
+            }),
+            "buried" => Err(Denied::Buried),
+            "unregistered" => Err(Denied::Unregistered),
+            // Somebody else's batch lies there now: the next `take` sees what is really left.
+            _ => Ok(Intake {
+                left: 1,
+                ..Intake::default()
+            }),
+        }
+    }
+
+    /// One write of a flight's owner.
+    pub(crate) fn write(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
+        let keys = &self.store.keys;
+        let id = flight.id.as_str();
+        let job = keys.job(id);
+        let scripts = &self.store.scripts;
+        let (word, request) = match write {
+            Write::Submitted {
+                request,
+                path,
+                attempt,
+                event,
+            } => {
+                let [resume, high, default, low] = &keys.ready;
+                let names = [
+                    job.as_str(),
+                    &keys.events,
+                    &keys.later,
+                    resume,
+                    high,
+                    default,
+                    low,
+                    &keys.bell,
+                ];
+                let mut call = Call::new(&scripts.submitted, &names)
+                    .arg(id)
+                    .arg(&flight.token.0)
+                    .arg(seq)
+                    .arg(&request.0)
+                    .arg(path.as_deref().unwrap_or(""))
+                    .arg(*attempt);
+                for (name, value) in event.fields.iter().filter(|(name, _)| *name != "attempt") {
+                    call = call.arg(*name).arg(value);
+                }
+                self.word(&call)?
+            }
+            Write::Save {
+                patch,
+                count,
+                large,
+            } => {
+                let result = keys.result(id);
+                let call = Call::new(&scripts.save, &[&job, &keys.events, &keys.stats, &result])
+                    .arg(&flight.token.0)
+                    .arg(seq)
+                    .arg(count.unwrap_or(""))
+                    .arg(large.as_deref().unwrap_or(""))
+                    .arg(flight.request.as_ref().map_or("", |request| &request.0))
+                    .patch(patch);
+                self.word(&call)?
+            }
+            Write::Later { .. } | Write::End { .. } => {
+                let answer = self.close(id, &flight.token, seq, flight.request.as_ref(), write)?;
+                // An end only: a job that went to `later` may be anybody's by the time Redis forgets.
+                if answer.0 == "ok" && matches!(write, Write::End { .. }) {
+                    self.store.remember_closed(flight, seq, write);
+                }
+                answer
+            }
+        };
+        Ok(match (word.as_str(), request) {
+            ("ok", _) => Written::Ok,
+            ("other", Some(recorded)) => Written::Other(recorded),
+            ("adopted", Some(recorded)) if !matches!(write, Write::Submitted { .. }) => {
+                Written::Adopted(recorded)
+            }
+            ("cancel", _) => Written::Cancel,
+            ("gone", _) => {
+                // The record of a job in our hands does not vanish: Redis was emptied, and the keeper may
+                // not have noticed yet.
+                if flight.epoch == self.store.identity().epoch {
+                    self.store.health.set_forgot(true);
+                }
+                Written::Gone
+            }
+            // `adopted` of a submit: somebody else owns the job and goes on with our request id.
+            _ => Written::Stale,
+        })
+    }
+
+    /// The last write of a claim: the job ends, or waits for a new submit.
+    pub(super) fn close(
+        &self,
+        id: &str,
+        token: &Token,
+        seq: u32,
+        request: Option<&RequestId>,
+        write: &Write,
+    ) -> Result<(String, Option<RequestId>), Fault> {
+        let (keys, scripts) = (&self.store.keys, &self.store.scripts);
+        let job = keys.job(id);
+        let claims = keys.claims(&self.store.identity().instance);
+        match write {
+            Write::Later { wait, known, patch } => self.word(
+                &Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
+                    .arg(&token.0)
+                    .arg(seq)
+                    .arg(id)
+                    .arg(wait.as_millis() as u64)
+                    .arg(known.as_ref().map_or("", |request| &request.0))
+                    .patch(patch),
+            ),
+            Write::End { state, patch } => {
+                let keep = match state {
+                    EndState::Done | EndState::Cancelled => self.store.keep.done,
+                    EndState::Dead => self.store.keep.dead,
+                };
+                let (spec, result) = (keys.spec(id), keys.result(id));
+                let names = [
+                    job.as_str(),
+                    &keys.events,
+                    &claims,
+                    &keys.dead,
+                    &spec,
+                    &result,
+                ];
+                self.word(
+                    &Call::new(&scripts.end, &names)
+                        .arg(&token.0)
+                        .arg(seq)
+                        .arg(id)
+                        .arg(state.as_str())
+                        .arg(keep.as_secs())
+                        .arg(request.map_or("", |request| &request.0))
+                        .patch(patch),
+                )
+            }
+            Write::Submitted { .. } | Write::Save { .. } => {
+                Err(Fault::Refused("this write closes nothing".to_owned()))
+            }
+        }
+    }
+
+    /// Returns jobs that are not over, with all that is known; gives how many were still ours.
+    pub(crate) fn give_back(&self, flights: &[&Flight]) -> Result<usize, Fault> {
+        let keys = &self.store.keys;
+        let claims = keys.claims(&self.store.identity().instance);
+        let [resume, high, default, low] = &keys.ready;
+        let names = [claims.as_str(), &keys.bell, resume, high, default, low];
+        // What is given back last is served first: so the oldest come last.
+        let mut flights: Vec<&Flight> = flights.iter().rev().copied().collect();
+        flights.sort_by_key(|flight| std::cmp::Reverse(flight.queued_at));
+        let mut given = 0;
+        for batch in flights.chunks(BATCH) {
+            let mut call = Call::new(&self.store.scripts.give_back, &names)
+                .arg(&keys.namespace)
+                .arg(batch.len());
+            for flight in batch {
+                let mut fields = flight.fields();
+                if flight.doubt != Doubt::None {
+                    let word = if flight.doubt == Doubt::Send {
+                        "send"
+                    } else {
+                        "submit"
+                    };
+                    fields.push(("doubt", word.to_owned()));
+                }
+                call = call
+                    .arg(flight.id.as_str())
+                    .arg(&flight.token.0)
+                    .fields(&fields);
+            }
+            given += read::<usize>(self.script(&call)?)?;
+        }
+        Ok(given)
+    }
+
+    /// A step of this job panicked.
+    pub(crate) fn crash(&self, id: &JobId, token: &Token) -> Result<u32, Fault> {
+        let keys = &self.store.keys;
+        let job = keys.job(id.as_str());
+        let claims = keys.claims(&self.store.identity().instance);
+        let (spec, result) = (keys.spec(id.as_str()), keys.result(id.as_str()));
+        let names = [
+            job.as_str(),
+            &claims,
+            &keys.later,
+            &keys.bell,
+            &keys.ready[0],
+            &keys.events,
+            &keys.dead,
+            &spec,
+            &result,
+        ];
+        let call = Call::new(&self.store.scripts.crash, &names)
+            .arg(id.as_str())
+            .arg(&token.0)
+            .arg(WAIT_DEAD.as_millis() as u64)
+            .arg(PANIC_LIMIT)
+            .arg(self.store.keep.dead.as_secs());
+        let (_, crashes): (String, u32) = read(self.script(&call)?)?;
+        Ok(crashes)
+    }
+
+    /// Moves what is due to the ready lists.
+    pub(crate) fn promote(&self, most: usize) -> Result<usize, Fault> {
+        let keys = &self.store.keys;
+        let [resume, high, default, low] = &keys.ready;
+        let names = [keys.later.as_str(), &keys.bell, resume, high, default, low];
+        read(
+            self.script(
+                &Call::new(&self.store.scripts.promote, &names)
+                    .arg(&keys.namespace)
+                    .arg(most),
+            )?,
+        )
+    }
+
+    /// Ids and tokens that Redis says we hold.
+    pub(crate) fn claims(&self) -> Result<Vec<(String, String)>, Fault> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(self.store.keys.claims(&self.store.identity().instance));
+        read(self.command(&cmd)?)
+    }
+
+    /// A claim that memory does not know: its answer was lost. Its record goes back as it stands.
+    pub(crate) fn disown(&self, id: &str, token: &str) -> Result<bool, Fault> {
+        let keys = &self.store.keys;
+        let claims = keys.claims(&self.store.identity().instance);
+        let [resume, high, default, low] = &keys.ready;
+        let names = [claims.as_str(), &keys.bell, resume, high, default, low];
+        let call = Call::new(&self.store.scripts.give_back, &names)
+            .arg(&keys.namespace)
+            .arg(1)
+            .arg(id)
+            .arg(token)
+            .arg(0);
+        Ok(read::<usize>(self.script(&call)?)? == 1)
+    }
+
+    /// A result that was too large for its record.
+    pub(crate) fn large_result(&self, id: &JobId) -> Result<Option<String>, Fault> {
+        read(self.command(redis::cmd("GET").arg(self.store.keys.result(id.as_str())))?)
+    }
+}

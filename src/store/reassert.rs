@@ -1,0 +1,154 @@
+//! After a Redis that forgot: what an instance holds, and what it ended in the last seconds, is written
+//! down again.
+
+use super::*;
+
+type ReassertRow<'a> = (
+    &'a str,
+    &'a str,
+    u32,
+    Option<&'a str>,
+    &'a Vec<(&'static str, String)>,
+);
+
+/// What memory knows of one flight, for a Redis that forgot.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    pub(crate) id: JobId,
+    pub(crate) token: Token,
+    pub(crate) seq: u32,
+    pub(crate) entry: Option<Arc<str>>,
+    pub(crate) fields: Vec<(&'static str, String)>,
+}
+
+#[derive(Clone)]
+pub(super) struct Closed {
+    at: Instant,
+    id: JobId,
+    token: Token,
+    seq: u32,
+    request: Option<RequestId>,
+    fields: Vec<(&'static str, String)>,
+    write: Write,
+}
+
+impl Store {
+    pub(super) fn remember_closed(&self, flight: &Flight, seq: u32, write: &Write) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while ended
+            .front()
+            .is_some_and(|old| now.duration_since(old.at) > Duration::from_secs(10))
+        {
+            ended.pop_front();
+        }
+        ended.push_back(Closed {
+            at: now,
+            id: flight.id.clone(),
+            token: flight.token.clone(),
+            seq,
+            request: flight.request.clone(),
+            // The end itself says what became of the result; ten seconds of results would be megabytes.
+            fields: flight
+                .fields()
+                .into_iter()
+                .filter(|(name, _)| *name != "result")
+                .collect(),
+            write: write.clone(),
+        });
+    }
+}
+
+impl Session {
+    /// Writes down again what we hold and what we closed in the last seconds; gives the ids that somebody
+    /// else owns by now.
+    pub(crate) fn reassert(&self, flights: &[Remembered]) -> Result<Vec<JobId>, Denied> {
+        let lost = self.reassert_flights(flights)?;
+        self.reassert_ended()?;
+        Ok(lost)
+    }
+
+    /// Writes down again what we hold; gives the ids that somebody else owns by now.
+    pub(crate) fn reassert_flights(&self, flights: &[Remembered]) -> Result<Vec<JobId>, Denied> {
+        let mut lost = Vec::new();
+        for batch in flights.chunks(BATCH) {
+            let rows: Vec<_> = batch
+                .iter()
+                .map(|held| {
+                    (
+                        held.id.as_str(),
+                        held.token.0.as_str(),
+                        held.seq,
+                        held.entry.as_deref(),
+                        &held.fields,
+                    )
+                })
+                .collect();
+            for (held, answer) in batch.iter().zip(self.reassert_rows(&rows)?) {
+                if answer == "lost" {
+                    lost.push(held.id.clone());
+                }
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Writes down again what ended in the last seconds. It stays known: Redis may forget once more.
+    pub(super) fn reassert_ended(&self) -> Result<(), Denied> {
+        let ended: Vec<Closed> = {
+            let ended = self
+                .store
+                .ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let young = |old: &&Closed| old.at.elapsed() < Duration::from_secs(10);
+            ended.iter().filter(young).cloned().collect()
+        };
+        for old in &ended {
+            self.reassert_closed(old)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reassert_rows(&self, rows: &[ReassertRow<'_>]) -> Result<Vec<String>, Denied> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let (claims, worker) = (keys.claims(&me.instance), keys.worker(&me.instance));
+        let mut call = Call::new(&self.store.scripts.reassert, &[&claims, &worker])
+            .arg(&keys.namespace)
+            .arg(&me.instance)
+            .arg(FORMAT)
+            .arg(rows.len());
+        for (id, token, seq, entry, fields) in rows {
+            call = call
+                .arg(*id)
+                .arg(*token)
+                .arg(*seq)
+                .arg(entry.unwrap_or(""))
+                .fields(fields);
+        }
+        let mut answers: Vec<String> = read(self.script(&call)?)?;
+        if answers.is_empty() || answers.remove(0) != "ok" {
+            return Err(Denied::Buried);
+        }
+        let written = answers.iter().filter(|answer| *answer == "written").count();
+        self.store.health.wrote_again(written as u64);
+        Ok(answers)
+    }
+
+    /// The row before the last write (seq - 1), then that write itself, if Redis lost it.
+    pub(super) fn reassert_closed(&self, old: &Closed) -> Result<(), Denied> {
+        let row = (
+            old.id.as_str(),
+            old.token.0.as_str(),
+            old.seq.saturating_sub(1),
+            None,
+            &old.fields,
+        );
+        let answers = self.reassert_rows(&[row])?;
+        if answers.first().is_some_and(|answer| answer != "lost") {
+            let request = old.request.as_ref();
+            self.close(old.id.as_str(), &old.token, old.seq, request, &old.write)?;
+        }
+        Ok(())
+    }
+}

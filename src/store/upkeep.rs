@@ -1,0 +1,275 @@
+//! What a keeper does: beats, takeovers of the dead, pauses, trimming.
+
+use super::*;
+
+impl Session {
+    /// Says that we live. `None`: we are marked dead.
+    pub(crate) fn beat(
+        &self,
+        done: u64,
+        failed: u64,
+        in_flight: usize,
+    ) -> Result<Option<Beat>, Fault> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let (worker, claims, cancels) = (
+            keys.worker(&me.instance),
+            keys.claims(&me.instance),
+            keys.cancels(&me.instance),
+        );
+        let [resume, high, default, low] = &keys.ready;
+        let names = [
+            keys.workers.as_str(),
+            &worker,
+            &keys.paused,
+            &claims,
+            &cancels,
+            &keys.run,
+            &keys.later,
+            &keys.stats,
+            resume,
+            high,
+            default,
+            low,
+            &keys.bell,
+            &keys.store,
+            &keys.settling,
+        ];
+        let process = &self.store.process;
+        let call = Call::new(&self.store.scripts.beat, &names)
+            .arg(&me.instance)
+            .arg(&me.prefix)
+            .arg(done)
+            .arg(failed)
+            .arg(in_flight)
+            .arg(me.beats.fetch_add(1, Ordering::Relaxed))
+            .arg(&[
+                "name",
+                process.name.as_str(),
+                "version",
+                env!("CARGO_PKG_VERSION"),
+            ])
+            .arg(&[
+                "boot",
+                process.boot.as_str(),
+                "pidns",
+                process.pid_namespace.as_str(),
+            ])
+            .arg(&[
+                "pid",
+                process.pid.to_string().as_str(),
+                "started",
+                process.started.to_string().as_str(),
+            ])
+            .arg(&["threads", process.threads.to_string().as_str()]);
+        let (beat, now) = record::beat(self.script(&call)?)?;
+        self.store.learn_time(now);
+        Ok(beat)
+    }
+
+    /// Which process stands behind an instance, as it said itself.
+    pub(crate) fn process_of(&self, instance: &str) -> Result<Process, Fault> {
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(self.store.keys.worker(instance))
+            .arg(&["name", "boot", "pidns", "pid", "started"]);
+        type Row = (
+            Option<String>,
+            Option<String>,
+            Option<String>,
+            Option<u32>,
+            Option<u64>,
+        );
+        let (name, boot, pid_namespace, pid, started): Row = read(self.command(&cmd)?)?;
+        Ok(Process {
+            name: name.unwrap_or_default(),
+            boot: boot.unwrap_or_default(),
+            pid_namespace: pid_namespace.unwrap_or_default(),
+            pid: pid.unwrap_or_default(),
+            started: started.unwrap_or_default(),
+            threads: 0,
+        })
+    }
+
+    /// Living instances with the time of their last beat, the most silent first.
+    pub(crate) fn instances(&self) -> Result<Vec<(String, i64)>, Fault> {
+        let mut cmd = redis::cmd("ZRANGE");
+        cmd.arg(&self.store.keys.workers)
+            .arg(0)
+            .arg(-1)
+            .arg("WITHSCORES");
+        read(self.command(&cmd)?)
+    }
+
+    /// Marks an instance dead; gives the number of its jobs and its silence, or `None` when it lives.
+    pub(crate) fn bury(
+        &self,
+        instance: &str,
+        beat: i64,
+        lease: Duration,
+        process_gone: bool,
+    ) -> Result<Option<(usize, Duration)>, Fault> {
+        let keys = &self.store.keys;
+        let (worker, taken, claims) = (
+            keys.worker(instance),
+            keys.taken(instance),
+            keys.claims(instance),
+        );
+        let names = [
+            keys.workers.as_str(),
+            &worker,
+            &taken,
+            &keys.inbox,
+            &keys.events,
+            &claims,
+            &keys.gone,
+        ];
+        let call = Call::new(&self.store.scripts.bury, &names)
+            .arg(instance)
+            .arg(beat)
+            .arg(lease.as_millis() as u64)
+            .arg(if process_gone {
+                "process_gone"
+            } else {
+                "lapsed"
+            })
+            .arg(&self.store.identity().instance);
+        let (word, jobs, silence): (String, usize, u64) = read(self.script(&call)?)?;
+        Ok((word == "ok").then(|| (jobs, Duration::from_millis(silence))))
+    }
+
+    /// Makes the jobs of a dead instance ready again; gives how many.
+    pub(crate) fn take_back(&self, instance: &str, process_gone: bool) -> Result<usize, Fault> {
+        let keys = &self.store.keys;
+        let (worker, taken, claims) = (
+            keys.worker(instance),
+            keys.taken(instance),
+            keys.claims(instance),
+        );
+        let names = [
+            claims.as_str(),
+            &keys.later,
+            &keys.bell,
+            &keys.ready[0],
+            &worker,
+            &keys.gone,
+            &taken,
+            &keys.inbox,
+        ];
+        let wait = if process_gone {
+            WAIT_DEAD
+        } else {
+            WAIT_MAYBE_ALIVE
+        };
+        let mut moved = 0;
+        loop {
+            let call = Call::new(&self.store.scripts.take_back, &names)
+                .arg(&keys.namespace)
+                .arg(instance)
+                .arg(BATCH)
+                .arg(wait.as_millis() as u64)
+                .arg(CRASH_LIMIT);
+            let (word, some, left): (String, usize, usize) = read(self.script(&call)?)?;
+            moved += some;
+            if word != "ok" || left == 0 || some == 0 {
+                return Ok(moved);
+            }
+        }
+    }
+
+    /// Instances marked dead within this time (a day is remembered).
+    pub(crate) fn gone(&self, within: Duration) -> Result<Vec<String>, Fault> {
+        let since = self.store.now().0 - within.as_millis() as i64;
+        let mut cmd = redis::cmd("ZRANGEBYSCORE");
+        cmd.arg(&self.store.keys.gone).arg(since).arg("+inf");
+        read(self.command(&cmd)?)
+    }
+
+    /// Takes our name off the list when nothing is held any more; gives what is.
+    pub(crate) fn leave(&self) -> Result<usize, Fault> {
+        let (keys, me) = (&self.store.keys, self.store.identity());
+        let (worker, claims) = (keys.worker(&me.instance), keys.claims(&me.instance));
+        let (taken, cancels) = (keys.taken(&me.instance), keys.cancels(&me.instance));
+        let names = [
+            keys.workers.as_str(),
+            &worker,
+            &claims,
+            &taken,
+            &keys.inbox,
+            &cancels,
+            &keys.gone,
+        ];
+        let call = Call::new(&self.store.scripts.leave, &names)
+            .arg(&me.instance)
+            .arg(LEFT.as_secs());
+        read(self.script(&call)?)
+    }
+
+    /// Nobody pulls for at most this long, while all instances re-assert.
+    pub(crate) fn settle(&self, at_most: Duration) -> Result<(), Fault> {
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(&self.store.keys.settling)
+            .arg(1)
+            .arg("PX")
+            .arg(at_most.as_millis() as u64)
+            .arg("NX");
+        self.command(&cmd).map(|_| ())
+    }
+
+    /// All have re-asserted: pulling may begin before that time is over.
+    pub(crate) fn settled(&self) -> Result<(), Fault> {
+        self.command(redis::cmd("DEL").arg(&self.store.keys.settling))
+            .map(|_| ())
+    }
+
+    /// Stops pulling new jobs on all workers for a while.
+    pub(crate) fn pause(&self, reason: &str, by: &str, for_: Duration) -> Result<(), Fault> {
+        let call = Call::new(&self.store.scripts.pause, &[&self.store.keys.paused])
+            .arg(reason)
+            .arg(by)
+            .arg(for_.as_millis() as u64);
+        self.script(&call).map(|_| ())
+    }
+
+    /// Whether nobody has said this within the last hour; from now on somebody has.
+    pub(crate) fn first_in_an_hour(&self, what: &str) -> Result<bool, Fault> {
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(format!("{}:told:{what}", self.store.keys.namespace))
+            .arg(1)
+            .arg("EX")
+            .arg(3600)
+            .arg("NX");
+        Ok(self.command(&cmd)? != Value::Nil)
+    }
+
+    /// Wakes a connection blocked in a list command; true when it was blocked.
+    pub(crate) fn unblock(&self, client: u64) -> Result<bool, Fault> {
+        let value = self.command(redis::cmd("CLIENT").arg("UNBLOCK").arg(client))?;
+        Ok(read::<i64>(value)? == 1)
+    }
+
+    /// Keeps the stream and the lists of the ended near their bounds.
+    pub(crate) fn trim(&self) -> Result<(), Fault> {
+        let (keys, keep) = (&self.store.keys, self.store.keep);
+        self.command(
+            redis::cmd("XTRIM")
+                .arg(&keys.events)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(keep.events),
+        )?;
+        let oldest = self.store.now().0 - keep.dead.as_millis() as i64;
+        self.command(
+            redis::cmd("ZREMRANGEBYSCORE")
+                .arg(&keys.dead)
+                .arg("-inf")
+                .arg(oldest),
+        )?;
+        let day_ago = self.store.now().0 - REMEMBER_DEAD.as_millis() as i64;
+        self.command(
+            redis::cmd("ZREMRANGEBYSCORE")
+                .arg(&keys.gone)
+                .arg("-inf")
+                .arg(day_ago),
+        )
+        .map(|_| ())
+    }
+}

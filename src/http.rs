@@ -14,8 +14,8 @@ mod socket;
 mod tests;
 
 pub use download::{DownloadError, DownloadRules, Spooled, spool_data_uri};
+pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
-pub use hosts::{FileHosts, base_url};
 
 use resolver::CachingResolver;
 use socket::{Sockets, Trace};

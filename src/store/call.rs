@@ -72,7 +72,6 @@ impl Session {
     /// One command on this thread's connection. Away-ness is noted here, once.
     pub(super) fn call_once(&self, cmd: &Cmd) -> Result<Value, redis::RedisError> {
         let mut held = self.held.borrow_mut();
-        self.store.calls.fetch_add(1, Ordering::Relaxed);
         let link = held.as_mut().expect("checked out by the caller");
         let answer = link.call(cmd);
         if let Err(error) = &answer

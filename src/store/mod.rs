@@ -121,7 +121,6 @@ pub struct Store {
     started: Instant,
     /// Ends of the last seconds, written again when Redis forgot them.
     ended: Mutex<std::collections::VecDeque<reassert::Closed>>,
-    calls: AtomicU64,
 }
 
 /// One thread's access to the store: not shared, keeps its connection.
@@ -238,7 +237,6 @@ impl Store {
             clock: AtomicI64::new(0),
             started: Instant::now(),
             ended: Mutex::default(),
-            calls: AtomicU64::new(0),
         }))
     }
 
@@ -283,11 +281,6 @@ impl Store {
     /// Redis's time, as last learned and carried on by this process's monotonic clock.
     pub fn now(&self) -> UnixMs {
         UnixMs(self.clock.load(Ordering::Relaxed) + self.uptime_ms())
-    }
-
-    /// Round trips to Redis so far, without those that block.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
     }
 
     fn uptime_ms(&self) -> i64 {

@@ -1,0 +1,148 @@
+//! What must be known of a flight by those who cannot look into the thread that works on it.
+
+use crate::job::failure::Kind;
+use crate::job::flight::{Flight, Token};
+use crate::job::spec::Model;
+use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
+use crate::store::Remembered;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What must be known of a flight that a thread works on, for everybody who cannot look into that
+/// thread: a Redis that forgot, a stop that does not wait for a repeatable step, a panic.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) id: JobId,
+    pub(crate) token: Token,
+    pub(crate) seq: u32,
+    pub(crate) epoch: u64,
+    pub(crate) phase: Phase,
+    pub(crate) fields: Fields,
+    /// It holds what Redis has not taken yet.
+    pub(crate) unsaved: bool,
+    pub(crate) since: Instant,
+}
+
+/// The part of the record that a new owner needs most.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields {
+    priority: Priority,
+    model: Option<Model>,
+    user: Option<String>,
+    meta: Option<String>,
+    attempt: u32,
+    max_attempts: u32,
+    queued_at: UnixMs,
+    expires_at: Option<UnixMs>,
+    submitted_at: Option<UnixMs>,
+    completed_at: Option<UnixMs>,
+    request: Option<RequestId>,
+    path: Option<String>,
+    tried: String,
+    charged: Charged,
+    units: Option<String>,
+    rung: String,
+    result: Option<Arc<str>>,
+    entry: Option<Arc<str>>,
+    tell: Option<String>,
+    kind: Option<(Kind, String)>,
+}
+
+impl Snapshot {
+    /// Of a flight, at this moment.
+    pub(crate) fn of(flight: &Flight) -> Snapshot {
+        Snapshot {
+            id: flight.id.clone(),
+            token: flight.token.clone(),
+            // What Redis has not taken is written after this: its numbers must still be free.
+            seq: flight
+                .unsaved
+                .front()
+                .map_or(flight.seq, |(seq, _)| seq.saturating_sub(1)),
+            epoch: flight.epoch,
+            phase: flight.phase,
+            fields: Fields {
+                priority: flight.priority,
+                model: flight.model.clone(),
+                user: flight.user.clone(),
+                meta: flight.meta.clone(),
+                attempt: flight.attempt,
+                max_attempts: flight.max_attempts,
+                queued_at: flight.queued_at,
+                expires_at: flight.expires_at,
+                submitted_at: flight.submitted_at,
+                completed_at: flight.completed_at,
+                request: flight.request.clone(),
+                path: flight.path.clone(),
+                tried: flight.tried.clone(),
+                charged: flight.charged,
+                units: flight.units.clone(),
+                rung: flight.rung.clone(),
+                result: flight.result.clone(),
+                entry: flight.entry.clone(),
+                // Without its entry a parked job still knows its chat.
+                tell: flight
+                    .entry
+                    .is_none()
+                    .then(|| flight.target.as_ref().map(|target| target.to_tell_json()))
+                    .flatten(),
+                kind: flight.failure.clone(),
+            },
+            unsaved: !flight.unsaved.is_empty(),
+            since: Instant::now(),
+        }
+    }
+
+    /// As the store writes it down again.
+    pub(crate) fn remembered(&self) -> Remembered {
+        let f = &self.fields;
+        let mut fields: Vec<(&'static str, String)> = vec![
+            ("priority", f.priority.as_str().to_owned()),
+            ("attempt", f.attempt.to_string()),
+            ("max_attempts", f.max_attempts.to_string()),
+            ("queued_at", f.queued_at.0.to_string()),
+            ("charged", f.charged.as_str().to_owned()),
+            ("phase", self.phase.as_str().to_owned()),
+        ];
+        let mut some =
+            |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
+        some(
+            "model",
+            f.model.as_ref().map(|model| model.as_str().to_owned()),
+        );
+        some("user", f.user.clone());
+        some("meta", f.meta.clone());
+        some("expires_at", f.expires_at.map(|at| at.0.to_string()));
+        some("submitted_at", f.submitted_at.map(|at| at.0.to_string()));
+        some("completed_at", f.completed_at.map(|at| at.0.to_string()));
+        some(
+            "request_id",
+            f.request.as_ref().map(|request| request.0.clone()),
+        );
+        some("path", f.path.clone());
+        some("tried", Some(f.tried.clone()).filter(|old| !old.is_empty()));
+        some("units", f.units.clone());
+        some("rung", Some(f.rung.clone()).filter(|rung| !rung.is_empty()));
+        some("result", f.result.as_ref().map(|result| result.to_string()));
+        some("tell", f.tell.clone());
+        some(
+            "kind",
+            f.kind.as_ref().map(|(kind, _)| kind.as_str().to_owned()),
+        );
+        some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
+        Remembered {
+            id: self.id.clone(),
+            token: self.token.clone(),
+            seq: self.seq,
+            entry: f.entry.clone(),
+            fields,
+        }
+    }
+
+    /// Whether its present step may be begun anew by somebody else at once, from the record as it
+    /// stands: it pays and sends nothing, and the record knows all. (Without the request id that Redis
+    /// has not taken yet somebody would submit, and pay, again.)
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(self.phase, Phase::Polling | Phase::Collecting) && !self.unsaved
+    }
+}

@@ -1,6 +1,6 @@
 //! When to try again: backoff with full jitter, and when to ask fal for a status. Pure: elapsed times
 //! and random numbers are arguments. The schedule that learns from each model's history has its place
-//! in [`poll_wait`].
+//! in `poll_wait`.
 
 use std::time::Duration;
 

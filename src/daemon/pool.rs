@@ -119,6 +119,9 @@ impl Engine {
         let (room, paid_room) = self.scheduler.rooms();
         // New jobs wait in Redis while fal is away, not here, where a crash would make them doubtful.
         let fal_is_away = !self.fal_answers(worker);
+        if !fal_is_away {
+            self.scheduler.place_is_free(); // it may have come back just now
+        }
         let room = if fal_is_away { 0 } else { room };
         if room == 0 && paid_room == 0 {
             permit.park_for_room(Duration::from_secs(1));
@@ -254,7 +257,7 @@ impl Engine {
                 Next::Now => {
                     self.scheduler.dropped(before - after);
                     // Its place at fal is free, while this thread goes on elsewhere.
-                    if flight.phase == Phase::Delivering {
+                    if matches!(flight.phase, Phase::Delivering | Phase::Telling) {
                         self.scheduler.place_is_free();
                     }
                 }

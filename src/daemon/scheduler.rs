@@ -188,6 +188,7 @@ impl Scheduler {
         };
         let flight = inner.claimed.pop_front()?;
         self.waiting.store(inner.claimed.len(), Ordering::Release);
+        self.room(inner);
         Some((flight, place))
     }
 
@@ -203,6 +204,8 @@ impl Scheduler {
         inner.wants_room = false;
         // With one thread nobody else serves what becomes due, or comes back from a transfer.
         let block = match inner.earliest_step() {
+            // Who waits for a place may wait for fal: somebody must look whether it is back.
+            _ if self.threads > 1 && !inner.claimed.is_empty() => Duration::from_millis(500),
             _ if self.threads > 1 => BLOCK,
             _ if !inner.transferring.is_empty() || !inner.claimed.is_empty() => Duration::ZERO,
             // An idle Redis rounds the time-out of BRPOP up to a tenth of a second.
@@ -298,7 +301,15 @@ impl Scheduler {
     /// Jobs that the calling thread has claimed; it asks for work next, and wakes others for the rest.
     pub(crate) fn claimed(&self, flights: impl Iterator<Item = Box<Flight>>) {
         let mut inner = self.lock();
-        inner.claimed.extend(flights);
+        let now = Instant::now();
+        for flight in flights {
+            // What is paid never waits behind a new job's place at fal.
+            if flight.phase == Phase::Submitting {
+                inner.claimed.push_back(flight);
+            } else {
+                inner.park(flight, now);
+            }
+        }
         self.waiting.store(inner.claimed.len(), Ordering::Release);
     }
 
@@ -344,7 +355,10 @@ impl Scheduler {
     }
 
     fn room_in(&self, inner: &Inner) -> usize {
-        if inner.input_bytes >= INPUT_BYTES {
+        // What waits for a place at fal waits in Redis, in its order and for all workers.
+        if inner.input_bytes >= INPUT_BYTES
+            || inner.claimed.len() >= self.threads.div_ceil(2).min(8)
+        {
             0
         } else {
             self.max_in_flight.saturating_sub(inner.in_flight)

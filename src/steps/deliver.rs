@@ -61,7 +61,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         Ping::Auto => since(flight.wanted_at, now) > PING_AFTER,
     };
     let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
-    if flight.rung.is_empty() && flight.doubt == Doubt::None {
+    if flight.rung.is_empty() && flight.doubt == Doubt::None && worker.may_act(flight).is_ok() {
         warn_of_foreign_hosts(flight, &items, &may_fetch);
     }
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);

@@ -19,6 +19,7 @@ pub(crate) use snapshot::Snapshot;
 
 use crate::fal::{Fal, Handle, Probe};
 use crate::http::{FileHosts, Http};
+use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::spec::ChatId;
@@ -350,13 +351,21 @@ impl Worker {
                 path: path.as_deref(),
             },
         );
-        let (id, word) = (flight.id.as_str(), format!("{answer:?}"));
+        let id = flight.id.as_str();
+        // Its name only: the text of a failure is fal's.
+        let word = match answer {
+            Cancelled::Requested => "requested",
+            Cancelled::Removed => "removed",
+            Cancelled::AlreadyCompleted => "already completed",
+            Cancelled::Missing => "unknown there",
+            Cancelled::Failed(_) => "failed",
+        };
         report::warning(
             "a second request of one job was cancelled at fal",
             &[
                 ("job", &id),
                 ("request", &request.0.as_str()),
-                ("answer", &word.as_str()),
+                ("answer", &word),
             ],
         );
     }

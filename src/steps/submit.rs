@@ -133,6 +133,10 @@ pub(super) fn cancel(worker: &Worker, flight: &mut Flight) -> Next {
         ),
         _ => Cancelled::Missing,
     };
+    worker.fal_heard(match &answer {
+        Cancelled::Failed(failure) => Heard::of(failure),
+        _ => Heard::Answer,
+    });
     let change = state::after_cancel(flight, answer, worker.moment());
     worker.record(flight, change)
 }

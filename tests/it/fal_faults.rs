@@ -591,3 +591,68 @@ fn after_a_cancel_silence_of_a_minute_ends_the_job_charged_unknown() {
     wait_verdict(&mut world, "deaf", ["dead", "timeout", "unknown", "1"]);
     world.assert_clean();
 }
+
+#[test]
+fn a_slow_fal_leaves_what_waits_in_redis_where_others_and_high_jobs_can_have_it() {
+    let mut world = World::new();
+    let held = world.sandbox.fal.hold("fal.submit");
+    let daemon = world.daemon(&["--threads", "4"]);
+    let ids: Vec<String> = (0..100).map(|n| format!("slow-{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    assert!(held.wait_arrived(3, SOON)); // three quarters of the threads
+    world.push(job("urgent").with("priority", "high").json());
+    eventually(SOON, || world.state("urgent"), |state| !state.is_empty());
+    // A thread is free all the time, and asks for work again and again; it must not hoard.
+    let waits = |world: &mut World| world.redis::<u64>(&["LLEN", "fal:ready:default"]);
+    let seen = Instant::now();
+    eventually(
+        SOON,
+        || (waits(&mut world), seen.elapsed()),
+        |(_, elapsed)| *elapsed > Duration::from_millis(1500),
+    );
+    let claims = world.claims(&daemon.instance()).len();
+    assert!(claims <= 3 + 2 + 1, "{claims} jobs are claimed");
+    held.release();
+    world.wait_state("urgent", "done");
+    let ahead = world.events();
+    let at = |id: &str| {
+        ahead
+            .iter()
+            .position(|event| event["event"] == "submitted" && event["job"] == id)
+    };
+    assert!(at("urgent").unwrap() < ahead.len());
+    let before = ids
+        .iter()
+        .filter(|id| at(id).is_some_and(|place| place < at("urgent").unwrap()))
+        .count();
+    assert!(before <= 6, "{before} jobs were submitted before it");
+    world.wait_ended(&ids, SOON);
+    world.assert_clean();
+}
+
+#[test]
+fn work_goes_on_at_once_when_fal_is_back_after_an_outage() {
+    let mut world = World::new();
+    world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.submit", Fault::Hang(300)));
+    let daemon = world.daemon(&["--threads", "8"]);
+    let ids: Vec<String> = (0..20).map(|n| format!("out-{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    daemon.wait_log("fal lost");
+    world.sandbox.faults.clear();
+    let lost = Instant::now();
+    daemon.wait_log("fal back");
+    let submits = || world.sandbox.fal.submits().len();
+    eventually(SOON, submits, |submits| *submits > 0);
+    assert!(
+        lost.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        lost.elapsed()
+    );
+    world.wait_ended(&ids, SOON);
+    let states: Vec<String> = ids.iter().map(|id| world.state(id)).collect();
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    world.assert_clean_after_kills();
+}

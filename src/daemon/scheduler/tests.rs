@@ -560,3 +560,14 @@ fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
     assert!(last.load(Ordering::Relaxed) < 3_500_000);
     scheduler.set_stage(Stage::Stop);
 }
+#[test]
+fn paid_jobs_pass_a_new_one_that_waits_for_fal() {
+    let scheduler = scheduler(2);
+    let gate = Gate::new(4);
+    for _ in 0..5 {
+        gate.failed(Service::Fal, Instant::now());
+    }
+    scheduler.claimed([named("new", Phase::Submitting)].into_iter());
+    scheduler.claimed([named("paid", Phase::Delivering)].into_iter());
+    assert_eq!(name(scheduler.next(&mut 0, &gate)), "paid");
+}

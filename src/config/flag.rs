@@ -310,7 +310,7 @@ pub static RUN_FLAGS: &[Flag] = &[
         "FAL_WORKER_ADMIN_CHAT",
         "ID",
         Means("off"),
-        "Chat that is told of an empty balance, a refused key or token; off: nobody",
+        "Chat that is told of an empty balance or a refused fal key; off: nobody",
     ),
 ];
 

@@ -14,8 +14,16 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Set by the first signal: the demo then ends what it has started and goes.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Of util-linux: gives a child a signal when its parent dies.
+const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// The whole run may take this long.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -59,6 +67,8 @@ fn try_run() -> Result<bool, String> {
         "fal-worker demo: a private redis-server, stand-ins of fal and Telegram, and the real worker."
     );
     println!("Everything stays on this machine; nothing is paid and no message leaves.\n");
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
+        .map_err(|error| error.to_string())?;
     let sandbox = Sandbox::start().map_err(|error| error.to_string())?;
     let script = script(&sandbox);
     let redis = sandbox
@@ -67,7 +77,10 @@ fn try_run() -> Result<bool, String> {
         .into_connection_info()
         .map_err(|error| error.to_string())?;
     let mut view = View::open(&redis, "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
-    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let folder = tempfile::Builder::new()
+        .prefix("fal-worker-demo-")
+        .tempdir()
+        .map_err(|error| error.to_string())?;
     let log = File::create(folder.path().join("log")).map_err(|error| error.to_string())?;
     let mut daemon = Daemon::start(&sandbox, folder.path(), &log)?;
 
@@ -100,7 +113,15 @@ struct Daemon(Child);
 impl Daemon {
     fn start(sandbox: &Sandbox, folder: &std::path::Path, log: &File) -> Result<Daemon, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let child = Command::new(program)
+        // Whatever ends the demo, the worker must not outlive it.
+        let mut command = if Path::new(SETPRIV).exists() {
+            let mut command = Command::new(SETPRIV);
+            command.args(["--pdeathsig", "TERM"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let child = command
             .arg("run")
             .args([
                 "--threads",
@@ -202,6 +223,9 @@ fn follow(
             }
             return Ok(seen);
         }
+        if INTERRUPTED.load(Ordering::Acquire) {
+            return Err("interrupted".to_owned());
+        }
         if !daemon.is_running() {
             return Err("the worker ended by itself".to_owned());
         }
@@ -288,7 +312,10 @@ fn report(
             .unwrap_or("done");
         table.add_row([
             scripted.id.to_owned(),
-            scripted.job["model"].as_str().unwrap_or("").to_owned(),
+            scripted.job["model"]
+                .as_str()
+                .map_or("", |model| model.strip_prefix("fal-ai/").unwrap_or(model))
+                .to_owned(),
             shown(&messages),
             span("queued", "submitted"),
             span("submitted", "completed"),
@@ -306,7 +333,10 @@ fn report(
             },
         ]);
     }
-    println!("\n{table}\n");
+    println!(
+        "\nEach row is a job; `in the chat` is what its user sees at the end. The last four must fail."
+    );
+    println!("{table}\n");
     let done = seen.values().filter(|seen| seen.outcome == "done").count();
     let totals = sandbox.fal.totals();
     let strange: Vec<String> = sandbox

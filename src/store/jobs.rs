@@ -51,6 +51,7 @@ impl Session {
         if value == Value::Nil {
             return Err(Denied::Settling);
         }
+        self.store.health.has_memory();
         record::claim(value, me.epoch, &self.store)
     }
 

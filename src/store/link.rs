@@ -48,6 +48,7 @@ impl std::error::Error for Fault {}
 pub(crate) struct Health {
     away: AtomicBool,
     outage: report::Outage,
+    full: report::Outage,
     auth_refused: AtomicBool,
     version: Mutex<String>,
     connect_failures: AtomicU64,
@@ -64,6 +65,7 @@ impl Default for Health {
         Health {
             away: AtomicBool::new(false),
             outage: report::Outage::new("redis"),
+            full: report::Outage::new("redis memory"),
             auth_refused: AtomicBool::new(false),
             version: Mutex::default(),
             connect_failures: AtomicU64::new(0),
@@ -117,6 +119,11 @@ impl Health {
 
     /// A call failed.
     pub(crate) fn lost(&self, why: &str) {
+        if why.contains("OOM") {
+            // It is there, and takes what is paid or ended; only new work waits.
+            self.full.failed(why);
+            return;
+        }
         self.away.store(true, Ordering::Release);
         if self.auth_refused() && self.version().is_empty() {
             return; // never reached: it is the configuration that is refused, and said so
@@ -139,6 +146,11 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         distrusted.is_none_or(|until| opened > until)
+    }
+
+    /// A write that a full Redis refuses was taken.
+    pub(crate) fn has_memory(&self) {
+        self.full.succeeded();
     }
 
     /// A call succeeded.

@@ -690,11 +690,22 @@ fn a_full_redis_takes_what_is_paid_and_makes_the_rest_wait() {
     let mut world = World::new();
     let daemon = world.daemon(&["--threads", "8"]);
     let ids = parked(&mut world, 30);
+    // One more waits to be claimed, so that claims are refused all the time.
+    let _: u64 = world.redis(&["HSET", "fal:paused", "reason", "test"]);
+    world.push(job("new").json());
+    world.wait_state("new", "queued");
     let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "1"]);
+    let _: u64 = world.redis(&["DEL", "fal:paused"]);
+    daemon.wait_log("redis memory lost");
     let states = world.wait_ended(&ids, SOON);
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    assert_eq!(world.state("new"), "queued");
+    // Full is not away: nothing that is paid is held back for it.
+    assert_eq!(daemon.logged("redis lost"), 0);
     let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_load_ended(&mut world, &ids);
+    world.wait_state("new", "done");
+    daemon.wait_log("redis memory back");
+    assert_load_ended_with(&mut world, &ids, 1);
     works_at_once(&mut world, "after");
     assert_eq!(daemon.logged("took over"), 0);
 }

@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// How often a script that is not in Redis's cache is put there within one call.
+const LOADS: usize = 8;
+
 /// Builder of one EVALSHA.
 pub(super) struct Call<'a> {
     pub(super) script: &'a Script,
@@ -154,13 +157,18 @@ impl Session {
     }
 
     pub(super) fn eval(&self, script: &Script, cmd: &Cmd) -> Result<Value, redis::RedisError> {
-        match self.call_once(cmd) {
-            Err(error) if link::is_noscript(&error) => {
-                self.call_once(redis::cmd("SCRIPT").arg("LOAD").arg(script.code()))?;
-                self.call_once(cmd)
+        let mut answer = self.call_once(cmd);
+        // Somebody may flush the scripts again in between.
+        for _ in 0..LOADS {
+            match &answer {
+                Err(error) if link::is_noscript(error) => {
+                    self.call_once(redis::cmd("SCRIPT").arg("LOAD").arg(script.code()))?;
+                    answer = self.call_once(cmd);
+                }
+                Ok(_) | Err(_) => break,
             }
-            answer => answer,
         }
+        answer
     }
 
     pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {

@@ -20,6 +20,7 @@ use flag::Typed;
 use secret::Found;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything `run` needs, checked.
@@ -47,6 +48,8 @@ pub struct Config {
     pub retention: Retention,
     /// From the signal to the hard stop.
     pub shutdown_timeout: Duration,
+    /// Where the step file lies; `None`: there is none.
+    pub state: Option<StateDir>,
     /// Look of the log.
     pub log_format: LogFormat,
     /// Language where a job names none.
@@ -133,6 +136,15 @@ pub struct Retention {
     pub dead: Duration,
     /// Entries of the event stream, about.
     pub events_max: u64,
+}
+
+/// The folder of the step file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    /// Where.
+    pub path: PathBuf,
+    /// The service manager made it, where it may be a link.
+    pub managed: bool,
 }
 
 /// Look of the log.
@@ -255,6 +267,7 @@ impl Config {
             shutdown_timeout: read.value("shutdown-timeout", |text| {
                 duration(text, Duration::from_millis(100)..=HOUR)
             })?,
+            state: read.state_dir()?,
             log_format: read.value("log-format", |text| one_of(text, &formats))?,
             lang: read.value("lang", |text| one_of(text, &langs))?,
             admin_chat: read.value("admin-chat", |text| limit(text, chat))?,
@@ -381,6 +394,32 @@ impl Reader<'_> {
             redis,
             namespace,
             inbox,
+        })
+    }
+
+    /// The flag, its variable, what systemd made, or a place of the user's own.
+    fn state_dir(&self) -> Result<Option<StateDir>, ConfigError> {
+        let folder = |path: PathBuf, managed| Some(StateDir { path, managed });
+        let given = self.optional("state-dir", |text| match text {
+            "off" => Ok(None),
+            text if text.starts_with('/') => Ok(folder(text.into(), false)),
+            text => Err(format!("{} is no absolute path", quoted(text))),
+        })?;
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        // Several are separated by colons, the unit's first one is the service's own.
+        if let Some(made) = self.env.get("STATE_DIRECTORY") {
+            let made = made.to_string_lossy();
+            let first = made.split(':').next().unwrap_or_default();
+            return Ok(folder(first.into(), true));
+        }
+        Ok(match self.env.get("XDG_STATE_HOME").map(PathBuf::from) {
+            Some(home) if home.is_absolute() => folder(home.join("fal-worker"), false),
+            _ => {
+                let user = rustix::process::geteuid().as_raw();
+                folder(format!("/var/tmp/fal-worker-{user}").into(), false)
+            }
         })
     }
 

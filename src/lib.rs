@@ -8,7 +8,7 @@
 //! | 6 sandbox | [`sandbox`] | stand-ins know nothing of ours |
 //! | 5 threads | [`daemon`] | who runs when |
 //! | 4 steps | [`steps`] | one exchange each; no threads, no channels |
-//! | 3 clients, store | [`fal`], [`telegram`], [`store`] | one service each, not each other |
+//! | 3 clients, store | [`fal`], [`telegram`], [`store`], `recorder` | one service each, not each other |
 //! | 2 HTTP | [`http`] | sockets and limits; no service |
 //! | 1 in and out | [`config`], [`report`] | what the operator says and reads |
 //! | 0 domain | [`job`] | nothing of ours: no clock, socket, thread or randomness |
@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod fal;
 pub mod http;
 pub mod job;
+mod recorder;
 pub mod report;
 pub mod sandbox;
 pub mod steps;

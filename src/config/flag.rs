@@ -299,6 +299,16 @@ pub static RUN_FLAGS: &[Flag] = &[
         "auto (journal under systemd, colours on a terminal, plain otherwise) or json",
     ),
     Flag::new(
+        "state-dir",
+        "FAL_WORKER_STATE_DIR",
+        "DIR",
+        WorkedOut(
+            "$STATE_DIRECTORY (set by systemd), $XDG_STATE_HOME/fal-worker or /var/tmp/fal-worker-<uid>",
+        ),
+        "Where the step file lies, from which the next process learns what a killed one was doing, so that \
+         nothing is paid twice; off: none",
+    ),
+    Flag::new(
         "lang",
         "FAL_WORKER_LANG",
         "L",

@@ -120,6 +120,7 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("max-attempts", "0"), ("max-attempts", "21"), ("lease", "2s"), ("lease", "11m"), ("lease", "30"),
         ("keep-done", "off"), ("keep-dead", "x"), ("keep-dead", "11y"), ("events-max", "0"),
         ("shutdown-timeout", "0"), ("shutdown-timeout", "2h"), ("log-format", "xml"), ("lang", "de"),
+        ("state-dir", "x/y"), ("state-dir", "0"),
         ("admin-chat", "me"), ("admin-chat", "@"), ("admin-chat", "4503599627370496"), ("admin-chat", "@a b"),
     ];
     for (name, value) in table {
@@ -142,7 +143,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("delivery-timeout", "1h 30m"), ("poll-min", "50ms"), ("poll-max", "250ms"), ("job-timeout", "24h"),
         ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"), ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
-        ("log-format", "json"), ("lang", "ru"), ("admin-chat", "-1001234567890"),
+        ("log-format", "json"), ("lang", "ru"), ("admin-chat", "-1001234567890"), ("state-dir", "/x/y"), ("state-dir", "off"),
     ];
     for (name, value) in good {
         let variable = flag(name).variable;
@@ -201,12 +202,7 @@ fn a_variable_loses_one_trailing_newline_only() {
 
 #[test]
 fn a_variable_of_ours_that_this_version_does_not_know_is_refused_by_name() {
-    for name in [
-        "FAL_WORKER_LISTEN",
-        "FAL_WORKER_FAIR",
-        "FAL_WORKER_STATE_DIR",
-        "FAL_WORKER_THREDS",
-    ] {
+    for name in ["FAL_WORKER_LISTEN", "FAL_WORKER_FAIR", "FAL_WORKER_THREDS"] {
         assert!(line(set([(name, "1")])).starts_with(&format!("{name}: ")));
         let store = StoreConfig::load(&StoreArgs::default(), &env([(name, "1")]));
         assert!(store.unwrap_err().to_string().starts_with(name));
@@ -216,6 +212,27 @@ fn a_variable_of_ours_that_this_version_does_not_know_is_refused_by_name() {
         ("FAL_KEY_ID", "x"),
     ])
     .unwrap();
+}
+
+#[test]
+fn the_step_file_lies_where_systemd_the_user_or_nobody_says() {
+    let folder = |pairs: &[(&'static str, &'static str)]| {
+        let state = set(pairs.iter().copied()).unwrap().state;
+        state.map(|dir| (dir.path.display().to_string(), dir.managed))
+    };
+    let at = |path: &str, managed| Some((path.to_owned(), managed));
+    let systemd = ("STATE_DIRECTORY", "/var/lib/private/a:/b");
+    let xdg = ("XDG_STATE_HOME", "/srv/u/.local/state");
+    let ours = ("FAL_WORKER_STATE_DIR", "/srv/state");
+    assert_eq!(folder(&[systemd, xdg, ours]), at("/srv/state", false));
+    assert_eq!(folder(&[systemd, xdg]), at("/var/lib/private/a", true));
+    assert_eq!(folder(&[xdg]), at("/srv/u/.local/state/fal-worker", false));
+    assert_eq!(folder(&[("FAL_WORKER_STATE_DIR", "off"), systemd]), None);
+    let user = rustix::process::geteuid().as_raw();
+    assert_eq!(
+        folder(&[]),
+        at(&format!("/var/tmp/fal-worker-{user}"), false)
+    );
 }
 
 #[test]

@@ -6,9 +6,10 @@
 use super::pool::Engine;
 use super::process;
 use crate::job::flight::Token;
+use crate::recorder;
 use crate::report;
-use crate::steps::{Lease, Snapshot, Tools};
-use crate::store::{Beat, Denied, Fault, Process, Session};
+use crate::steps::{self, Lease, Snapshot, Tools};
+use crate::store::{Beat, Denied, Fault, Process, Session, steps_text};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +36,8 @@ pub(crate) struct Keeper {
     me: Process,
     pool_threads: usize,
     run: Option<String>,
+    /// Id of the store, as far as it is known: first from a predecessor's file.
+    store_id: Option<String>,
     registered: bool,
     /// Since when beats follow each other without a gap: a full lease of it gives the right to judge.
     unbroken: Option<Instant>,
@@ -54,10 +57,13 @@ impl Keeper {
         engine: Arc<Engine>,
         me: Process,
         pool_threads: usize,
+        address: &str,
     ) -> Keeper {
         // A connection that leaves a beat unanswered for so long is given up, before others judge us.
         let answer = Duration::from_secs(2).min(tools.lease.length() / 3);
         let session = tools.store.probing_session(answer);
+        let store_id =
+            (tools.state.as_deref()).and_then(|folder| recorder::store_of(folder, address));
         Keeper {
             tools,
             engine,
@@ -65,6 +71,7 @@ impl Keeper {
             me,
             pool_threads,
             run: None,
+            store_id,
             registered: false,
             unbroken: None,
             last_beat: None,
@@ -90,10 +97,12 @@ impl Keeper {
         let sent_ms = Lease::clock_ms();
         let done = self.tools.done.swap(0, Ordering::Relaxed);
         let failed = self.tools.failed.swap(0, Ordering::Relaxed);
-        let beat = match self
-            .session
-            .beat(done, failed, self.engine.scheduler.in_flight())
-        {
+        let beat = match self.session.beat(
+            done,
+            failed,
+            self.engine.scheduler.in_flight(),
+            self.store_id.as_deref(),
+        ) {
             Ok(beat) => beat,
             Err(fault) => {
                 self.tools.done.fetch_add(done, Ordering::Relaxed);
@@ -121,6 +130,11 @@ impl Keeper {
             health.set_forgot(true);
         }
         self.run = Some(beat.run.clone());
+        if let Some(store) = &beat.store {
+            let mine = self.tools.store.identity();
+            self.tools.recorder.belongs_to(store, &mine.instance);
+            self.store_id = Some(store.clone());
+        }
         if !self.registered {
             self.registered = true;
             health.set_forgot(false); // nothing is held yet
@@ -137,6 +151,7 @@ impl Keeper {
         }
         if self.slow_due <= Instant::now() {
             self.slow_due = Instant::now() + SLOW;
+            self.recover()?;
             self.session.trim()?;
             // What one of them still moved goes back: soon for the newly dead, now and then for all, for a
             // crash loop makes thousands a day.
@@ -155,14 +170,66 @@ impl Keeper {
 
     /// At start: jobs of a predecessor whose process on this host is gone are taken at once.
     pub(crate) fn take_from_the_dead(&self) -> Result<(), Fault> {
+        self.recover()?;
         let mine = self.tools.store.identity().instance.clone();
         for (instance, at) in self.session.instances()? {
             if instance != mine && process::is_gone(&self.me, &self.session.process_of(&instance)?)
             {
-                self.take_over(&instance, at, true)?;
+                self.take_from(&instance, at)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes the jobs of one whose process is gone and that left no step file.
+    fn take_from(&self, instance: &str, at: i64) -> Result<(), Fault> {
+        if self
+            .tools
+            .state
+            .as_deref()
+            .is_some_and(|folder| recorder::is_held(folder, instance))
+        {
+            return Ok(()); // another successor is reading its file
+        }
+        self.take_over(instance, at, true, None)
+    }
+
+    /// What processes of this host left in their step files goes to Redis, then their jobs are taken. A
+    /// file that nobody locks is the surest sign that its process is gone.
+    /// Gives the instances that were taken over.
+    fn recover(&self) -> Result<Vec<String>, Fault> {
+        let mut taken = Vec::new();
+        let (Some(folder), Some(store)) = (&self.tools.state, &self.store_id) else {
+            return Ok(taken);
+        };
+        let trouble = |error: std::io::Error| {
+            let (folder, why) = (folder.display().to_string(), error.to_string());
+            report::warning(
+                "step files cannot be read, the lease will tell",
+                &[("folder", &folder.as_str()), ("why", &why.as_str())],
+            );
+        };
+        let all = match recorder::left_behind(folder, store) {
+            Ok(all) => all,
+            Err(error) => {
+                trouble(error);
+                return Ok(taken);
+            }
+        };
+        for left in all {
+            steps::recover::replay(&self.tools, &self.session, &left)?;
+            let steps = (!left.torn).then(|| steps_text(&left.executing));
+            for (instance, at) in self.session.instances()? {
+                if left.header.instances.contains(&instance) {
+                    self.take_over(&instance, at, true, steps.as_deref())?;
+                    taken.push(instance);
+                }
+            }
+            if let Err(error) = left.remove() {
+                trouble(error);
+            }
+        }
+        Ok(taken)
     }
 
     fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {
@@ -174,7 +241,11 @@ impl Keeper {
             return Ok(());
         }
         if process::is_gone(&self.me, &self.session.process_of(instance)?) {
-            return self.take_over(instance, at, true);
+            let taken = self.recover()?;
+            if taken.iter().any(|other| other == instance) {
+                return Ok(());
+            }
+            return self.take_from(instance, at);
         }
         let lease = self.tools.lease.length();
         // An outage of Redis lapses every lease at once and is nobody's death: only who has beaten for a
@@ -186,17 +257,25 @@ impl Keeper {
         let seen = (instance.to_owned(), at);
         if self.suspect.as_ref() == Some(&seen) {
             self.suspect = None;
-            return self.take_over(instance, at, false);
+            return self.take_over(instance, at, false, None);
         }
         self.suspect = Some(seen);
         Ok(())
     }
 
-    fn take_over(&self, instance: &str, at: i64, process_gone: bool) -> Result<(), Fault> {
-        if let Some((_, _silence)) =
-            self.session
-                .bury(instance, at, self.tools.lease.length(), process_gone)?
-        {
+    /// `steps`: what its step file says of its claims.
+    fn take_over(
+        &self,
+        instance: &str,
+        at: i64,
+        process_gone: bool,
+        steps: Option<&str>,
+    ) -> Result<(), Fault> {
+        let lease = self.tools.lease.length();
+        let buried = self
+            .session
+            .bury(instance, at, lease, process_gone, steps)?;
+        if buried.is_some() {
             let jobs = self.session.take_back(instance, process_gone)?;
             report::took_over(instance, jobs as u64);
         }

@@ -11,6 +11,7 @@ use crate::fal::{Fal, FalUrls};
 use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
 use crate::job::state::{Policy, save_large};
+use crate::recorder::{self, Recorder};
 use crate::report;
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
@@ -62,7 +63,8 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let (engine, moved) = Engine::new(threads.pool, threads.transfer, config.limits.max_in_flight);
     let engine = Arc::new(engine);
     let me = process::own(&config.name, threads.pool);
-    let mut keeper = Keeper::new(tools.clone(), engine.clone(), me, threads.pool);
+    let address = config.store.redis.to_string();
+    let mut keeper = Keeper::new(tools.clone(), engine.clone(), me, threads.pool, &address);
 
     if tools.telegram.is_none() {
         report::warning(
@@ -179,6 +181,25 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
             token.expose().to_owned(),
         )
     });
+    let (state, recorder) = match &config.state {
+        None => (None, Recorder::off()),
+        Some(dir) => {
+            let refuse = |why: &dyn std::fmt::Display| {
+                StartError::Config(format!("--state-dir (FAL_WORKER_STATE_DIR): {why}"))
+            };
+            let folder = recorder::prepare(&dir.path, dir.managed, &config.store.namespace)
+                .map_err(|why| refuse(&why))?;
+            let recorder = Recorder::open(
+                &folder,
+                &store.identity().instance,
+                &config.store.redis.to_string(),
+                config.threads.pool + config.threads.transfer,
+            );
+            let recorder =
+                recorder.map_err(|error| refuse(&format!("{}: {error}", folder.display())))?;
+            (Some(folder), recorder)
+        }
+    };
     let file_hosts = FileHosts::new(&config.urls.file_hosts)
         .map_err(|why| StartError::Config(format!("--file-host: {why}")))?;
     Ok(Tools {
@@ -211,6 +232,8 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         admin_chat: config.admin_chat.clone(),
         lease: Lease::new(config.lease),
         gate: Gate::new(config.threads.pool),
+        recorder: Arc::new(recorder),
+        state,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         in_flight: AtomicU64::new(0),
@@ -267,6 +290,7 @@ impl Crew {
             pool.push(spawn(format!("pool-{desk}"), move || {
                 let worker = Worker {
                     session: tools.store.session(),
+                    slot: Some(tools.recorder.slot(desk)),
                     tools,
                     moves_bytes: false,
                 };
@@ -279,6 +303,7 @@ impl Crew {
             transfers.push(spawn(format!("transfer-{number}"), move || {
                 let worker = Worker {
                     session: tools.store.session(),
+                    slot: Some(tools.recorder.slot(pool_threads + number)),
                     tools,
                     moves_bytes: true,
                 };
@@ -387,6 +412,9 @@ impl Crew {
                 &[],
             );
         }
+        if cut_off == 0 && returned.left == 0 {
+            tools.recorder.close();
+        }
         let ended = self
             .pool
             .iter()
@@ -420,6 +448,8 @@ fn last_resort(tools: Arc<Tools>, at: Instant) {
 struct Returned {
     /// How many jobs.
     count: usize,
+    /// How many could not be given back.
+    left: usize,
     /// Tokens of flights that came back from the scheduler or the channel: done with.
     drained: HashSet<String>,
     /// Tokens of flights whose job has gone back while their thread is still in a step: what it writes
@@ -467,6 +497,7 @@ impl Returned {
     ) {
         let worker = Worker {
             session: tools.store.session(),
+            slot: None,
             tools: tools.clone(),
             moves_bytes: false,
         };
@@ -497,6 +528,7 @@ impl Returned {
             }
             Err(fault) => (fault.to_string(), flights.len()),
         };
+        self.left += left;
         if left > 0 {
             report::warning(
                 "jobs could not be given back, their lease will tell",
@@ -518,6 +550,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
 fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
     let worker = Worker {
         session: tools.store.session(),
+        slot: None,
         tools,
         moves_bytes: false,
     };

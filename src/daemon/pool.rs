@@ -221,7 +221,7 @@ impl Engine {
             let stage = self.scheduler.stage();
             if stage == Stage::Stop || (stage == Stage::Quiet && pays(&flight)) {
                 // Begin nothing: it goes back with the others once the stop comes.
-                self.desks.put(desk, None);
+                self.clear(worker, desk);
                 return self
                     .scheduler
                     .park(flight, Instant::now() + Duration::from_secs(60));
@@ -263,6 +263,7 @@ impl Engine {
                 }
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
+                    worker.idle();
                     let due = Instant::now() + wait;
                     if worker.moves_bytes {
                         self.scheduler.park(flight, due);
@@ -273,7 +274,7 @@ impl Engine {
                 }
                 Next::Transfer => {
                     self.scheduler.transferring(Snapshot::of(&flight));
-                    self.desks.put(desk, None);
+                    self.clear(worker, desk);
                     if let Err(closed) = self.transfers.send(flight) {
                         self.scheduler.park(closed.into_inner(), Instant::now());
                     }
@@ -299,9 +300,15 @@ impl Engine {
         left.iter().map(|(_, token)| token.clone()).collect()
     }
 
+    /// This thread has nothing in hand.
+    fn clear(&self, worker: &Worker, desk: usize) {
+        worker.idle();
+        self.desks.put(desk, None);
+    }
+
     /// The desk first: what lies on one is counted as in flight.
     fn over(&self, worker: &Worker, desk: usize, id: &JobId, bytes: usize) {
-        self.desks.put(desk, None);
+        self.clear(worker, desk);
         self.scheduler.over(id, bytes);
         worker
             .tools

@@ -124,6 +124,8 @@ pub struct Flight {
     pub rung: String,
     /// When telling the failure began.
     pub telling_at: Option<UnixMs>,
+    /// Telling it is what killed its owners: it ends untold.
+    pub untold: bool,
     /// Consecutive deferrals of the submit.
     pub tries: u32,
     /// What the last owner may have done.

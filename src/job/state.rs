@@ -837,7 +837,7 @@ pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
         .set("charged", flight.charged.as_str())
         .set_some("units", flight.units.clone())
         .stamp("telling_at")
-        .del(&["rung", "doubt"]);
+        .del(&["rung", "doubt", "crashes"]);
     Change::write(
         Write::Save {
             patch,

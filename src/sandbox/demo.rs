@@ -154,6 +154,7 @@ impl Daemon {
             .env("FAL_KEY", sandbox.fal.key())
             .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
             .env("TMPDIR", folder)
+            .env("FAL_WORKER_STATE_DIR", folder.join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.try_clone().map_err(|error| error.to_string())?)

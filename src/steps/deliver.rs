@@ -113,7 +113,7 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
         let change = state::end_failed(flight, told);
         return worker.record(flight, change);
     };
-    if since(began, now) > TELL_LIMIT {
+    if flight.untold || since(began, now) > TELL_LIMIT {
         let change = state::end_failed(flight, Some(false));
         return worker.record(flight, change);
     }
@@ -211,7 +211,10 @@ fn act(
 ) -> Outcome {
     let sent = match plan::next(parcel, progress) {
         Op::Finished => return Outcome::After(Box::new(After::Go(progress.clone()))),
-        Op::Call(call) => telegram.perform(&call, None),
+        Op::Call(call) => {
+            worker.about_to_act(flight);
+            telegram.perform(&call, None)
+        }
         Op::Upload { .. } if !worker.moves_bytes => return Outcome::Transfer,
         Op::Upload { url, max_bytes, .. } => {
             let mut file = match fetch(worker, &url, max_bytes) {
@@ -248,6 +251,7 @@ fn act(
                 file_name: &file_name,
                 content_type: &content_type,
             };
+            worker.about_to_act(flight);
             telegram.perform(&call, Some(upload))
         }
     };

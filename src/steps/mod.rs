@@ -11,6 +11,7 @@ pub(crate) mod intake;
 mod lease;
 mod poll;
 pub(crate) mod pull;
+pub(crate) mod recover;
 mod snapshot;
 mod submit;
 
@@ -24,13 +25,15 @@ use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::spec::ChatId;
 use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
-use crate::job::{Lang, Phase, UnixMs};
+use crate::job::{Lang, Phase, RequestId, UnixMs};
+use crate::recorder::{Command, Recorder, Slot};
 use crate::report;
-use crate::store::{Defaults, Denied, Fault, Session, Store, Written};
+use crate::store::{Call, Defaults, Denied, Fault, Session, Store, Written};
 use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
 use gate::{Entry, Gate, Inside, Service};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,6 +57,9 @@ pub(crate) struct Tools {
     pub(crate) admin_chat: Option<ChatId>,
     pub(crate) lease: Lease,
     pub(crate) gate: Gate,
+    pub(crate) recorder: Arc<Recorder>,
+    /// The folder with the step files of this host and namespace.
+    pub(crate) state: Option<PathBuf>,
     pub(crate) fal_outage: report::Outage,
     pub(crate) telegram_outage: report::Outage,
     /// Jobs owned by this process, for the pace of polling.
@@ -63,10 +69,12 @@ pub(crate) struct Tools {
     pub(crate) failed: AtomicU64,
 }
 
-/// One thread's hands: the shared tools and its own connection.
+/// One thread's hands: the shared tools, its own connection and its place in the step file.
 pub(crate) struct Worker {
     pub(crate) tools: Arc<Tools>,
     pub(crate) session: Session,
+    /// `None`: this thread runs no steps.
+    pub(crate) slot: Option<Slot>,
     /// A transfer thread may move bytes and wait for a direct call; a pool thread may not.
     pub(crate) moves_bytes: bool,
 }
@@ -111,6 +119,9 @@ pub(crate) fn advance<'a>(
             Err(next) => return next,
         },
     };
+    if let Some(slot) = &worker.slot {
+        slot.begin(&flight.token.0, flight.id.as_str());
+    }
     match flight.phase {
         Phase::Submitting => submit::submit(worker, flight),
         Phase::Polling if cancel_is_due(flight) => submit::cancel(worker, flight),
@@ -214,7 +225,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes and reports a decision; gives what comes next.
+    /// This thread has nothing in hand: a crash is no job's fault now.
+    pub(crate) fn idle(&self) {
+        if let Some(slot) = &self.slot {
+            slot.idle();
+        }
+    }
+
+    /// Right before something is paid or sent: from here on its outcome is unknown.
+    fn about_to_act(&self, flight: &Flight) {
+        if let Some(slot) = &self.slot {
+            slot.act(&flight.token.0, flight.id.as_str());
+        }
+    }
+
+    /// Writes and reports a decision; gives what comes next. What an exchange brought is in the step file
+    /// before Redis is asked, and stays there until Redis has it.
     fn record(&self, flight: &mut Flight, change: Change) -> Next {
         self.say(flight, &change);
         let Some(write) = change.write else {
@@ -222,8 +248,26 @@ impl Worker {
         };
         flight.seq += 1;
         flight.closing = write.closes();
+        let call = self.session.prepare(flight, flight.seq, &write);
+        let kept = (self.slot.as_ref())
+            .filter(|slot| slot.is_on())
+            .map(|slot| {
+                let (script, packed) = call.to_bytes();
+                let command = Command {
+                    script: script.to_owned(),
+                    packed,
+                };
+                slot.brought(&command);
+                command
+            });
+        let pays = matches!(write, Write::Submitted { .. });
         flight.unsaved.push_back((flight.seq, write));
-        match self.flush(flight) {
+        let flushed = self.flush_with(flight, Some((flight.seq, call)));
+        if let (Flushed::Away, Some(command)) = (&flushed, kept) {
+            let recorder = &self.tools.recorder;
+            recorder.keep(&flight.token.0, flight.seq, &command, pays);
+        }
+        match flushed {
             Flushed::Done => change.next,
             Flushed::Dropped => Next::Over,
             Flushed::Away if flight.closing => Next::In(REDIS_AWAY),
@@ -236,11 +280,38 @@ impl Worker {
 
     /// Writes what is unsaved, oldest first.
     fn flush(&self, flight: &mut Flight) -> Flushed {
+        self.flush_with(flight, None)
+    }
+
+    /// The same, with the command of one of the writes.
+    fn flush_with(&self, flight: &mut Flight, prepared: Option<(u32, Call<'_>)>) -> Flushed {
+        let flushed = self.flush_prepared(flight, prepared);
+        if flushed == Flushed::Dropped {
+            self.tools.recorder.settled(&flight.token.0, None);
+        }
+        flushed
+    }
+
+    fn flush_prepared(
+        &self,
+        flight: &mut Flight,
+        mut prepared: Option<(u32, Call<'_>)>,
+    ) -> Flushed {
         while let Some((seq, write)) = flight.unsaved.pop_front() {
-            let written = match self.session.write(flight, seq, &write) {
+            let call = match prepared.take() {
+                Some((number, call)) if number == seq => call,
+                other => {
+                    prepared = other;
+                    self.session.prepare(flight, seq, &write)
+                }
+            };
+            let written = match self.session.carry_out(flight, seq, &write, &call) {
                 Ok(Written::Stale | Written::Gone) => self.maybe_forgotten(flight, seq, &write),
                 other => other,
             };
+            if written.is_ok() {
+                self.tools.recorder.settled(&flight.token.0, Some(seq));
+            }
             match written {
                 Ok(Written::Ok) => self.report_written(flight, &write),
                 Ok(Written::Stale | Written::Gone) => {
@@ -335,6 +406,7 @@ impl Worker {
                 Err(_) => return Next::In(REDIS_AWAY),
             }
         }
+        self.tools.recorder.settled(&flight.token.0, None);
         Next::Over
     }
 
@@ -351,23 +423,7 @@ impl Worker {
                 path: path.as_deref(),
             },
         );
-        let id = flight.id.as_str();
-        // Its name only: the text of a failure is fal's.
-        let word = match answer {
-            Cancelled::Requested => "requested",
-            Cancelled::Removed => "removed",
-            Cancelled::AlreadyCompleted => "already completed",
-            Cancelled::Missing => "unknown there",
-            Cancelled::Failed(_) => "failed",
-        };
-        report::warning(
-            "a second request of one job was cancelled at fal",
-            &[
-                ("job", &id),
-                ("request", &request.0.as_str()),
-                ("answer", &word),
-            ],
-        );
+        say_cancelled(flight.id.as_str(), request, &answer);
     }
 
     /// A last try to write what Redis has not taken, at the stop.
@@ -466,6 +522,25 @@ impl Worker {
             }
         }
     }
+}
+
+fn say_cancelled(job: &str, request: &RequestId, answer: &Cancelled) {
+    // Its name only: the text of a failure is fal's.
+    let word = match answer {
+        Cancelled::Requested => "requested",
+        Cancelled::Removed => "removed",
+        Cancelled::AlreadyCompleted => "already completed",
+        Cancelled::Missing => "unknown there",
+        Cancelled::Failed(_) => "failed",
+    };
+    report::warning(
+        "a second request of one job was cancelled at fal",
+        &[
+            ("job", &job),
+            ("request", &request.0.as_str()),
+            ("answer", &word),
+        ],
+    );
 }
 
 /// A flight as the log names it.

@@ -67,6 +67,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     };
     if flight.via == Via::Direct {
         let asked_at = now;
+        worker.about_to_act(flight);
         let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
         let answer = match worker.tools.fal.direct(&order, limit) {
             // Refused before anything ran.
@@ -81,6 +82,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         flight.submitted_at = Some(asked_at);
         return super::collect::after_direct(worker, flight, answer);
     }
+    worker.about_to_act(flight);
     let answer = match worker.tools.fal.submit(&order) {
         Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure)),
         answer => answer,

@@ -7,7 +7,7 @@ use super::*;
 const LOADS: usize = 8;
 
 /// Builder of one EVALSHA.
-pub(super) struct Call<'a> {
+pub(crate) struct Call<'a> {
     pub(super) script: &'a Script,
     pub(super) cmd: Cmd,
 }
@@ -20,6 +20,11 @@ impl<'a> Call<'a> {
             cmd.arg(*key);
         }
         Call { script, cmd }
+    }
+
+    /// Which script, and the command byte for byte: for the step file.
+    pub(crate) fn to_bytes(&self) -> (&'static str, Vec<u8>) {
+        (self.script.name(), self.cmd.get_packed_command())
     }
 
     pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {

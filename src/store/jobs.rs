@@ -121,13 +121,13 @@ impl Session {
         }
     }
 
-    /// One write of a flight's owner.
-    pub(crate) fn write(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
+    /// The command of one write of a flight's owner.
+    pub(crate) fn prepare<'a>(&'a self, flight: &Flight, seq: u32, write: &Write) -> Call<'a> {
         let keys = &self.store.keys;
         let id = flight.id.as_str();
         let job = keys.job(id);
         let scripts = &self.store.scripts;
-        let (word, request) = match write {
+        match write {
             Write::Submitted {
                 request,
                 path,
@@ -155,7 +155,7 @@ impl Session {
                 for (name, value) in event.fields.iter().filter(|(name, _)| *name != "attempt") {
                     call = call.arg(*name).arg(value);
                 }
-                self.word(&call)?
+                call
             }
             Write::Save {
                 patch,
@@ -163,24 +163,89 @@ impl Session {
                 large,
             } => {
                 let result = keys.result(id);
-                let call = Call::new(&scripts.save, &[&job, &keys.events, &keys.stats, &result])
+                Call::new(&scripts.save, &[&job, &keys.events, &keys.stats, &result])
                     .arg(&flight.token.0)
                     .arg(seq)
                     .arg(count.unwrap_or(""))
                     .arg(large.as_deref().unwrap_or(""))
                     .arg(flight.request.as_ref().map_or("", |request| &request.0))
-                    .patch(patch);
-                self.word(&call)?
+                    .patch(patch)
             }
-            Write::Later { .. } | Write::End { .. } => {
-                let answer = self.close(id, &flight.token, seq, flight.request.as_ref(), write)?;
-                // An end only: a job that went to `later` may be anybody's by the time Redis forgets.
-                if answer.0 == "ok" && matches!(write, Write::End { .. }) {
-                    self.store.remember_closed(flight, seq, write);
-                }
-                answer
+            Write::Later { wait, known, patch } => {
+                let claims = keys.claims(&self.store.identity().instance);
+                Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
+                    .arg(&flight.token.0)
+                    .arg(seq)
+                    .arg(id)
+                    .arg(wait.as_millis() as u64)
+                    .arg(known.as_ref().map_or("", |request| &request.0))
+                    .patch(patch)
             }
+            Write::End { state, patch } => self.prepare_end(
+                id,
+                &flight.token,
+                seq,
+                flight.request.as_ref(),
+                *state,
+                patch,
+            ),
+        }
+    }
+
+    /// The command of the last write of a life.
+    pub(super) fn prepare_end<'a>(
+        &'a self,
+        id: &str,
+        token: &Token,
+        seq: u32,
+        request: Option<&RequestId>,
+        state: EndState,
+        patch: &Patch,
+    ) -> Call<'a> {
+        let keys = &self.store.keys;
+        let keep = match state {
+            EndState::Done | EndState::Cancelled => self.store.keep.done,
+            EndState::Dead => self.store.keep.dead,
         };
+        let job = keys.job(id);
+        let claims = keys.claims(&self.store.identity().instance);
+        let (spec, result) = (keys.spec(id), keys.result(id));
+        let names = [
+            job.as_str(),
+            &keys.events,
+            &claims,
+            &keys.dead,
+            &spec,
+            &result,
+        ];
+        Call::new(&self.store.scripts.end, &names)
+            .arg(&token.0)
+            .arg(seq)
+            .arg(id)
+            .arg(state.as_str())
+            .arg(keep.as_secs())
+            .arg(request.map_or("", |request| &request.0))
+            .patch(patch)
+    }
+
+    /// One write of a flight's owner.
+    pub(crate) fn write(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
+        self.carry_out(flight, seq, write, &self.prepare(flight, seq, write))
+    }
+
+    /// The same, with its command as [`Session::prepare`] made it.
+    pub(crate) fn carry_out(
+        &self,
+        flight: &Flight,
+        seq: u32,
+        write: &Write,
+        call: &Call<'_>,
+    ) -> Result<Written, Fault> {
+        let (word, request) = self.word(call)?;
+        // An end only: a job that went to `later` may be anybody's by the time Redis forgets.
+        if word == "ok" && matches!(write, Write::End { .. }) {
+            self.store.remember_closed(flight, seq, write);
+        }
         Ok(match (word.as_str(), request) {
             ("ok", _) => Written::Ok,
             ("other", Some(recorded)) => Written::Other(recorded),
@@ -199,59 +264,6 @@ impl Session {
             // `adopted` of a submit: somebody else owns the job and goes on with our request id.
             _ => Written::Stale,
         })
-    }
-
-    /// The last write of a claim: the job ends, or waits for a new submit.
-    pub(super) fn close(
-        &self,
-        id: &str,
-        token: &Token,
-        seq: u32,
-        request: Option<&RequestId>,
-        write: &Write,
-    ) -> Result<(String, Option<RequestId>), Fault> {
-        let (keys, scripts) = (&self.store.keys, &self.store.scripts);
-        let job = keys.job(id);
-        let claims = keys.claims(&self.store.identity().instance);
-        match write {
-            Write::Later { wait, known, patch } => self.word(
-                &Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
-                    .arg(&token.0)
-                    .arg(seq)
-                    .arg(id)
-                    .arg(wait.as_millis() as u64)
-                    .arg(known.as_ref().map_or("", |request| &request.0))
-                    .patch(patch),
-            ),
-            Write::End { state, patch } => {
-                let keep = match state {
-                    EndState::Done | EndState::Cancelled => self.store.keep.done,
-                    EndState::Dead => self.store.keep.dead,
-                };
-                let (spec, result) = (keys.spec(id), keys.result(id));
-                let names = [
-                    job.as_str(),
-                    &keys.events,
-                    &claims,
-                    &keys.dead,
-                    &spec,
-                    &result,
-                ];
-                self.word(
-                    &Call::new(&scripts.end, &names)
-                        .arg(&token.0)
-                        .arg(seq)
-                        .arg(id)
-                        .arg(state.as_str())
-                        .arg(keep.as_secs())
-                        .arg(request.map_or("", |request| &request.0))
-                        .patch(patch),
-                )
-            }
-            Write::Submitted { .. } | Write::Save { .. } => {
-                Err(Fault::Refused("this write closes nothing".to_owned()))
-            }
-        }
     }
 
     /// Returns jobs that are not over, with all that is known; gives how many were still ours.

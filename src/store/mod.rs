@@ -11,6 +11,7 @@ mod keys;
 pub(crate) mod link;
 mod reassert;
 mod record;
+mod replay;
 mod script;
 mod upkeep;
 pub mod view;
@@ -21,17 +22,20 @@ mod tests;
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
-use call::{Call, read};
+pub(crate) use call::Call;
+use call::read;
 use keys::Keys;
 pub use link::Fault;
 use link::{Health, Held, Opener, Pool};
 pub(crate) use reassert::Remembered;
 use redis::{Cmd, ToRedisArgs, Value};
+pub(crate) use replay::{Paid, Replayed};
 use script::{Script, Scripts};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+pub(crate) use upkeep::steps_text;
 
 pub(crate) use record::{Claimed, flight};
 
@@ -43,6 +47,8 @@ const WAIT_DEAD: Duration = Duration::from_secs(2);
 const WAIT_MAYBE_ALIVE: Duration = Duration::from_secs(32);
 /// Crashes of one job in a submit before it is dead, without a step file that tells whose step it was.
 const CRASH_LIMIT: u32 = 10;
+/// Crashes of one job whose step was executing, as a step file says.
+const KNOWN_CRASH_LIMIT: u32 = 3;
 /// Panics of one job before it is dead.
 const PANIC_LIMIT: u32 = 3;
 /// How long the list of the dead remembers an instance, and one that left by itself.
@@ -189,6 +195,8 @@ pub(crate) struct Beat {
     pub(crate) due: bool,
     /// Who has been silent for longest, and the time of his last beat.
     pub(crate) oldest: Option<(String, i64)>,
+    /// Id of the store, when our entry was not there.
+    pub(crate) store: Option<String>,
 }
 
 /// What intake did.

@@ -145,9 +145,12 @@ impl Session {
             &old.fields,
         );
         let answers = self.reassert_rows(&[row])?;
-        if answers.first().is_some_and(|answer| answer != "lost") {
-            let request = old.request.as_ref();
-            self.close(old.id.as_str(), &old.token, old.seq, request, &old.write)?;
+        if let Write::End { state, patch } = &old.write
+            && answers.first().is_some_and(|answer| answer != "lost")
+        {
+            let (id, request) = (old.id.as_str(), old.request.as_ref());
+            let call = self.prepare_end(id, &old.token, old.seq, request, *state, patch);
+            self.word(&call)?;
         }
         Ok(())
     }

@@ -130,6 +130,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         running_at: ms(take("running_at")),
         rung: take("rung").unwrap_or_default(),
         telling_at: ms(take("telling_at")),
+        untold: take("told").as_deref() == Some("no"),
         tries: number(take("tries")).unwrap_or(0),
         doubt: take("doubt")
             .map(|word| Doubt::parse(&word))
@@ -228,6 +229,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let due: u8 = read(part())?;
     let who: Option<String> = read(part())?;
     let when: Option<i64> = read(part())?;
+    let store: Option<String> = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -236,6 +238,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         cancels: cancels == 1,
         due: due == 1,
         oldest: who.zip(when),
+        store: store.filter(|store| !store.is_empty()),
     };
     Ok((Some(beat), now))
 }

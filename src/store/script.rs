@@ -11,16 +11,22 @@ mod sha1 {
 
 /// One script.
 pub(crate) struct Script {
+    name: &'static str,
     code: &'static str,
     sha: String,
 }
 
 impl Script {
-    fn new(code: &'static str) -> Script {
+    fn new(name: &'static str, code: &'static str) -> Script {
         Script {
+            name,
             code,
             sha: digest(code),
         }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     pub(crate) fn sha(&self) -> &str {
@@ -43,7 +49,12 @@ macro_rules! scripts {
 
         impl Scripts {
             pub(crate) fn new() -> Scripts {
-                Scripts { $($name: Script::new(lua!($($file),+))),+ }
+                Scripts { $($name: Script::new(stringify!($name), lua!($($file),+))),+ }
+            }
+
+            /// The script of this name.
+            pub(crate) fn by_name(&self, name: &str) -> Option<&Script> {
+                [$(&self.$name),+].into_iter().find(|script| script.name == name)
             }
         }
     };

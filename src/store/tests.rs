@@ -146,7 +146,7 @@ fn who_is_buried_or_not_registered_neither_takes_in_nor_claims() {
         Denied::Buried
     );
     assert_eq!(one.session.claim(1, false).unwrap_err(), Denied::Buried);
-    assert_eq!(one.session.beat(0, 0, 0), Ok(None));
+    assert_eq!(one.session.beat(0, 0, 0, None), Ok(None));
     one.store.rename();
     assert_eq!(one.session.take(9, 999).unwrap_err(), Denied::Unregistered);
     assert_eq!(
@@ -876,10 +876,13 @@ fn who_buried_and_did_not_hear_the_answer_goes_on_with_the_claims() {
     two.proxy.lose_an_answer();
     let buried = two
         .session
-        .bury(&name, 0, Duration::ZERO, true)
+        .bury(&name, 0, Duration::ZERO, true, None)
         .expect("answers");
     assert_eq!(buried.map(|(jobs, _)| jobs), Some(1));
-    assert_eq!(three.session.bury(&name, 0, Duration::ZERO, true), Ok(None));
+    assert_eq!(
+        three.session.bury(&name, 0, Duration::ZERO, true, None),
+        Ok(None)
+    );
     assert_eq!(two.session.take_back(&name, true), Ok(1));
 }
 
@@ -1246,16 +1249,18 @@ fn who_lives_is_not_buried_and_his_jobs_are_not_taken() {
         .expect("lives");
     let before = bench.dump();
     assert_eq!(
-        two.session.bury(&name, at, Duration::from_secs(30), false),
+        two.session
+            .bury(&name, at, Duration::from_secs(30), false, None),
         Ok(None)
     );
     assert_eq!(
-        two.session.bury(&name, at - 1, Duration::ZERO, false),
+        two.session.bury(&name, at - 1, Duration::ZERO, false, None),
         Ok(None),
         "it has beaten since"
     );
     assert_eq!(
-        two.session.bury("nobody~00000000", 0, Duration::ZERO, true),
+        two.session
+            .bury("nobody~00000000", 0, Duration::ZERO, true, None),
         Ok(None)
     );
     assert_eq!(two.session.take_back(&name, false), Ok(0));
@@ -1293,7 +1298,7 @@ fn who_leaves_is_gone_for_good_and_loses_nothing() {
     one.proxy.lose_an_answer();
     assert_eq!(one.session.leave(), Ok(0));
     // A beat and a claim that were still on their way do not bring it back.
-    assert_eq!(one.session.beat(0, 0, 0), Ok(None));
+    assert_eq!(one.session.beat(0, 0, 0, None), Ok(None));
     assert_eq!(one.session.claim(1, false).unwrap_err(), Denied::Buried);
     let living = two.session.instances().expect("answers");
     assert_eq!(living.len(), 1);
@@ -1608,7 +1613,7 @@ fn a_beat_registers_and_says_what_a_keeper_must_know() {
         "w"
     );
     one.proxy.lose_an_answer();
-    one.session.beat(2, 1, 5).expect("answers");
+    one.session.beat(2, 1, 5, None).expect("answers");
     let minute = one.store.now().0 / 60_000 % 60;
     assert_eq!(
         bench.ask::<Vec<u64>>(&format!("HMGET t:stats done:{minute} failed:{minute}")),
@@ -1649,7 +1654,7 @@ fn without_memory_intake_and_claim_change_nothing_and_what_is_paid_or_ended_goes
 
     assert!(
         two.session
-            .beat(1, 0, 0)
+            .beat(1, 0, 0, None)
             .expect("a full Redis is nobody's death")
             .is_some()
     );

@@ -2,13 +2,25 @@
 
 use super::*;
 
+/// What a step file says of the claims of a dead instance, as scripts read it: the tokens whose step was
+/// executing, each with `a` (it was paying or sending) or `b` (it had only begun).
+pub(crate) fn steps_text(executing: &[(String, bool)]) -> String {
+    let mut text = String::from(" ");
+    for (token, acting) in executing {
+        text.push_str(token);
+        text.push_str(if *acting { ":a " } else { ":b " });
+    }
+    text
+}
+
 impl Session {
-    /// Says that we live. `None`: we are marked dead.
+    /// Says that we live. `store`: the id that a Redis without one gets. `None`: we are marked dead.
     pub(crate) fn beat(
         &self,
         done: u64,
         failed: u64,
         in_flight: usize,
+        store: Option<&str>,
     ) -> Result<Option<Beat>, Fault> {
         let (keys, me) = (&self.store.keys, self.store.identity());
         let (worker, claims, cancels) = (
@@ -42,6 +54,7 @@ impl Session {
             .arg(failed)
             .arg(in_flight)
             .arg(me.beats.fetch_add(1, Ordering::Relaxed))
+            .arg(store.unwrap_or(&me.prefix))
             .arg(&[
                 "name",
                 process.name.as_str(),
@@ -100,12 +113,15 @@ impl Session {
     }
 
     /// Marks an instance dead; gives the number of its jobs and its silence, or `None` when it lives.
+    /// `steps`: what its step file says, in the form of [`steps_text`]; whoever takes its claims back
+    /// finds it beside the mark.
     pub(crate) fn bury(
         &self,
         instance: &str,
         beat: i64,
         lease: Duration,
         process_gone: bool,
+        steps: Option<&str>,
     ) -> Result<Option<(usize, Duration)>, Fault> {
         let keys = &self.store.keys;
         let (worker, taken, claims) = (
@@ -131,7 +147,8 @@ impl Session {
             } else {
                 "lapsed"
             })
-            .arg(&self.store.identity().instance);
+            .arg(&self.store.identity().instance)
+            .arg(steps);
         let (word, jobs, silence): (String, usize, u64) = read(self.script(&call)?)?;
         Ok((word == "ok").then(|| (jobs, Duration::from_millis(silence))))
     }
@@ -144,15 +161,19 @@ impl Session {
             keys.taken(instance),
             keys.claims(instance),
         );
+        let [resume, high, default, low] = &keys.ready;
         let names = [
             claims.as_str(),
             &keys.later,
             &keys.bell,
-            &keys.ready[0],
+            resume,
             &worker,
             &keys.gone,
             &taken,
             &keys.inbox,
+            high,
+            default,
+            low,
         ];
         let wait = if process_gone {
             WAIT_DEAD
@@ -166,7 +187,8 @@ impl Session {
                 .arg(instance)
                 .arg(BATCH)
                 .arg(wait.as_millis() as u64)
-                .arg(CRASH_LIMIT);
+                .arg(CRASH_LIMIT)
+                .arg(KNOWN_CRASH_LIMIT);
             let (word, some, left): (String, usize, usize) = read(self.script(&call)?)?;
             moved += some;
             if word != "ok" || left == 0 || some == 0 {

@@ -279,6 +279,10 @@ impl Daemon {
                 &sandbox.fal.file_host(),
             ])
             .env_clear()
+            .env(
+                "FAL_WORKER_STATE_DIR",
+                std::env::temp_dir().join("fal-worker-bench"),
+            )
             .env("FAL_KEY", sandbox.fal.key())
             .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
             .stdin(Stdio::null())

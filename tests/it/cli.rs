@@ -529,6 +529,7 @@ fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_n
         ("plain-http", "http://host"),
         ("shutdown-timeout", "2h"),
         ("log-format", "xml"),
+        ("state-dir", "here"),
         ("lang", "de"),
         ("admin-chat", "0x7"),
     ];

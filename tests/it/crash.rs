@@ -422,7 +422,8 @@ fn a_daemon_of_another_host_is_taken_over_within_its_lease_and_three_seconds() {
     world.as_if_on_another_host(&daemon.instance());
     let ids = twenty_parked(&mut world, &mut daemon);
     let killed = Instant::now();
-    let other = world.daemon(&["--lease", "3s"]);
+    // Another host has no step file of it.
+    let other = world.daemon(&["--lease", "3s", "--state-dir", "off"]);
     other.wait_log("took over");
     let took = killed.elapsed();
     assert!(
@@ -700,13 +701,16 @@ fn an_entry_that_a_frozen_daemon_took_from_the_inbox_goes_back() {
 
 #[test]
 fn killed_again_and_again_while_polling_a_paid_job_is_never_given_up() {
-    let (mut world, mut daemon) = World::running();
+    // Without a step file nobody can tell whose step it was: then only submits are charged a crash.
+    let flags = ["--threads", "4", "--state-dir", "off"];
+    let mut world = World::new();
+    let mut daemon = world.daemon(&flags);
     taking(&world, 60_000);
     world.push(job("a").with("max_attempts", 1).json());
     let request = world.wait_submitted("a");
     for _ in 0..12 {
         daemon.kill();
-        daemon = world.daemon(&["--threads", "4"]);
+        daemon = world.daemon(&flags);
         let mine = daemon.instance();
         world.wait_field("a", "worker", &mine);
     }

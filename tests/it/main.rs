@@ -11,6 +11,7 @@ mod readme;
 mod redis_faults;
 mod secrets;
 mod shutdown;
+mod step_file;
 mod support;
 mod systemd;
 mod tidy;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 8] = [
     &["job"],
     &["config", "report"],
     &["http"],
-    &["fal", "telegram", "store"],
+    &["fal", "telegram", "store", "recorder"],
     &["steps"],
     &["daemon"],
     &["sandbox"],

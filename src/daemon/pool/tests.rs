@@ -71,6 +71,8 @@ fn tools() -> Arc<Tools> {
         admin_chat: None,
         lease,
         gate: crate::steps::gate::Gate::new(4),
+        recorder: Arc::new(crate::recorder::Recorder::off()),
+        state: None,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         in_flight: AtomicU64::new(0),
@@ -82,6 +84,7 @@ fn tools() -> Arc<Tools> {
 fn worker(tools: &Arc<Tools>, moves_bytes: bool) -> Worker {
     Worker {
         session: tools.store.session(),
+        slot: None,
         tools: tools.clone(),
         moves_bytes,
     }

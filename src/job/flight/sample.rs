@@ -45,6 +45,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         running_at: None,
         rung: String::new(),
         telling_at: None,
+        untold: false,
         tries: 0,
         doubt: super::Doubt::None,
         target: Some(Target::to_chat(ChatId::Id(7))),

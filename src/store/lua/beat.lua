@@ -1,11 +1,11 @@
 -- beat: says that an instance lives, and asks in the same trip all that its keeper must know.
 -- KEYS   1 workers   2 hash of the instance   3 paused   4 its claims   5 its cancels   6 run   7 later
 --        8 stats   9 resume   10 high   11 default   12 low   13 bell   14 store   15 settling
--- ARGV   1 instance   2 a random id (for run and store, where they are missing)   3 done since the last
---        beat   4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
---        7... field, value: what the hash says of the process
+-- ARGV   1 instance   2 a random id (for run, where it is missing)   3 done since the last beat
+--        4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
+--        7 id for a store that has none   8... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
---        instance, its beat, store}; word: ok, buried
+--        instance, its beat, store (where fresh, else '')}; word: ok, buried
 -- CALLER Store::beat
 local w = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
 local now = now_ms()
@@ -19,7 +19,7 @@ if w[2] then
 else
   fresh = 1
   local set = {'HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6]}
-  for i = 7, #ARGV do set[#set + 1] = ARGV[i] end
+  for i = 8, #ARGV do set[#set + 1] = ARGV[i] end
   redis.call(unpack(set))
 end
 local run = redis.call('GET', KEYS[6])
@@ -29,7 +29,7 @@ if not run then
 end
 local store = ''
 if fresh == 1 then
-  redis.call('SETNX', KEYS[14], ARGV[2])
+  redis.call('SETNX', KEYS[14], ARGV[7])
   store = redis.call('GET', KEYS[14])
 end
 if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and w[3] ~= ARGV[6] then

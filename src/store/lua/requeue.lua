@@ -1,43 +1,78 @@
 -- requeue: shared by the scripts that take a job from an owner who did not end it. A submit without a
--- request id is of unknown outcome: an attempt, possibly a payment, and a crash; everything else goes
--- on where it stood, at no cost.
+-- request id is of unknown outcome: an attempt and possibly a payment; everything else goes on where it
+-- stood. A crash is charged only to a job whose step was executing, where the owner's step file tells;
+-- without one, to a job that stood in a submit.
+
+-- What the step file of the owner (' token:a token:b ', or nil: there is none) says of a claim: 'acting'
+-- (it was paying or sending), 'begun' (its step had only begun), 'idle' (no thread worked on it), or nil.
+local function step_of(steps, token)
+  if not steps then return nil end
+  if string.find(steps, ' ' .. token .. ':a ', 1, true) then return 'acting' end
+  if string.find(steps, ' ' .. token .. ':b ', 1, true) then return 'begun' end
+  return 'idle'
+end
 
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
--- via, charged, crashes (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit.
-local function requeue(k, job, id, r, now, wait, crash_limit)
+-- via, charged, crashes (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit of
+-- unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
+local function requeue(k, job, id, r, now, wait, crash_limit, step)
   local phase, attempt = r[3] or 'submitting', tonumber(r[5] or '0')
+  local crashes = tonumber(r[10] or '0')
+  local submits = phase == 'submitting' and not r[4]
+  local sends = phase == 'delivering' or phase == 'telling'
+  local unsure = not step or step == 'acting'
+  local crashed = step == 'acting' or step == 'begun' or (not step and submits)
   local set = {'HSET', job, 'state', 'queued'}
-  if phase == 'submitting' and not r[4] then
-    local crashes = tonumber(r[10] or '0') + 1
+  local function put(field, value) set[#set + 1] = field; set[#set + 1] = value end
+  if crashed then
+    crashes = crashes + 1
+    put('crashes', crashes)
+  end
+  local over = nil
+  if crashed and crashes >= crash_limit then
+    over = {'crashed', 'the worker died ' .. crashes .. ' times during a step of this job'}
+  end
+  if submits and unsure then
     attempt = attempt + 1
-    local charged = worse(r[9], 'unknown')
-    for _, v in ipairs({'attempt', attempt, 'charged', charged, 'crashes', crashes}) do set[#set + 1] = v end
-    local over = nil
-    if crashes >= crash_limit then
-      over = {'crashed', 'the worker died ' .. crashes .. ' times during the submit of this job'}
-    elseif attempt >= tonumber(r[6] or '1') or r[8] == 'direct' then
+    put('attempt', attempt)
+    put('charged', worse(r[9], 'unknown'))
+    if not over and r[8] == 'direct' then
+      over = {'unavailable', 'the direct call was cut off and fal may have run it'}
+    elseif not over and attempt >= tonumber(r[6] or '1') then
       over = {'unavailable', 'the submit was cut off and fal may have run it; no attempt is left'}
-      if r[8] == 'direct' then
-        over[2] = 'the direct call was cut off and fal may have run it'
-      end
     end
-    if over then
-      for _, v in ipairs({'phase', 'telling', 'kind', over[1], 'error', over[2]}) do set[#set + 1] = v end
-      redis.call(unpack(set))
-      redis.call('LPUSH', k.resume, id)
-      return
-    end
-    for _, v in ipairs({'doubt', 'submit', 'due_at', now + wait}) do set[#set + 1] = v end
+  elseif over and r[4] and not sends then
+    put('charged', worse(r[9], 'unknown'))
+  end
+  if over and phase == 'telling' then
+    -- Telling itself is what fails: the next owner ends it untold, for what it failed of before.
+    put('told', 'no')
+  elseif over then
+    put('phase', 'telling'); put('kind', over[1]); put('error', over[2])
+  end
+  if over then
+    redis.call(unpack(set))
+    redis.call('HDEL', job, 'rung', 'doubt', 'worker')
+    redis.call('LPUSH', k.resume, id)
+    return
+  end
+  if submits and unsure then
+    put('doubt', 'submit'); put('due_at', now + wait)
     set[4] = 'later'
     redis.call(unpack(set))
     redis.call('HDEL', job, 'phase', 'worker')
     redis.call('ZADD', k.later, now + wait, id)
     return
   end
-  if phase == 'delivering' or phase == 'telling' then
-    -- A message may have gone out unrecorded: the next owner must know.
-    for _, v in ipairs({'doubt', 'send'}) do set[#set + 1] = v end
+  if submits then
+    -- Never sent: as if it had never been claimed.
+    redis.call(unpack(set))
+    redis.call('HDEL', job, 'phase', 'worker')
+    redis.call('RPUSH', k[r[7] or 'default'], id)
+    return
   end
+  -- A message may have gone out unrecorded: the next owner must know.
+  if sends and unsure then put('doubt', 'send') end
   redis.call(unpack(set))
   redis.call('HDEL', job, 'worker')
   redis.call('LPUSH', k.resume, id)

@@ -1,17 +1,20 @@
 -- take_back: makes the claims of a dead instance ready again, some hundred a call.
 -- KEYS   1 claims of the dead   2 later   3 bell   4 resume   5 hash of the dead   6 gone   7 its taken
---        8 inbox
+--        8 inbox   9 high   10 default   11 low
 -- ARGV   1 namespace   2 the dead instance   3 jobs at most   4 wait before a new submit, ms
---        5 crash limit
+--        5 crash limit   6 crash limit where a step file tells whose step it was
 -- MAKES  records of the ids (same slot on a cluster)
 -- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
 -- CALLER Store::take_back
 local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
-if redis.call('HGET', KEYS[5], 'dead') == false and not redis.call('ZSCORE', KEYS[6], dead) then
+local w = redis.call('HMGET', KEYS[5], 'dead', 'steps')
+if not w[1] and not redis.call('ZSCORE', KEYS[6], dead) then
   return {'alive', 0, 0}
 end
+local steps = w[2]
+local limit = tonumber(steps and ARGV[6] or ARGV[5])
 local now = now_ms()
-local k = {later = KEYS[2], resume = KEYS[4]}
+local k = {later = KEYS[2], resume = KEYS[4], high = KEYS[9], default = KEYS[10], low = KEYS[11]}
 local moved = 0
 -- The scan goes on over places that earlier calls have emptied: one page of them alone brings nothing.
 local page, cursor = {}, '0'
@@ -29,7 +32,7 @@ for i = 1, #page, 2 do
     'via', 'charged', 'crashes')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
   if r[1] == 'running' and r[2] == page[i + 1] then
-    requeue(k, job, id, r, now, tonumber(ARGV[4]), tonumber(ARGV[5]))
+    requeue(k, job, id, r, now, tonumber(ARGV[4]), limit, step_of(steps, page[i + 1]))
   end
   moved = moved + 1
 end

@@ -240,7 +240,10 @@ impl Instance {
     }
 
     pub(super) fn beat(&self) -> Beat {
-        self.session.beat(0, 0, 0).expect("answers").expect("lives")
+        self.session
+            .beat(0, 0, 0, None)
+            .expect("answers")
+            .expect("lives")
     }
 
     pub(super) fn entries(&self) -> Vec<Entry> {
@@ -298,7 +301,7 @@ impl Instance {
             Duration::ZERO
         };
         heir.session
-            .bury(&name, at, lease, process_gone)
+            .bury(&name, at, lease, process_gone, None)
             .expect("answers")
             .expect("buried");
         heir.session

@@ -603,7 +603,7 @@ impl Model {
         assert!(
             self.instances[heir]
                 .session
-                .bury(&name, at, lease, process_gone)
+                .bury(&name, at, lease, process_gone, None)
                 .expect("answers")
                 .is_some()
         );

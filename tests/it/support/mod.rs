@@ -101,11 +101,25 @@ impl World {
                     .clone()
                     .unwrap_or_else(|| self.sandbox.redis.url()),
             )
+            .env("FAL_WORKER_STATE_DIR", self.state_dir())
             .env("FAL_KEY", fal.key())
             .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         command
+    }
+
+    /// Where daemons of this world keep their step files: all on one host.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The step files that lie there now.
+    pub fn step_files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.state_dir().join("fal"));
+        files
+            .map(|files| files.flatten().map(|file| file.path()).collect())
+            .unwrap_or_default()
     }
 
     /// Starts a daemon with more arguments and variables; does not wait.

@@ -1,0 +1,332 @@
+//! The step file, a flight recorder: what each thread is doing, kept where SIGKILL cannot take it. The
+//! next process of this host learns from it which steps were executing, so that only those jobs are
+//! charged a crash, and finds what a step had brought and Redis had not taken yet: above all a request
+//! id, whose loss would be a second payment (design section 4).
+//!
+//! One file a process: a header, and a slot a thread. Before a step the thread notes its job, right
+//! before something is paid or sent that it is about to, and when it knows what came of it the write for
+//! Redis itself, as Redis will get it. What Redis does not take goes into a journal beside it, since the
+//! thread goes on with other jobs. Nothing is synced to the disk: it survives the process, not the power.
+//!
+//! The file is locked as long as its process lives: the lock is the surest sign that it is gone. What the
+//! writes mean is not known here.
+
+mod left;
+mod place;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use left::{Left, is_held, left_behind, store_of};
+pub(crate) use place::prepare;
+
+use crate::report;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Format of the file; a process leaves files of another format alone.
+const FORMAT: u32 = 1;
+/// Bytes of the header, and of each slot. A slot is mostly a hole: only what was written takes room.
+const HEADER: usize = 16 << 10;
+const SLOT: usize = 16 << 10;
+/// Length and checksum in front of each header, slot and journal entry.
+const FRAME: usize = 8;
+/// Bytes of the journal above which only writes that name a request id go into it.
+const JOURNAL: u64 = 64 << 20;
+/// Instances of one process that its file remembers: it takes a new name after each takeover of itself.
+const NAMES: usize = 32;
+/// Ends of the two files' names.
+const STEPS: &str = "steps";
+const WRITES: &str = "writes";
+
+/// Who wrote a file, and for which Redis.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    format: u32,
+    /// Random id of the store; empty until Redis first answered.
+    pub(crate) store: String,
+    /// Where that Redis is, without its password.
+    pub(crate) address: String,
+    /// Names of the process in Redis, the latest last.
+    pub(crate) instances: Vec<String>,
+    slots: usize,
+}
+
+/// A write that Redis may not have taken: the script by name, and the command byte for byte.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Command {
+    pub(crate) script: String,
+    pub(crate) packed: Vec<u8>,
+}
+
+/// The recorder of this process; a switched-off one takes everything and keeps nothing.
+#[derive(Debug)]
+pub(crate) struct Recorder(Option<Open>);
+
+#[derive(Debug)]
+struct Open {
+    path: PathBuf,
+    /// Locked until the process ends.
+    file: File,
+    header: Mutex<Header>,
+    journal: Mutex<Journal>,
+    /// Writes in the journal that Redis has not taken: mostly none, and then nobody locks it.
+    waiting: AtomicUsize,
+    broken: AtomicBool,
+    closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Journal {
+    file: Option<File>,
+    len: u64,
+    /// Tokens and numbers of what is in it and Redis has not taken.
+    waiting: HashSet<(String, u32)>,
+}
+
+/// A thread's hand on its slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    recorder: Arc<Recorder>,
+    number: usize,
+    frame: RefCell<Vec<u8>>,
+}
+
+impl Recorder {
+    /// `--state-dir off`.
+    pub(crate) fn off() -> Recorder {
+        Recorder(None)
+    }
+
+    /// Makes the file of this process in `folder` and locks it. It gets its name only then: nobody ever
+    /// sees it unlocked while we live.
+    pub(crate) fn open(
+        folder: &Path,
+        instance: &str,
+        address: &str,
+        slots: usize,
+    ) -> io::Result<Recorder> {
+        let path = folder.join(format!("{instance}.{STEPS}"));
+        let fresh = folder.join(format!("{instance}.new"));
+        let file = create(&fresh)?;
+        file.try_lock()?;
+        let header = Header {
+            format: FORMAT,
+            store: String::new(),
+            address: address.to_owned(),
+            instances: vec![instance.to_owned()],
+            slots,
+        };
+        write_header(&file, &header)?;
+        std::fs::rename(&fresh, &path)?;
+        Ok(Recorder(Some(Open {
+            path,
+            file,
+            header: Mutex::new(header),
+            journal: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        })))
+    }
+
+    /// Notes which store this process works for, and as whom: both may change while it runs.
+    pub(crate) fn belongs_to(&self, store: &str, instance: &str) {
+        let Some(open) = &self.0 else { return };
+        let mut header = open.header.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = header.instances.iter().any(|name| name == instance);
+        if header.store == store && known {
+            return;
+        }
+        header.store = store.to_owned();
+        if !known {
+            header.instances.push(instance.to_owned());
+        }
+        if header.instances.len() > NAMES {
+            header.instances.remove(1); // the first is the file's own name
+        }
+        open.note(write_header(&open.file, &header));
+    }
+
+    /// The slot of one thread.
+    pub(crate) fn slot(self: &Arc<Recorder>, number: usize) -> Slot {
+        Slot {
+            recorder: self.clone(),
+            number,
+            frame: RefCell::new(Vec::with_capacity(1024)),
+        }
+    }
+
+    /// Keeps a write that Redis did not take until it does: the slot is needed for other jobs.
+    /// `always`: it names a request id, and is kept however large the journal has grown.
+    pub(crate) fn keep(&self, token: &str, seq: u32, command: &Command, always: bool) {
+        let Some(open) = &self.0 else { return };
+        let mut journal = open.journal();
+        if open.closed.load(Ordering::Relaxed) || (journal.len > JOURNAL && !always) {
+            return;
+        }
+        let written = open.append(&mut journal, command);
+        if open.note(written) {
+            journal.waiting.insert((token.to_owned(), seq));
+            open.waiting.store(journal.waiting.len(), Ordering::Release);
+        }
+    }
+
+    /// Redis took this write, or everything of this claim is done with (`seq` none).
+    pub(crate) fn settled(&self, token: &str, seq: Option<u32>) {
+        let Some(open) = &self.0 else { return };
+        if open.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut journal = open.journal();
+        match seq {
+            Some(seq) => {
+                journal.waiting.remove(&(token.to_owned(), seq));
+            }
+            None => journal.waiting.retain(|(other, _)| other != token),
+        }
+        open.waiting.store(journal.waiting.len(), Ordering::Release);
+        if journal.waiting.is_empty() {
+            journal.len = 0;
+            if let Some(file) = &journal.file {
+                open.note(file.set_len(0));
+            }
+        }
+    }
+
+    /// After a stop that gave everything back: unless Redis has not taken something, the files go. What
+    /// threads note from here on is lost: they only look at requests whose jobs are not ours any more.
+    pub(crate) fn close(&self) {
+        let Some(open) = &self.0 else { return };
+        let journal = open.journal();
+        if journal.waiting.is_empty() {
+            open.closed.store(true, Ordering::Relaxed);
+            let _ = std::fs::remove_file(open.path.with_extension(WRITES));
+            let _ = std::fs::remove_file(&open.path);
+        }
+    }
+}
+
+impl Open {
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, journal: &mut Journal, command: &Command) -> io::Result<()> {
+        if journal.file.is_none() {
+            journal.file = Some(create(&self.path.with_extension(WRITES))?);
+        }
+        let Some(file) = &journal.file else {
+            return Ok(());
+        };
+        let mut frame = Vec::with_capacity(command.packed.len() + 64);
+        frame_of(
+            &mut frame,
+            &[command.script.as_bytes(), b"\n", &command.packed],
+        );
+        file.write_all_at(&frame, journal.len)?;
+        journal.len += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Says once that the file cannot be written; work goes on, as it would without one.
+    fn note(&self, written: io::Result<()>) -> bool {
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                if !self.broken.swap(true, Ordering::Relaxed) {
+                    let (path, why) = (self.path.display().to_string(), error.to_string());
+                    report::warning(
+                        "the step file cannot be written, a crash may cost more",
+                        &[("file", &path.as_str()), ("why", &why.as_str())],
+                    );
+                }
+                false
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// A step of this job begins: nothing is paid or sent yet.
+    pub(crate) fn begin(&self, token: &str, id: &str) {
+        self.write(&[b"b", token.as_bytes(), b"\n", id.as_bytes()]);
+    }
+
+    /// The next thing that happens is a payment or a message: its outcome is unknown from here on.
+    pub(crate) fn act(&self, token: &str, id: &str) {
+        self.write(&[b"a", token.as_bytes(), b"\n", id.as_bytes()]);
+    }
+
+    /// What came of it, as the write that Redis will get. One that is too long for the slot is left out:
+    /// the step then counts as cut off.
+    pub(crate) fn brought(&self, command: &Command) {
+        if command.packed.len() + command.script.len() + 2 + FRAME <= SLOT {
+            self.write(&[b"w", command.script.as_bytes(), b"\n", &command.packed]);
+        }
+    }
+
+    /// The thread has nothing in hand.
+    pub(crate) fn idle(&self) {
+        if let Some(open) = &self.recorder.0 {
+            let at = offset(self.number);
+            open.note(open.file.write_all_at(&[0; FRAME], at));
+        }
+    }
+
+    fn write(&self, parts: &[&[u8]]) {
+        if let Some(open) = &self.recorder.0 {
+            let mut frame = self.frame.borrow_mut();
+            frame_of(&mut frame, parts);
+            open.note(open.file.write_all_at(&frame, offset(self.number)));
+        }
+    }
+
+    /// Whether anything is kept at all: what costs time to make is not made for a switched-off one.
+    pub(crate) fn is_on(&self) -> bool {
+        self.recorder.0.is_some()
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn offset(slot: usize) -> u64 {
+    (HEADER + slot * SLOT) as u64
+}
+
+fn write_header(file: &File, header: &Header) -> io::Result<()> {
+    let text = serde_json::to_vec(header)?;
+    let mut frame = Vec::new();
+    frame_of(&mut frame, &[&text]);
+    if frame.len() > HEADER {
+        return Err(io::Error::other("the header of the step file is too long"));
+    }
+    file.write_all_at(&frame, 0)
+}
+
+/// Length, checksum, payload.
+fn frame_of(frame: &mut Vec<u8>, parts: &[&[u8]]) {
+    frame.clear();
+    frame.extend_from_slice(&[0; FRAME]);
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    let len = (frame.len() - FRAME) as u32;
+    let sum = crc32fast::hash(&frame[FRAME..]);
+    frame[..4].copy_from_slice(&len.to_le_bytes());
+    frame[4..FRAME].copy_from_slice(&sum.to_le_bytes());
+}

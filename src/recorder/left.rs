@@ -1,0 +1,225 @@
+//! What a process that is gone left behind.
+
+use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, WRITES, offset};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Files that nobody asked for this long belong to a Redis that is no more.
+const OLD: Duration = Duration::from_secs(30 * 86_400);
+
+/// The files of a process that is gone. They are ours, by their lock, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Left {
+    path: PathBuf,
+    _locked: File,
+    pub(crate) header: Header,
+    /// Tokens of the claims whose step was executing, and whether it was paying or sending.
+    pub(crate) executing: Vec<(String, bool)>,
+    /// Writes that Redis may not have taken, in their order.
+    pub(crate) commands: Vec<Command>,
+    /// Some slot could not be read: then nothing may be concluded from what stands in no slot.
+    pub(crate) torn: bool,
+}
+
+impl Left {
+    /// Everything in it is in Redis: it is not needed any more.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        match fs::remove_file(self.path.with_extension(WRITES)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        fs::remove_file(&self.path)
+    }
+}
+
+/// Files in `folder` of processes that are gone, for this store. What is locked is somebody's who lives,
+/// or is being read by another successor.
+pub(crate) fn left_behind(folder: &Path, store: &str) -> io::Result<Vec<Left>> {
+    let mut all = Vec::new();
+    for path in step_files(folder)? {
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else {
+            continue; // gone meanwhile
+        };
+        if file.try_lock().is_err() {
+            continue;
+        }
+        // Locked after another successor had read and removed it: that file is nobody's any more.
+        let Ok(about) = file.metadata() else { continue };
+        if about.nlink() == 0 {
+            continue;
+        }
+        match read_header(&file) {
+            Some(header) if header.format == FORMAT && header.store == store => {
+                all.push(read(path, file, header)?);
+            }
+            // A process that never reached Redis has nothing to tell.
+            Some(header) if header.format == FORMAT && header.store.is_empty() => {
+                fs::remove_file(&path)?;
+            }
+            _ if is_old(&about) => fs::remove_file(&path)?,
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+/// The store that a Redis at this address had when a process of this host last worked for it: for a Redis
+/// that forgot its own id.
+pub(crate) fn store_of(folder: &Path, address: &str) -> Option<String> {
+    let mut newest: Option<(SystemTime, String)> = None;
+    for path in step_files(folder).ok()? {
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        let Some(header) = read_header(&file) else {
+            continue;
+        };
+        let Ok(changed) = file.metadata().and_then(|about| about.modified()) else {
+            continue;
+        };
+        if header.address == address
+            && !header.store.is_empty()
+            && newest.as_ref().is_none_or(|(at, _)| *at < changed)
+        {
+            newest = Some((changed, header.store));
+        }
+    }
+    newest.map(|(_, store)| store)
+}
+
+/// Whether somebody has the file of this instance locked.
+pub(crate) fn is_held(folder: &Path, instance: &str) -> bool {
+    let file = File::open(folder.join(format!("{instance}.{STEPS}")));
+    file.is_ok_and(|file| file.try_lock().is_err())
+}
+
+fn step_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == STEPS) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_old(about: &fs::Metadata) -> bool {
+    let age = |changed: SystemTime| changed.elapsed().unwrap_or_default();
+    about.modified().is_ok_and(|changed| age(changed) > OLD)
+}
+
+fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
+    let mut left = Left {
+        commands: read_journal(&path.with_extension(WRITES))?,
+        path,
+        header,
+        executing: Vec::new(),
+        torn: false,
+        _locked: file,
+    };
+    for number in 0..left.header.slots {
+        match read_slot(&left._locked, number) {
+            Ok(None) => {}
+            Ok(Some(Note::Executing { token, acting })) => left.executing.push((token, acting)),
+            Ok(Some(Note::Brought(command))) => left.commands.push(command),
+            Err(_) => left.torn = true,
+        }
+    }
+    Ok(left)
+}
+
+/// What a slot says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Note {
+    Executing { token: String, acting: bool },
+    Brought(Command),
+}
+
+pub(super) fn read_slot(file: &File, number: usize) -> io::Result<Option<Note>> {
+    let Some(payload) = read_frame(file, offset(number), SLOT)? else {
+        return Ok(None);
+    };
+    let (kind, rest) = payload.split_first().ok_or(io::ErrorKind::InvalidData)?;
+    match kind {
+        b'b' | b'a' => {
+            let token = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let token = String::from_utf8(token.to_vec());
+            let token = token.map_err(|_| io::ErrorKind::InvalidData)?;
+            let acting = *kind == b'a';
+            Ok(Some(Note::Executing { token, acting }))
+        }
+        b'w' => Ok(Some(Note::Brought(command(rest)?))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn read_header(file: &File) -> Option<Header> {
+    let payload = read_frame(file, 0, HEADER).ok()??;
+    serde_json::from_slice(&payload).ok()
+}
+
+/// As many entries as are whole: the process may have died while it wrote the last one.
+fn read_journal(path: &Path) -> io::Result<Vec<Command>> {
+    let mut commands = Vec::new();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(commands),
+        Err(error) => return Err(error),
+    };
+    let len = file.metadata()?.len();
+    let mut at = 0;
+    while at + (FRAME as u64) < len {
+        let most = usize::try_from(len - at).unwrap_or(usize::MAX);
+        let Ok(Some(payload)) = read_frame(&file, at, most) else {
+            break;
+        };
+        at += (FRAME + payload.len()) as u64;
+        let Ok(command) = command(&payload) else {
+            break;
+        };
+        commands.push(command);
+    }
+    Ok(commands)
+}
+
+fn command(payload: &[u8]) -> io::Result<Command> {
+    let at = payload.iter().position(|byte| *byte == b'\n');
+    let at = at.ok_or(io::ErrorKind::InvalidData)?;
+    let script = String::from_utf8(payload[..at].to_vec());
+    Ok(Command {
+        script: script.map_err(|_| io::ErrorKind::InvalidData)?,
+        packed: payload[at + 1..].to_vec(),
+    })
+}
+
+/// The payload of one frame of at most `most` bytes; none where nothing was written.
+fn read_frame(file: &File, at: u64, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; FRAME];
+    match file.read_exact_at(&mut head, at) {
+        Ok(()) => {}
+        // A slot that was never written, behind the end of the file.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let number = |from: usize| {
+        u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]])
+    };
+    let (len, sum) = (number(0) as usize, number(4));
+    if len == 0 {
+        return Ok(None);
+    }
+    if len > most.saturating_sub(FRAME) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut payload = vec![0; len];
+    file.read_exact_at(&mut payload, at + FRAME as u64)?;
+    if crc32fast::hash(&payload) != sum {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Some(payload))
+}

@@ -1,0 +1,264 @@
+use super::left::{Left, left_behind, store_of};
+use super::{Command, Header, Recorder, SLOT};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const HERE: &str = "redis://127.0.0.1:6379/0";
+
+fn open(folder: &Path, instance: &str) -> Arc<Recorder> {
+    let recorder = Arc::new(Recorder::open(folder, instance, HERE, 3).unwrap());
+    recorder.belongs_to("store", instance);
+    recorder
+}
+
+fn command(script: &str, packed: &[u8]) -> Command {
+    Command {
+        script: script.to_owned(),
+        packed: packed.to_vec(),
+    }
+}
+
+/// As if the process had been killed: what it holds open is closed, and nothing else happens.
+fn killed(recorder: Arc<Recorder>) {
+    drop(Arc::into_inner(recorder).expect("nobody holds a slot any more"));
+}
+
+fn the_one(folder: &Path) -> Left {
+    let mut all = left_behind(folder, "store").unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_successor_learns_what_each_thread_was_doing() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slots: Vec<_> = (0..3).map(|number| recorder.slot(number)).collect();
+    slots[0].begin("t-1", "job-1");
+    slots[0].act("t-1", "job-1");
+    slots[0].brought(&command("submitted", b"*1\r\n"));
+    slots[1].begin("t-2", "job-2");
+    slots[1].act("t-2", "job-2");
+    slots[2].begin("t-3", "job-3");
+    drop(slots);
+    killed(recorder);
+
+    let left = the_one(at.path());
+    assert_eq!(left.commands, [command("submitted", b"*1\r\n")]);
+    let executing = [("t-2".to_owned(), true), ("t-3".to_owned(), false)];
+    assert_eq!(left.executing, executing);
+    assert!(!left.torn);
+    assert_eq!(left.header.instances, ["a~1"]);
+}
+
+#[test]
+fn a_thread_with_nothing_in_hand_leaves_nothing() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(1);
+    slot.act("t-1", "job-1");
+    slot.idle();
+    drop(slot);
+    killed(recorder);
+    let left = the_one(at.path());
+    assert!(left.executing.is_empty() && left.commands.is_empty() && !left.torn);
+}
+
+#[test]
+fn while_its_process_lives_nobody_else_reads_a_file() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    assert!(left_behind(at.path(), "store").unwrap().is_empty());
+    assert!(super::is_held(at.path(), "a~1"));
+    killed(recorder);
+    let left = the_one(at.path());
+    // And of two successors only one.
+    assert!(left_behind(at.path(), "store").unwrap().is_empty());
+    left.remove().unwrap();
+    assert!(files(at.path()).is_empty());
+}
+
+#[test]
+fn files_of_another_store_or_format_are_left_alone() {
+    let at = tempfile::tempdir().unwrap();
+    killed(open(at.path(), "a~1"));
+    assert!(left_behind(at.path(), "another").unwrap().is_empty());
+    assert_eq!(files(at.path()).len(), 1);
+
+    let path = files(at.path()).remove(0);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let newer = Header {
+        format: 2,
+        store: "store".to_owned(),
+        ..Header::default()
+    };
+    super::write_header(&file, &newer).unwrap();
+    drop(file);
+    assert!(left_behind(at.path(), "store").unwrap().is_empty());
+    assert_eq!(files(at.path()).len(), 1);
+}
+
+#[test]
+fn the_file_of_a_process_that_never_reached_redis_goes() {
+    let at = tempfile::tempdir().unwrap();
+    killed(Arc::new(Recorder::open(at.path(), "a~1", HERE, 3).unwrap()));
+    assert!(left_behind(at.path(), "store").unwrap().is_empty());
+    assert!(files(at.path()).is_empty());
+}
+
+#[test]
+fn a_process_that_took_a_new_name_is_known_by_all_of_them() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~0");
+    for number in 1..100 {
+        recorder.belongs_to("store", &format!("a~{number}"));
+    }
+    killed(recorder);
+    let names = the_one(at.path()).header.instances;
+    assert!(names.len() <= 32);
+    assert_eq!(
+        (names[0].as_str(), names[names.len() - 1].as_str()),
+        ("a~0", "a~99")
+    );
+}
+
+#[test]
+fn a_store_that_forgot_its_id_is_known_by_its_address() {
+    let at = tempfile::tempdir().unwrap();
+    assert_eq!(store_of(at.path(), HERE), None);
+    let _living = open(at.path(), "a~1");
+    assert_eq!(store_of(at.path(), HERE).as_deref(), Some("store"));
+    assert_eq!(store_of(at.path(), "redis://elsewhere:6379/0"), None);
+}
+
+#[test]
+fn what_redis_did_not_take_is_kept_until_it_does() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let (one, two) = (command("submitted", b"one\n\0"), command("end", b"two"));
+    recorder.keep("t-1", 1, &one, true);
+    recorder.keep("t-1", 2, &two, false);
+    recorder.keep("t-2", 1, &two, false);
+    recorder.settled("t-2", Some(1));
+    killed(recorder);
+    // All of them: one that Redis has by now may be made again.
+    assert_eq!(the_one(at.path()).commands, [one, two.clone(), two]);
+}
+
+#[test]
+fn when_redis_has_taken_all_the_journal_is_empty_again() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let one = command("submitted", b"one");
+    recorder.keep("t-1", 1, &one, true);
+    recorder.keep("t-2", 7, &one, true);
+    recorder.keep("t-2", 8, &one, true);
+    recorder.settled("t-1", Some(1));
+    recorder.settled("t-2", None);
+    let journal = at.path().join("a~1.writes");
+    assert_eq!(fs::metadata(&journal).unwrap().len(), 0);
+    recorder.keep("t-3", 1, &command("end", b"three"), false);
+    killed(recorder);
+    assert_eq!(the_one(at.path()).commands, [command("end", b"three")]);
+}
+
+#[test]
+fn a_journal_cut_off_in_the_middle_of_an_entry_gives_those_before() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let one = command("submitted", &[b'x'; 100]);
+    recorder.keep("t-1", 1, &one, true);
+    recorder.keep("t-1", 2, &one, true);
+    killed(recorder);
+    let journal = at.path().join("a~1.writes");
+    let len = fs::metadata(&journal).unwrap().len();
+    for cut in 0..len {
+        let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
+        file.set_len(len - cut).unwrap();
+        let left = the_one(at.path());
+        let whole = if cut == 0 {
+            2
+        } else {
+            usize::from(len - cut >= len / 2)
+        };
+        assert_eq!(left.commands.len(), whole, "{cut} bytes are missing");
+    }
+}
+
+#[test]
+fn a_slot_that_cannot_be_read_forbids_conclusions() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(2);
+    slot.begin("token", "job");
+    drop(slot);
+    killed(recorder);
+    let path = files(at.path()).remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let left = the_one(at.path());
+    assert!(left.torn && left.executing.is_empty());
+}
+
+#[test]
+fn a_write_too_long_for_its_slot_leaves_the_step_cut_off() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    slot.act("t-1", "job");
+    slot.brought(&command("save", &vec![b'x'; SLOT]));
+    let other = recorder.slot(1);
+    other.brought(&command("save", &vec![b'x'; SLOT - 8 - 6]));
+    drop((slot, other));
+    killed(recorder);
+    let left = the_one(at.path());
+    assert_eq!(left.executing, [("t-1".to_owned(), true)]);
+    assert_eq!(left.commands.len(), 1);
+}
+
+#[test]
+fn after_a_stop_that_left_nothing_open_the_files_are_gone() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    recorder.keep("t-1", 1, &command("end", b"x"), false);
+    recorder.close();
+    assert_eq!(files(at.path()).len(), 2, "Redis has not taken a write");
+    recorder.settled("t-1", None);
+    recorder.close();
+    assert!(files(at.path()).is_empty());
+    recorder.keep("t-1", 1, &command("end", b"x"), false);
+    assert!(files(at.path()).is_empty());
+}
+
+#[test]
+fn only_its_user_may_read_it_and_holes_take_no_room() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::open(at.path(), "a~1", HERE, 512).unwrap());
+    recorder.slot(511).begin("t", "j");
+    let about = fs::metadata(at.path().join("a~1.steps")).unwrap();
+    assert_eq!(about.mode() & 0o777, 0o600);
+    assert!(about.blocks() * 512 < 64 << 10, "{} blocks", about.blocks());
+}
+
+#[test]
+fn switched_off_it_keeps_nothing_and_minds_nothing() {
+    let recorder = Arc::new(Recorder::off());
+    let slot = recorder.slot(0);
+    assert!(!slot.is_on());
+    slot.begin("t", "j");
+    slot.act("t", "j");
+    slot.brought(&command("end", b"x"));
+    slot.idle();
+    recorder.keep("t", 1, &command("end", b"x"), true);
+    recorder.settled("t", None);
+    recorder.belongs_to("store", "a~1");
+    recorder.close();
+}

@@ -1,0 +1,206 @@
+//! The step file: what a killed worker was doing, and what it knew and Redis did not, is known to the next
+//! process of its host (design section 4).
+
+use crate::support::{SOON, World, eventually, job, submits_of};
+use std::fs;
+use std::time::Duration;
+
+const FOUR: [&str; 2] = ["--threads", "4"];
+
+#[test]
+fn a_request_id_that_redis_never_got_outlives_its_worker() {
+    let (mut world, mut daemon) = World::running();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.sandbox.redis.kill();
+    hold.release();
+    // It goes on with the request, so it knows the id; only Redis does not.
+    let polls = |world: &World| world.sandbox.fal.totals().polls;
+    eventually(SOON, || polls(&world), |polls| *polls > 0);
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+
+    let mut next = world.daemon(&FOUR);
+    let record = world.wait_state("a", "done");
+    assert_eq!(
+        (record["attempt"].as_str(), record["charged"].as_str()),
+        ("1", "yes")
+    );
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    let submitted: Vec<_> = (world.events_of("a").into_iter())
+        .filter(|event| event["event"] == "submitted")
+        .collect();
+    assert_eq!(submitted.len(), 1, "{submitted:?}");
+    assert_eq!(submitted[0]["request_id"], record["request_id"]);
+    assert_eq!(next.stop(), Some(0));
+    assert!(world.step_files().is_empty(), "{:?}", world.step_files());
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_message_whose_delivery_redis_never_got_is_not_sent_again() {
+    let (mut world, mut daemon) = World::running();
+    world.sandbox.telegram.add_chat(7);
+    let hold = world.sandbox.telegram.hold("tg.sendphoto");
+    world.push(job("a").chat(7).json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.sandbox.redis.kill();
+    hold.release();
+    let writes = |world: &World| {
+        let files = world.step_files();
+        let lens = files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "writes"));
+        lens.map(|path| fs::metadata(path).map_or(0, |about| about.len()))
+            .sum::<u64>()
+    };
+    eventually(SOON, || writes(&world), |bytes| *bytes > 0);
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(world.sandbox.telegram.sends_count(), 1);
+    assert_eq!(world.counted("resent_after_unknown"), 0);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn of_the_jobs_in_hand_only_those_inside_a_submit_count_as_perhaps_paid() {
+    let (mut world, mut daemon) = World::running();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    let ids: Vec<String> = (0..12).map(|n| format!("b{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    // Three are inside, as many as four threads may be; more are claimed and wait for a place.
+    assert!(hold.wait_arrived(3, SOON));
+    daemon.kill();
+    hold.release();
+
+    let _next = world.daemon(&FOUR);
+    let states = world.wait_ended(&ids, SOON);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    assert_eq!(world.counted("resubmitted_after_unknown"), 3);
+    let attempts: Vec<_> = ids
+        .iter()
+        .map(|id| world.record(id)["attempt"].clone())
+        .collect();
+    assert_eq!(
+        attempts.iter().filter(|attempt| *attempt == "2").count(),
+        3,
+        "{attempts:?}"
+    );
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_living_daemon_of_the_host_reads_the_file_of_a_killed_one_too() {
+    let mut world = World::new();
+    let mut first = world.daemon(&FOUR);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    let ids: Vec<String> = (0..6).map(|n| format!("c{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    assert!(hold.wait_arrived(3, SOON));
+    let second = world.daemon(&FOUR);
+    first.kill();
+    hold.release();
+    second.wait_log("took over");
+    world.wait_ended(&ids, SOON);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 3);
+    let of_the_dead = |files: &Vec<std::path::PathBuf>| files.len() == 1;
+    eventually(SOON, || world.step_files(), of_the_dead);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn bots_that_share_a_host_never_read_each_others_files() {
+    let (mut world, mut daemon) = World::running();
+    let mut other = World::new();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.kill();
+    hold.release();
+    let folder = world.state_dir();
+    let shared = ["--state-dir", folder.to_str().unwrap()];
+    let mut stranger = other.daemon(&shared);
+    assert_eq!(stranger.stop(), Some(0));
+    assert_eq!(world.step_files().len(), 1);
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    world.assert_clean_after_kills();
+    other.assert_clean();
+}
+
+#[test]
+fn a_paid_request_whose_job_redis_forgot_meanwhile_is_named_in_the_log() {
+    let (mut world, mut daemon) = World::running();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.sandbox.redis.kill();
+    hold.release();
+    eventually(
+        SOON,
+        || world.sandbox.fal.totals().polls,
+        |polls| *polls > 0,
+    );
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+    let _: String = world.redis(&["FLUSHALL"]);
+
+    let next = world.daemon(&FOUR);
+    let request = world.sandbox.fal.submits()[0].request_id.clone();
+    next.wait_log(&format!(
+        "does not know the job of a paid request any more job=a request={request}"
+    ));
+    assert_eq!(world.redis::<u64>(&["EXISTS", "fal:store"]), 1);
+}
+
+#[test]
+fn a_frozen_daemon_keeps_its_file_and_is_judged_by_its_lease() {
+    let mut world = World::new();
+    world
+        .sandbox
+        .fal
+        .set_generation(Duration::from_secs(60), Duration::from_secs(60));
+    let short = ["--threads", "4", "--lease", "3s"];
+    let first = world.daemon(&short);
+    world.push(job("a").json());
+    let request = world.wait_submitted("a");
+    first.signal("STOP");
+    let second = world.daemon(&short);
+    second.wait_log("took over");
+    world.wait_field("a", "worker", &second.instance());
+    assert_eq!(world.step_files().len(), 2, "{:?}", world.step_files());
+    first.signal("CONT");
+    first.wait_log("was taken over");
+    assert_eq!(world.record("a")["request_id"], request);
+    assert_eq!(submits_of(&world, "a"), 1);
+}
+
+#[test]
+fn a_clean_stop_leaves_no_file_and_a_bad_folder_is_78() {
+    let (mut world, mut daemon) = World::running();
+    world.push(job("a").json());
+    world.wait_state("a", "done");
+    assert_eq!(world.step_files().len(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(world.step_files().is_empty());
+
+    let link = world.folder.path().join("link");
+    std::os::unix::fs::symlink(world.state_dir(), &link).unwrap();
+    let output = world
+        .command(&["--state-dir", link.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("--state-dir (FAL_WORKER_STATE_DIR): ") && said.contains("is a link"),
+        "{said}"
+    );
+}

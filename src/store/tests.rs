@@ -906,6 +906,204 @@ fn a_retry_moves_the_request_id_to_tried() {
     assert_eq!(one.beat().claims, 0);
 }
 
+// ---- step files
+
+#[test]
+fn a_step_file_tells_who_perhaps_paid_who_had_begun_and_who_had_not() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(
+        &bench,
+        &one,
+        &["acting", "begun", "idle1", "idle2", "waits"],
+    );
+    let flights = one.claim(4);
+    let steps = [(&flights[0].token, true), (&flights[1].token, false)];
+    assert_eq!(one.dies_with(&two, true, Some(&steps)), 4);
+
+    let acting = bench.record("acting");
+    assert_eq!(
+        (acting["state"].as_str(), acting["doubt"].as_str()),
+        ("later", "submit")
+    );
+    assert_eq!(
+        (acting["attempt"].as_str(), acting["charged"].as_str()),
+        ("1", "unknown")
+    );
+    assert_eq!(acting["crashes"], "1");
+    // All others go back unpaid, in their old order.
+    assert_eq!(bench.ready("default"), ["begun", "idle1", "idle2", "waits"]);
+    for (id, crashes) in [("begun", Some("1")), ("idle1", None), ("idle2", None)] {
+        let record = bench.record(id);
+        assert_eq!(record["attempt"], "0", "{id}");
+        assert!(!record.contains_key("charged") && !record.contains_key("doubt"));
+        assert_eq!(record.get("crashes").map(String::as_str), crashes, "{id}");
+    }
+}
+
+#[test]
+fn what_a_step_file_says_is_known_to_whoever_sweeps_up() {
+    let bench = Bench::start();
+    let (one, two, three) = (bench.instance(), bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    one.claim_one();
+    let (name, nobody) = (one.name(), steps_text(&[]));
+    let buried = (two.session).bury(&name, 0, Duration::ZERO, true, Some(&nobody));
+    assert!(buried.expect("answers").is_some());
+    assert_eq!(three.session.take_back(&name, false), Ok(1));
+    assert_eq!(bench.ready("default"), ["a"]);
+    assert_eq!(bench.field("a", "attempt").as_deref(), Some("0"));
+}
+
+#[test]
+fn a_send_is_in_doubt_only_where_it_was_under_way() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["sending", "parked"]);
+    let mut flights = one.claim(2);
+    for flight in &mut flights {
+        one.submitted(flight, flight.id.as_str().to_owned().as_str());
+        let write = completed(flight);
+        assert_eq!(one.write(flight, &write), Written::Ok);
+    }
+    let steps = [(&flights[0].token, true)];
+    one.dies_with(&two, true, Some(&steps));
+    assert_eq!(bench.field("sending", "doubt").as_deref(), Some("send"));
+    assert_eq!(bench.field("parked", "doubt"), None);
+    assert_eq!(bench.field("parked", "crashes"), None);
+    assert_eq!(bench.ready("resume").len(), 2);
+}
+
+#[test]
+fn the_third_crash_of_an_executing_step_ends_the_job_whatever_its_phase_and_progress_resets_the_count()
+ {
+    for phase in ["submitting", "polling", "delivering"] {
+        let bench = Bench::start();
+        let mut one = bench.instance();
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        if phase != "submitting" {
+            one.submitted(&mut flight, "r1");
+        }
+        if phase == "delivering" {
+            let write = completed(&mut flight);
+            assert_eq!(one.write(&mut flight, &write), Written::Ok);
+        }
+        for crash in 1..=3 {
+            let two = bench.instance();
+            one.dies_with(&two, true, Some(&[(&flight.token, false)]));
+            assert_eq!(
+                bench.field("a", "crashes").as_deref(),
+                Some(crash.to_string().as_str())
+            );
+            one = two;
+            flight = one.claim_one();
+        }
+        assert_eq!(flight.phase, Phase::Telling, "{phase}");
+        let failure = flight.failure.as_ref().map(|(kind, _)| kind.as_str());
+        assert_eq!(failure, Some("crashed"), "{phase}");
+        let charged = match phase {
+            "submitting" => Charged::No,
+            "polling" => Charged::Unknown,
+            _ => Charged::Yes,
+        };
+        assert_eq!(flight.charged, charged, "{phase}");
+        assert!(!flight.untold);
+    }
+    // A request id is progress.
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let flight = one.claim_one();
+    one.dies_with(&two, true, Some(&[(&flight.token, false)]));
+    let mut flight = two.claim_one();
+    two.submitted(&mut flight, "r1");
+    assert_eq!(bench.field("a", "crashes"), None);
+}
+
+#[test]
+fn a_job_whose_telling_kills_its_owners_ends_untold() {
+    let bench = Bench::start();
+    let mut one = bench.instance();
+    bench.push(r#"{"id":"a","model":"a/b","input":null,"telegram":{"chat_id":7}}"#);
+    one.intake();
+    let mut flight = one.claim_one();
+    for _ in 0..3 {
+        assert!(!flight.untold);
+        let two = bench.instance();
+        one.dies_with(&two, true, Some(&[(&flight.token, true)]));
+        one = two;
+        flight = one.claim_one();
+    }
+    assert!(flight.untold && flight.phase == Phase::Telling);
+    let failure = flight.failure.as_ref().map(|(kind, _)| kind.as_str());
+    assert_eq!(failure, Some("invalid_job"), "what it failed of before");
+}
+
+#[test]
+fn writes_of_a_dead_process_are_made_again_and_change_nothing_twice() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a", "b"]);
+    let mut flights = one.claim(2);
+    let packed = |flight: &mut Flight, write: &Write| {
+        flight.seq += 1;
+        one.session.prepare(flight, flight.seq, write).to_bytes()
+    };
+    let submitted = accepted(&mut flights[0], "r1");
+    let (script, bytes) = packed(&mut flights[0], &submitted);
+    for _ in 0..2 {
+        assert_eq!(two.session.replay(script, &bytes), Ok(Replayed::Settled));
+        assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
+        assert_eq!(bench.events_of("a"), ["queued", "started", "submitted"]);
+    }
+    // Even after somebody else has begun anew: then it is to be cancelled.
+    let submitted = accepted(&mut flights[1], "r2");
+    let (script, bytes) = packed(&mut flights[1], &submitted);
+    one.dies(&two, true);
+    bench.an_hour_passes();
+    two.session.promote(9).expect("promotes");
+    let mut again: Vec<Flight> = two.claim(2);
+    let b = again.iter_mut().find(|flight| flight.id.as_str() == "b");
+    assert_eq!(two.submitted(b.expect("claimed"), "r3"), Written::Ok);
+    let Ok(Replayed::Cancel(paid)) = two.session.replay(script, &bytes) else {
+        panic!("a second request is to be cancelled");
+    };
+    assert_eq!((paid.job.as_str(), paid.request.0.as_str()), ("b", "r2"));
+    assert_eq!(
+        paid.model.as_deref(),
+        again[0].model.as_ref().map(|model| model.as_str())
+    );
+    // And without a record it is said whose it was.
+    bench.ask::<()>("DEL t:job:b");
+    let gone = two.session.replay(script, &bytes);
+    assert_eq!(gone, Ok(Replayed::Gone(Some(paid))));
+}
+
+#[test]
+fn a_write_of_another_version_is_made_with_its_own_script_or_if_it_is_paid_with_ours() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let write = accepted(&mut flight, "r1");
+    let (script, bytes) = one.session.prepare(&flight, 1, &write).to_bytes();
+    let text = String::from_utf8(bytes).expect("text");
+    let sha = text.split("\r\n").nth(4).expect("a sha").to_owned();
+    let strange = text.replace(&sha, &"0".repeat(40)).into_bytes();
+    assert_eq!(two.session.replay(script, &strange), Ok(Replayed::Settled));
+    assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
+    assert_eq!(two.session.replay("save", &strange), Ok(Replayed::Unknown));
+    assert_eq!(
+        two.session.replay("of the future", &strange),
+        Ok(Replayed::Unknown)
+    );
+    assert_eq!(
+        two.session.replay(script, b"*1\r\n$99"),
+        Ok(Replayed::Unknown)
+    );
+}
+
 // ---- front and back
 
 #[test]

@@ -23,16 +23,22 @@ repeat
   cursor = scan[1]
   for i = 1, #scan[2] do page[#page + 1] = scan[2][i] end
 until cursor == '0' or #page >= 2 * most
+-- The latest claims first: what goes to the front of its list last stood in front before.
+local claims = {}
 for i = 1, #page, 2 do
+  claims[#claims + 1] = {page[i], page[i + 1], tonumber(string.match(page[i + 1], '%d+$')) or 0}
+end
+table.sort(claims, function(a, b) return a[3] > b[3] end)
+for _, claim in ipairs(claims) do
   if moved >= most then break end
-  local id = page[i]
+  local id, token = claim[1], claim[2]
   redis.call('HDEL', KEYS[1], id) -- allowed without memory; so is the rest, then
   local job = ns .. ':job:' .. id
   local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
     'via', 'charged', 'crashes')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
-  if r[1] == 'running' and r[2] == page[i + 1] then
-    requeue(k, job, id, r, now, tonumber(ARGV[4]), limit, step_of(steps, page[i + 1]))
+  if r[1] == 'running' and r[2] == token then
+    requeue(k, job, id, r, now, tonumber(ARGV[4]), limit, step_of(steps, token))
   end
   moved = moved + 1
 end

@@ -287,6 +287,22 @@ impl Instance {
 
     /// As a process that is gone: marked dead, its jobs taken back.
     pub(super) fn dies(&self, heir: &Instance, process_gone: bool) -> usize {
+        self.dies_with(heir, process_gone, None)
+    }
+
+    /// The same, with what its step file says of its claims: tokens, each with whether it was acting.
+    pub(super) fn dies_with(
+        &self,
+        heir: &Instance,
+        process_gone: bool,
+        steps: Option<&[(&Token, bool)]>,
+    ) -> usize {
+        let steps = steps.map(|steps| {
+            let rows = steps
+                .iter()
+                .map(|(token, acting)| (token.0.clone(), *acting));
+            steps_text(&rows.collect::<Vec<_>>())
+        });
         let name = self.name();
         let (_, at) = heir
             .session
@@ -301,7 +317,7 @@ impl Instance {
             Duration::ZERO
         };
         heir.session
-            .bury(&name, at, lease, process_gone, None)
+            .bury(&name, at, lease, process_gone, steps.as_deref())
             .expect("answers")
             .expect("buried");
         heir.session

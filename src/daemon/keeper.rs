@@ -28,6 +28,10 @@ const SLOWEST: u64 = 128 << 10;
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
 
+/// Whoever did not run for so long was taken over and may be forgotten since: the mark of a dead instance
+/// stays a day.
+const FORGOTTEN_MS: u64 = 20 * 3_600_000;
+
 /// State of the keeper between beats.
 pub(crate) struct Keeper {
     tools: Arc<Tools>,
@@ -46,6 +50,8 @@ pub(crate) struct Keeper {
     strange_claims: u32,
     /// Tokens of claims that memory did not know when it was last compared.
     strangers: HashSet<String>,
+    /// When the last beat was tried, on a clock that counts on while the machine sleeps.
+    tried_ms: u64,
     slow_due: Instant,
     sweeps: u32,
     hung: bool,
@@ -78,6 +84,7 @@ impl Keeper {
             suspect: None,
             strange_claims: 0,
             strangers: HashSet::new(),
+            tried_ms: Lease::clock_ms(),
             slow_due: Instant::now(),
             sweeps: 0,
             hung: false,
@@ -95,6 +102,11 @@ impl Keeper {
             return Ok(());
         }
         let sent_ms = Lease::clock_ms();
+        let stood_still = sent_ms.saturating_sub(std::mem::replace(&mut self.tried_ms, sent_ms));
+        if self.registered && stood_still > FORGOTTEN_MS {
+            // Without its mark a beat would make us live again, with jobs that ended long ago.
+            return self.buried();
+        }
         let done = self.tools.done.swap(0, Ordering::Relaxed);
         let failed = self.tools.failed.swap(0, Ordering::Relaxed);
         let beat = match self.session.beat(

@@ -24,6 +24,7 @@ use keeper::Keeper;
 use pool::Engine;
 use scheduler::Stage;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -181,25 +182,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
             token.expose().to_owned(),
         )
     });
-    let (state, recorder) = match &config.state {
-        None => (None, Recorder::off()),
-        Some(dir) => {
-            let refuse = |why: &dyn std::fmt::Display| {
-                StartError::Config(format!("--state-dir (FAL_WORKER_STATE_DIR): {why}"))
-            };
-            let folder = recorder::prepare(&dir.path, dir.managed, &config.store.namespace)
-                .map_err(|why| refuse(&why))?;
-            let recorder = Recorder::open(
-                &folder,
-                &store.identity().instance,
-                &config.store.redis.to_string(),
-                config.threads.pool + config.threads.transfer,
-            );
-            let recorder =
-                recorder.map_err(|error| refuse(&format!("{}: {error}", folder.display())))?;
-            (Some(folder), recorder)
-        }
-    };
+    let (state, recorder) = step_file(config, &store)?;
     let file_hosts = FileHosts::new(&config.urls.file_hosts)
         .map_err(|why| StartError::Config(format!("--file-host: {why}")))?;
     Ok(Tools {
@@ -240,6 +223,29 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })
+}
+
+/// The folder of the step files, and ours in it. A folder that is not safe is a mistake in the
+/// configuration; a disk that is full is not, and work goes on without a file.
+fn step_file(config: &Config, store: &Store) -> Result<(Option<PathBuf>, Recorder), StartError> {
+    let Some(dir) = &config.state else {
+        return Ok((None, Recorder::off()));
+    };
+    let folder = recorder::prepare(&dir.path, dir.managed, &config.store.namespace)
+        .map_err(|why| StartError::Config(format!("--state-dir (FAL_WORKER_STATE_DIR): {why}")))?;
+    let address = config.store.redis.to_string();
+    let slots = config.threads.pool + config.threads.transfer;
+    match Recorder::open(&folder, &store.identity().instance, &address, slots) {
+        Ok(recorder) => Ok((Some(folder), recorder)),
+        Err(error) => {
+            let (folder_text, why) = (folder.display().to_string(), error.to_string());
+            report::warning(
+                "the step file cannot be made, a crash may cost more",
+                &[("folder", &folder_text.as_str()), ("why", &why.as_str())],
+            );
+            Ok((Some(folder), Recorder::off()))
+        }
+    }
 }
 
 /// The first signal asks for a graceful stop; a second one ends the process at once.

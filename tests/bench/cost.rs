@@ -18,12 +18,17 @@ fn main() {
         .collect();
     let jobs = numbers.first().copied().unwrap_or(5000);
     let threads = numbers.get(1).copied().unwrap_or(8);
-    backlog(jobs, threads);
+    // Side by side: what the step file costs, in turns, since the machine is never quiet.
+    for _ in 0..2 {
+        for step_file in [true, false] {
+            backlog(jobs, threads, step_file);
+        }
+    }
     idle();
 }
 
 /// All jobs wait before the daemon starts; generations take no time; delivery is by URL.
-fn backlog(jobs: u32, threads: u32) {
+fn backlog(jobs: u32, threads: u32, step_file: bool) {
     let sandbox = Sandbox::start().expect("sandbox");
     sandbox.fal.set_generation(Duration::ZERO, Duration::ZERO);
     let mut con = connect(&sandbox);
@@ -36,14 +41,17 @@ fn backlog(jobs: u32, threads: u32) {
     }
     let () = pipe.query(&mut con).expect("push");
     let before = calls(&mut con);
-    let daemon = Daemon::start(&sandbox, threads);
+    let daemon = Daemon::start(&sandbox, threads, step_file);
     let started = Instant::now();
     let done = wait_done(&mut con, jobs, LIMIT);
     let took = started.elapsed();
     let (cpu, resident_kib) = daemon.cpu_and_memory();
     let after = calls(&mut con);
     let redis = redis_cpu(&mut con);
-    println!("backlog of {jobs} jobs, {threads} threads, generation 0, photos by URL");
+    let file = if step_file { "with" } else { "without" };
+    println!(
+        "backlog of {jobs} jobs, {threads} threads, generation 0, photos by URL, {file} a step file"
+    );
     println!("  done                          {done}");
     println!(
         "  rate                          {:.0} jobs/s",
@@ -86,7 +94,7 @@ fn idle() {
     let sandbox = Sandbox::start().expect("sandbox");
     sandbox.fal.set_generation(Duration::ZERO, Duration::ZERO);
     let mut con = connect(&sandbox);
-    let daemon = Daemon::start(&sandbox, 8);
+    let daemon = Daemon::start(&sandbox, 8, true);
     wait_for(LIMIT, || {
         let workers: u64 = redis::cmd("ZCARD")
             .arg("fal:workers")
@@ -257,7 +265,13 @@ fn connect(sandbox: &Sandbox) -> Connection {
 struct Daemon(Child);
 
 impl Daemon {
-    fn start(sandbox: &Sandbox, threads: u32) -> Daemon {
+    fn start(sandbox: &Sandbox, threads: u32, step_file: bool) -> Daemon {
+        let folder = std::env::temp_dir().join("fal-worker-bench");
+        let folder = if step_file {
+            folder.as_os_str()
+        } else {
+            "off".as_ref()
+        };
         let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
             .args(["run", "--name", "bench", "--threads", &threads.to_string()])
             .args([
@@ -279,10 +293,7 @@ impl Daemon {
                 &sandbox.fal.file_host(),
             ])
             .env_clear()
-            .env(
-                "FAL_WORKER_STATE_DIR",
-                std::env::temp_dir().join("fal-worker-bench"),
-            )
+            .env("FAL_WORKER_STATE_DIR", folder)
             .env("FAL_KEY", sandbox.fal.key())
             .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
             .stdin(Stdio::null())

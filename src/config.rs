@@ -19,6 +19,7 @@ use crate::job::spec::ChatId;
 use flag::Typed;
 use secret::Found;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Where the step file lies; `None`: there is none.
     pub state: Option<StateDir>,
+    /// Where health is told; `None`: nowhere.
+    pub listen: Option<Listen>,
     /// Look of the log.
     pub log_format: LogFormat,
     /// Language where a job names none.
@@ -145,6 +148,15 @@ pub struct StateDir {
     pub path: PathBuf,
     /// The service manager made it, where it may be a link.
     pub managed: bool,
+}
+
+/// Where health is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// A loopback address.
+    pub address: SocketAddr,
+    /// By flag or variable, so that a taken port is a mistake.
+    pub given: bool,
 }
 
 /// Look of the log.
@@ -268,6 +280,13 @@ impl Config {
                 duration(text, Duration::from_millis(100)..=HOUR)
             })?,
             state: read.state_dir()?,
+            listen: match read.value("listen", |text| limit(text, loopback))? {
+                Some(address) => Some(Listen {
+                    address,
+                    given: read.optional("listen", |_| Ok(()))?.is_some(),
+                }),
+                None => None,
+            },
             log_format: read.value("log-format", |text| one_of(text, &formats))?,
             lang: read.value("lang", |text| one_of(text, &langs))?,
             admin_chat: read.value("admin-chat", |text| limit(text, chat))?,
@@ -576,6 +595,21 @@ fn inbox(text: &str, namespace: &str) -> Result<String, String> {
         ));
     }
     Ok(key)
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        format!(
+            "{} is neither an address such as 127.0.0.1:9464 or [::1]:9464 nor off",
+            quoted(text)
+        )
+    })?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!(
+        "{address} is no loopback address; others will be served once a token guards them, in a later version"
+    ))
 }
 
 /// A chat id of at most 52 bits, or the `@name` of a public one.

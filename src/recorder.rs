@@ -95,6 +95,7 @@ struct Journal {
 pub(crate) struct Slot {
     recorder: Arc<Recorder>,
     number: usize,
+    /// What stands in it now; empty: nothing.
     frame: RefCell<Vec<u8>>,
 }
 
@@ -102,6 +103,11 @@ impl Recorder {
     /// `--state-dir off`.
     pub(crate) fn off() -> Recorder {
         Recorder(None)
+    }
+
+    /// Whether anything is kept.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Makes the file of this process in `folder` and locks it. It gets its name only then: nobody ever
@@ -275,6 +281,7 @@ impl Slot {
     /// The thread has nothing in hand.
     pub(crate) fn idle(&self) {
         if let Some(open) = &self.recorder.0 {
+            self.frame.borrow_mut().clear();
             let at = offset(self.number);
             open.note(open.file.write_all_at(&[0; FRAME], at));
         }
@@ -283,14 +290,17 @@ impl Slot {
     fn write(&self, parts: &[&[u8]]) {
         if let Some(open) = &self.recorder.0 {
             let mut frame = self.frame.borrow_mut();
+            if says(&frame, parts) {
+                return; // it stands there
+            }
             frame_of(&mut frame, parts);
             open.note(open.file.write_all_at(&frame, offset(self.number)));
         }
     }
 
-    /// Whether anything is kept at all: what costs time to make is not made for a switched-off one.
-    pub(crate) fn is_on(&self) -> bool {
-        self.recorder.0.is_some()
+    /// Whether the last note says that something is being paid or sent.
+    pub(crate) fn is_acting(&self) -> bool {
+        self.recorder.is_on() && self.frame.borrow().get(FRAME) == Some(&b'a')
     }
 }
 
@@ -316,6 +326,18 @@ fn write_header(file: &File, header: &Header) -> io::Result<()> {
         return Err(io::Error::other("the header of the step file is too long"));
     }
     file.write_all_at(&frame, 0)
+}
+
+/// Whether a frame holds just this.
+fn says(frame: &[u8], parts: &[&[u8]]) -> bool {
+    let mut rest = frame.get(FRAME..).unwrap_or_default();
+    for part in parts {
+        match rest.strip_prefix(*part) {
+            Some(behind) => rest = behind,
+            None => return false,
+        }
+    }
+    rest.is_empty() && !frame.is_empty()
 }
 
 /// Length, checksum, payload.

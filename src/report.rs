@@ -12,7 +12,7 @@ mod tests;
 
 pub use line::{Fields, Shown, Value};
 pub use log::Level;
-pub use logger::{Style, hide, init_logging, install_panic_hook, line};
+pub use logger::{Style, hide, init_logging, install_panic_hook, line, without_secrets};
 
 use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};
@@ -145,6 +145,8 @@ pub struct Ready<'a> {
     pub inbox: &'a str,
     /// Since the process started.
     pub start_ms: u64,
+    /// Where health is told.
+    pub listen: Option<&'a str>,
 }
 
 /// `ready`
@@ -162,6 +164,7 @@ pub fn ready(ready: &Ready<'_>) {
             ("namespace", &ready.namespace),
             ("inbox", &ready.inbox),
             ("start_ms", &ready.start_ms),
+            ("listen", &ready.listen),
         ],
     );
 }

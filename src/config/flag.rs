@@ -292,6 +292,14 @@ pub static RUN_FLAGS: &[Flag] = &[
         "On SIGTERM steps under way get this long to end; keep systemd's TimeoutStopSec above it",
     ),
     Flag::new(
+        "listen",
+        "FAL_WORKER_LISTEN",
+        "ADDR",
+        Means("127.0.0.1:9464"),
+        "Loopback address of the health pages /healthz and /readyz, such as 127.0.0.1:9464; port 0: any \
+         free one; off: none. A taken default is one warning, a taken address given here ends the start",
+    ),
+    Flag::new(
         "log-format",
         "FAL_WORKER_LOG_FORMAT",
         "F",

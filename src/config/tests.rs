@@ -87,6 +87,11 @@ fn the_defaults_are_the_contracts() {
         (DeliveryMode::Auto, LogFormat::Auto)
     );
     assert_eq!((config.lang, config.admin_chat), (Lang::En, None));
+    let listen = Listen {
+        address: "127.0.0.1:9464".parse().unwrap(),
+        given: false,
+    };
+    assert_eq!(config.listen, Some(listen));
     assert_eq!((config.fal_key.expose(), config.bot_token), (KEY, None));
 }
 
@@ -119,8 +124,10 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("max-wait", "no"), ("max-wait", "24"), ("max-wait", "-1h"),
         ("max-attempts", "0"), ("max-attempts", "21"), ("lease", "2s"), ("lease", "11m"), ("lease", "30"),
         ("keep-done", "off"), ("keep-dead", "x"), ("keep-dead", "11y"), ("events-max", "0"),
-        ("shutdown-timeout", "0"), ("shutdown-timeout", "2h"), ("log-format", "xml"), ("lang", "de"),
-        ("state-dir", "x/y"), ("state-dir", "0"),
+        ("shutdown-timeout", "0"), ("shutdown-timeout", "2h"), ("state-dir", "x/y"), ("state-dir", "0"),
+        ("listen", ""), ("listen", "9464"), ("listen", ":9464"), ("listen", "127.0.0.1"), ("listen", "127.0.0.1:70000"),
+        ("listen", "localhost:9464"), ("listen", "0.0.0.0:9464"), ("listen", "[::]:9464"), ("listen", "192.168.1.5:9464"),
+        ("log-format", "xml"), ("lang", "de"),
         ("admin-chat", "me"), ("admin-chat", "@"), ("admin-chat", "4503599627370496"), ("admin-chat", "@a b"),
     ];
     for (name, value) in table {
@@ -143,6 +150,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("delivery-timeout", "1h 30m"), ("poll-min", "50ms"), ("poll-max", "250ms"), ("job-timeout", "24h"),
         ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"), ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
+        ("listen", "127.0.0.1:0"), ("listen", "[::1]:9464"), ("listen", "off"),
         ("log-format", "json"), ("lang", "ru"), ("admin-chat", "-1001234567890"), ("state-dir", "/x/y"), ("state-dir", "off"),
     ];
     for (name, value) in good {
@@ -177,6 +185,20 @@ fn off_and_zero_switch_limits_off() {
 }
 
 #[test]
+fn an_address_to_listen_on_is_known_to_be_given_or_not() {
+    let listen = |config: Config| config.listen.map(|listen| listen.given);
+    assert_eq!(listen(set([]).unwrap()), Some(false));
+    for given in ["127.0.0.1:9464", "[::1]:1"] {
+        assert_eq!(listen(typed([("listen", given)]).unwrap()), Some(true));
+        let variable = set([("FAL_WORKER_LISTEN", given)]).unwrap();
+        assert_eq!(listen(variable), Some(true));
+    }
+    assert_eq!(listen(typed([("listen", "off")]).unwrap()), None);
+    let everywhere = line(typed([("listen", "0.0.0.0:9464")]));
+    assert!(everywhere.contains("token"), "{everywhere}");
+}
+
+#[test]
 fn a_flag_beats_its_variable_and_an_empty_variable_is_unset() {
     let env = env([
         ("FAL_WORKER_THREADS", "7"),
@@ -202,7 +224,7 @@ fn a_variable_loses_one_trailing_newline_only() {
 
 #[test]
 fn a_variable_of_ours_that_this_version_does_not_know_is_refused_by_name() {
-    for name in ["FAL_WORKER_LISTEN", "FAL_WORKER_FAIR", "FAL_WORKER_THREDS"] {
+    for name in ["FAL_WORKER_FAIR", "FAL_WORKER_THREDS"] {
         assert!(line(set([(name, "1")])).starts_with(&format!("{name}: ")));
         let store = StoreConfig::load(&StoreArgs::default(), &env([(name, "1")]));
         assert!(store.unwrap_err().to_string().starts_with(name));
@@ -614,7 +636,9 @@ fn the_example_of_the_environment_file_lists_every_variable_with_its_default() {
     // All of it without the secrets, switched on, is the same as nothing.
     let ours = pairs
         .iter()
-        .filter(|(name, _)| !name.ends_with("_FILE") && !name.starts_with("TELEGRAM"));
+        .filter(|(name, _)| !name.ends_with("_FILE") && !name.starts_with("TELEGRAM"))
+        // An address that is asked for must be had; the default need not.
+        .filter(|(name, _)| *name != "FAL_WORKER_LISTEN");
     let ours = ours.map(|(name, value)| {
         if *name == "FAL_KEY" {
             (*name, KEY)

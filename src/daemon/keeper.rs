@@ -3,6 +3,7 @@
 //! and never waits for a step; but it beats only while the threads move, since a heartbeat must not
 //! prove merely that the keeper lives.
 
+use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
 use crate::job::flight::Token;
@@ -127,6 +128,8 @@ impl Keeper {
             None => self.buried(),
             Some(beat) => {
                 self.tools.lease.renewed(sent_ms);
+                let signs = &self.engine.signs;
+                signs.note(|life, now| life.beat(now, beat.paused, beat.waiting));
                 self.note_gap();
                 self.after(&beat)
             }
@@ -435,15 +438,24 @@ impl Keeper {
             };
             snapshot.since.elapsed() > limit
         });
-        match stuck {
-            Some((desk, snapshot)) if !self.hung => {
+        let stuck = stuck.map(|(desk, snapshot)| Stuck {
+            thread: match desk.checked_sub(self.pool_threads) {
+                Some(transfer) => format!("transfer-{transfer}"),
+                None => format!("pool-{desk}"),
+            },
+            phase: snapshot.phase,
+            job: snapshot.id.clone(),
+            since: snapshot.since,
+        });
+        match &stuck {
+            Some(stuck) if !self.hung => {
                 self.hung = true;
-                let (desk, phase) = (*desk as u64, snapshot.phase.as_str());
+                let phase = stuck.phase.as_str();
                 report::warning(
                     "a thread does not move, heartbeats stop",
                     &[
-                        ("thread", &desk),
-                        ("job", &snapshot.id.as_str()),
+                        ("thread", &stuck.thread),
+                        ("job", &stuck.job.as_str()),
                         ("phase", &phase),
                     ],
                 );
@@ -451,6 +463,7 @@ impl Keeper {
             Some(_) => {}
             None => self.hung = false,
         }
+        self.engine.signs.note(|life, _| life.stuck(stuck));
         !self.hung
     }
 

@@ -1,12 +1,14 @@
 //! Who runs when: start, quiet, stop and hard stop, the order of the threads, signals, and what the
 //! service manager is told. No call to fal or Telegram and no decision about a job is made here.
 
+mod health;
 mod keeper;
+mod listen;
 mod pool;
 mod process;
 mod scheduler;
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::fal::{Fal, FalUrls};
 use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
@@ -20,10 +22,13 @@ use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use health::{Failed, Seen};
 use keeper::Keeper;
+use listen::Page;
 use pool::Engine;
 use scheduler::Stage;
 use std::collections::HashSet;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +37,8 @@ use std::time::{Duration, Instant};
 
 /// Stack of the daemon's threads: a step needs little, and the pages it never touches cost nothing.
 const STACK: usize = 512 << 10;
+/// And of the one that tells health: it parses 8 KiB and prints a few lines.
+const LISTEN_STACK: usize = 128 << 10;
 /// How long intake waits for an inbox entry at a time.
 const INBOX_BLOCK: Duration = Duration::from_secs(5);
 /// After sockets are shut, broken steps end within this time.
@@ -64,6 +71,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let (engine, moved) = Engine::new(threads.pool, threads.transfer, config.limits.max_in_flight);
     let engine = Arc::new(engine);
     let me = process::own(&config.name, threads.pool);
+    let listen = listen(config, &tools, &engine, started)?;
     let address = config.store.redis.to_string();
     let mut keeper = Keeper::new(tools.clone(), engine.clone(), me, threads.pool, &address);
 
@@ -94,6 +102,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         threads.transfer,
     )?;
     let identity = tools.store.identity();
+    engine.signs.note(|life, now| life.ready(now));
     report::ready(&report::Ready {
         instance: &identity.instance,
         version: env!("CARGO_PKG_VERSION"),
@@ -104,6 +113,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         namespace: &config.store.namespace,
         inbox: &config.store.inbox,
         start_ms: started.elapsed().as_millis() as u64,
+        listen: listen.as_deref(),
     });
     notify(&[
         sd_notify::NotifyState::Ready,
@@ -111,11 +121,74 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     ]);
 
     let reason = signals.recv().unwrap_or("signals are gone");
+    engine.signs.note(|life, _| life.stopping());
     notify(&[sd_notify::NotifyState::Stopping]);
     report::stopping(reason, engine.scheduler.in_flight());
     let deadline = Instant::now() + config.shutdown_timeout;
     crew.stop(&tools, &engine, &moved, deadline);
     Ok(())
+}
+
+/// Tells health from here on, before Redis has answered and until the process ends. Gives the address.
+fn listen(
+    config: &Config,
+    tools: &Arc<Tools>,
+    engine: &Arc<Engine>,
+    started: Instant,
+) -> Result<Option<String>, StartError> {
+    let Some(Listen { address, given }) = config.listen else {
+        return Ok(None);
+    };
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?.to_string();
+        Ok((listener, address))
+    });
+    let (listener, address) = match bound {
+        Ok(bound) => bound,
+        Err(error) if given => {
+            return Err(StartError::Config(format!(
+                "--listen (FAL_WORKER_LISTEN): {address}: {error}"
+            )));
+        }
+        Err(error) => {
+            let (address, why) = (address.to_string(), error.to_string());
+            report::warning(
+                "no health pages: the default address cannot be had",
+                &[("listen", &address), ("why", &why)],
+            );
+            return Ok(None);
+        }
+    };
+    report::debug("listening", &[("listen", &address)]);
+    let (tools, engine) = (tools.clone(), engine.clone());
+    let page = move |path: &str| {
+        let now = Instant::now();
+        let (well, text) = match path {
+            "/healthz" => seen(&tools, &engine, started).health(now),
+            "/readyz" => seen(&tools, &engine, started).readiness(now),
+            _ => return None,
+        };
+        Some(Page {
+            status: if well { 200 } else { 503 },
+            text: report::without_secrets(text),
+        })
+    };
+    let serve = move || listen::serve(&listener, &page);
+    spawn_with("listen".to_owned(), LISTEN_STACK, serve)?;
+    Ok(Some(address))
+}
+
+fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
+    Seen {
+        life: engine.signs.life(),
+        started,
+        lease: tools.lease.length(),
+        away: tools.store.health.away(),
+        full: tools.store.health.full(),
+        pulling: engine.pulling(&tools.gate),
+        in_flight: engine.scheduler.in_flight(),
+    }
 }
 
 /// Waits for the first answer of Redis: its absence is no error, but a refused password is.
@@ -320,8 +393,9 @@ impl Crew {
         let intake_client = Arc::new(AtomicU64::new(0));
         let intake = {
             let (tools, ends, client) = (tools.clone(), intake_ends.clone(), intake_client.clone());
+            let engine = engine.clone();
             spawn("intake".to_owned(), move || {
-                intake_thread(tools, &ends, &client)
+                intake_thread(tools, &engine, &ends, &client)
             })?
         };
         let (keeper_ends, ends) = crossbeam_channel::bounded(0);
@@ -545,15 +619,23 @@ impl Returned {
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    spawn_with(name, STACK, body)
+}
+
+fn spawn_with(
+    name: String,
+    stack: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
     Builder::new()
         .name(name.clone())
-        .stack_size(STACK)
+        .stack_size(stack)
         .spawn(body)
         .map_err(|error| StartError::Internal(format!("cannot start thread {name}: {error}")))
 }
 
 /// Moves inbox entries into records until told to end.
-fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
+fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: &AtomicU64) {
     let worker = Worker {
         session: tools.store.session(),
         slot: None,
@@ -564,6 +646,8 @@ fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
     let mut blocker = Blocker::new(INBOX_BLOCK);
     let pause = Pause::default();
     let mut heard: Option<Vec<u8>> = None;
+    let came = || engine.signs.note(|life, now| life.inbox_came(now));
+    let failed = |at| engine.signs.note(|life, now| life.inbox_failed(now, at));
     while !ends.load(Ordering::Acquire) {
         let entry = heard.take();
         let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match entry {
@@ -571,11 +655,19 @@ fn intake_thread(tools: Arc<Tools>, ends: &AtomicBool, client: &AtomicU64) {
             Some(entry) => steps::intake::batch(&worker, vec![entry]),
             None => steps::intake::intake(&worker),
         }));
+        match &taken {
+            Ok(Ok(_)) => engine.signs.note(|life, now| life.inbox_asked(now)),
+            Ok(Err(_)) | Err(_) => failed(Failed::Asking),
+        }
         match taken {
-            Ok(Ok(done)) if done.left > 0 => {}
+            Ok(Ok(done)) if done.left > 0 => came(),
             Ok(Ok(_)) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
-                Ok(entry) => heard = entry,
+                Ok(entry) => {
+                    came();
+                    heard = entry;
+                }
                 Err(fault) => {
+                    failed(Failed::Waiting);
                     if let Fault::Away(why) = &fault
                         && !ends.load(Ordering::Acquire)
                     {

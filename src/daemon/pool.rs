@@ -1,16 +1,18 @@
 //! The loop of a pool thread: take from the scheduler, run steps, park or go on. The panic boundary is
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
+use super::health::{Failed, Pulling, Signs};
 use super::scheduler::{Permit, Scheduler, Stage, Work};
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::job::{JobId, Phase};
 use crate::report;
-use crate::steps::gate::{Entry, Inside, Service};
+use crate::steps::gate::{Entry, Gate, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
 use crate::steps::{self, Snapshot, Worker};
 use crate::store::{Denied, Fault, Session};
 use crossbeam_channel::{Receiver, Sender};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,6 +59,8 @@ pub(crate) struct Engine {
     pub(crate) puller: AtomicU64,
     /// Panics of jobs that Redis has not been told of: their claims are not to be mistaken for new ones.
     crashed: Mutex<Vec<(JobId, Token)>>,
+    /// What each kind of thread last brought back.
+    pub(crate) signs: Signs,
     transfers: Sender<Box<Flight>>,
     claim_size: usize,
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
@@ -76,6 +80,7 @@ impl Engine {
             desks: Desks::new(threads + transfer_threads),
             puller: AtomicU64::new(0),
             crashed: Mutex::default(),
+            signs: Signs::default(),
             transfers,
             // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
             claim_size: (threads / 2).clamp(1, 8),
@@ -124,18 +129,26 @@ impl Engine {
         }
         let room = if fal_is_away { 0 } else { room };
         if room == 0 && paid_room == 0 {
+            self.signs.note(|life, now| life.pull_came(now, true));
             permit.park_for_room(Duration::from_secs(1));
             return;
         }
+        self.signs.note(|life, now| life.pull_begins(now));
         // Taken, not only read: whatever goes wrong below, the next pull claims first.
         let emptied = self.emptied.swap(false, Ordering::AcqRel);
+        // The pull asks whether to go on between its claim and its wait.
+        let asked = Cell::new(false);
         let pulled = if room == 0 {
             // Full: only what is paid already, and no wait on the bell, which rings for others too.
             let n = self.claim_size.min(paid_room);
             steps::pull::claim(worker, n, true).map(|(flights, _)| flights)
         } else {
             let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
-            let go_on = || self.scheduler.stage() == Stage::Run;
+            let go_on = || {
+                asked.set(true);
+                self.signs.note(|life, now| life.pull_asked(now));
+                self.scheduler.stage() == Stage::Run
+            };
             let n = self.claim_size.min(room);
             pull(
                 worker,
@@ -154,6 +167,12 @@ impl Engine {
         let flights = match pulled {
             Ok(flights) => flights,
             Err(denied) => {
+                let at = if asked.get() {
+                    Failed::Waiting
+                } else {
+                    Failed::Asking
+                };
+                self.signs.note(|life, now| life.pull_failed(now, at));
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
                     report::warning("redis refused a claim", &[("why", &why.as_str())]);
                 }
@@ -168,6 +187,8 @@ impl Engine {
                 return;
             }
         };
+        let served = !flights.is_empty() || room == 0;
+        self.signs.note(|life, now| life.pull_came(now, served));
         if flights.is_empty() {
             match (room, block.is_zero()) {
                 (0, _) if fal_is_away => permit.park(Duration::from_millis(500)),
@@ -193,6 +214,19 @@ impl Engine {
     /// Whether a claim may be under way, whose jobs Redis knows and memory does not.
     pub(crate) fn is_claiming(&self) -> bool {
         !self.scheduler.nobody_pulls() && self.puller.load(Ordering::Acquire) == 0
+    }
+
+    /// Why new jobs are or are not asked for.
+    pub(crate) fn pulling(&self, gate: &Gate) -> Pulling {
+        if gate.is_open(Service::Fal) {
+            Pulling::FalIsAway
+        } else if self.scheduler.is_busy() {
+            Pulling::Busy
+        } else if self.scheduler.rooms().0 == 0 {
+            Pulling::Full
+        } else {
+            Pulling::Yes
+        }
     }
 
     /// Whether fal counts as there. While it does not, the puller is one of those who may ask: there may

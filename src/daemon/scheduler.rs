@@ -373,6 +373,13 @@ impl Scheduler {
         (self.room_in(&inner), paid)
     }
 
+    /// Whether a permit that may be taken waits for a thread: all of them are in steps.
+    pub(crate) fn is_busy(&self) -> bool {
+        let inner = self.lock();
+        let free = inner.permit.is_some_and(|at| at <= Instant::now());
+        free && inner.idle == 0 && inner.leader_until.is_none()
+    }
+
     /// Jobs owned by this process.
     pub(crate) fn in_flight(&self) -> usize {
         self.lock().in_flight

@@ -59,6 +59,24 @@ fn a_successor_learns_what_each_thread_was_doing() {
 }
 
 #[test]
+fn the_same_note_again_after_another_or_after_nothing_is_written_again() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    slot.begin("t-1", "job");
+    assert!(!slot.is_acting());
+    slot.act("t-1", "job");
+    slot.act("t-1", "job");
+    assert!(slot.is_acting());
+    slot.idle();
+    assert!(!slot.is_acting());
+    slot.act("t-1", "job");
+    drop(slot);
+    killed(recorder);
+    assert_eq!(the_one(at.path()).executing, [("t-1".to_owned(), true)]);
+}
+
+#[test]
 fn a_thread_with_nothing_in_hand_leaves_nothing() {
     let at = tempfile::tempdir().unwrap();
     let recorder = open(at.path(), "a~1");
@@ -252,7 +270,7 @@ fn only_its_user_may_read_it_and_holes_take_no_room() {
 fn switched_off_it_keeps_nothing_and_minds_nothing() {
     let recorder = Arc::new(Recorder::off());
     let slot = recorder.slot(0);
-    assert!(!slot.is_on());
+    assert!(!recorder.is_on() && !slot.is_acting());
     slot.begin("t", "j");
     slot.act("t", "j");
     slot.brought(&command("end", b"x"));

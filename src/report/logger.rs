@@ -109,7 +109,8 @@ pub fn hide(secret: &str) {
     }
 }
 
-fn without_secrets(mut text: String) -> String {
+/// The text with each hidden secret blacked out: for whatever is shown elsewhere than in a line.
+pub fn without_secrets(mut text: String) -> String {
     let hidden = HIDDEN.read().unwrap_or_else(PoisonError::into_inner);
     for secret in &*hidden {
         if text.contains(secret) {

@@ -130,6 +130,8 @@ impl Daemon {
                 "2",
                 "--name",
                 "demo",
+                "--listen",
+                "off",
             ])
             .args(["--redis-url", &sandbox.redis.url()])
             .args([

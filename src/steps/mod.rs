@@ -119,8 +119,16 @@ pub(crate) fn advance<'a>(
             Err(next) => return next,
         },
     };
-    if let Some(slot) = &worker.slot {
-        slot.begin(&flight.token.0, flight.id.as_str());
+    match flight.phase {
+        // Its one act comes first of all, and says so itself.
+        Phase::Submitting => {}
+        // Each note costs; between here and the send lies no wait.
+        Phase::Delivering | Phase::Telling if !worker.moves_bytes => worker.about_to_act(flight),
+        Phase::Polling | Phase::Collecting | Phase::Delivering | Phase::Telling => {
+            if let Some(slot) = &worker.slot {
+                slot.begin(&flight.token.0, flight.id.as_str());
+            }
+        }
     }
     match flight.phase {
         Phase::Submitting => submit::submit(worker, flight),
@@ -239,8 +247,8 @@ impl Worker {
         }
     }
 
-    /// Writes and reports a decision; gives what comes next. What an exchange brought is in the step file
-    /// before Redis is asked, and stays there until Redis has it.
+    /// Writes and reports a decision; gives what comes next. What a payment or a message brought is in the
+    /// step file before Redis is asked, and what Redis does not take goes into its journal.
     fn record(&self, flight: &mut Flight, change: Change) -> Next {
         self.say(flight, &change);
         let Some(write) = change.write else {
@@ -248,24 +256,15 @@ impl Worker {
         };
         flight.seq += 1;
         flight.closing = write.closes();
-        let call = self.session.prepare(flight, flight.seq, &write);
-        let kept = (self.slot.as_ref())
-            .filter(|slot| slot.is_on())
-            .map(|slot| {
-                let (script, packed) = call.to_bytes();
-                let command = Command {
-                    script: script.to_owned(),
-                    packed,
-                };
-                slot.brought(&command);
-                command
-            });
-        let pays = matches!(write, Write::Submitted { .. });
-        flight.unsaved.push_back((flight.seq, write));
-        let flushed = self.flush_with(flight, Some((flight.seq, call)));
-        if let (Flushed::Away, Some(command)) = (&flushed, kept) {
-            let recorder = &self.tools.recorder;
-            recorder.keep(&flight.token.0, flight.seq, &command, pays);
+        let seq = flight.seq;
+        let call = self.session.prepare(flight, seq, &write);
+        if let Some(slot) = self.slot.as_ref().filter(|slot| slot.is_acting()) {
+            slot.brought(&command(&call));
+        }
+        flight.unsaved.push_back((seq, write));
+        let flushed = self.flush_with(flight, Some((seq, call)));
+        if flushed == Flushed::Away {
+            self.keep(flight, seq);
         }
         match flushed {
             Flushed::Done => change.next,
@@ -275,6 +274,18 @@ impl Worker {
                 change.next
             }
             Flushed::Away => Next::In(REDIS_AWAY),
+        }
+    }
+
+    /// Keeps a write that Redis did not take.
+    fn keep(&self, flight: &Flight, seq: u32) {
+        let recorder = &self.tools.recorder;
+        if let Some((_, write)) = flight.unsaved.iter().find(|(number, _)| *number == seq)
+            && recorder.is_on()
+        {
+            let command = command(&self.session.prepare(flight, seq, write));
+            let pays = matches!(write, Write::Submitted { .. });
+            recorder.keep(&flight.token.0, seq, &command, pays);
         }
     }
 
@@ -521,6 +532,14 @@ impl Worker {
                 self.tools.telegram_outage.succeeded();
             }
         }
+    }
+}
+
+fn command(call: &Call<'_>) -> Command {
+    let (script, packed) = call.to_bytes();
+    Command {
+        script: script.to_owned(),
+        packed,
     }
 }
 

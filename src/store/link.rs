@@ -7,7 +7,7 @@ use crate::report;
 use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time for a connection to stand, TLS and AUTH included.
@@ -47,6 +47,8 @@ impl std::error::Error for Fault {}
 #[derive(Debug)]
 pub(crate) struct Health {
     away: AtomicBool,
+    /// Since when, and why; written together with `away`.
+    gone: Mutex<Option<(Instant, String)>>,
     outage: report::Outage,
     full: report::Outage,
     auth_refused: AtomicBool,
@@ -64,6 +66,7 @@ impl Default for Health {
     fn default() -> Health {
         Health {
             away: AtomicBool::new(false),
+            gone: Mutex::default(),
             outage: report::Outage::new("redis"),
             full: report::Outage::new("redis memory"),
             auth_refused: AtomicBool::new(false),
@@ -97,6 +100,20 @@ impl Health {
         self.away.load(Ordering::Acquire)
     }
 
+    /// Since when it is away, and why.
+    pub(crate) fn away(&self) -> Option<(Instant, String)> {
+        self.gone().clone()
+    }
+
+    /// Since when its memory is full.
+    pub(crate) fn full(&self) -> Option<Instant> {
+        self.full.since()
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether Redis may have forgotten writes (restart, failover) and nobody has re-asserted yet.
     pub(crate) fn forgot(&self) -> bool {
         self.forgot.load(Ordering::Acquire)
@@ -124,7 +141,11 @@ impl Health {
             self.full.failed(why);
             return;
         }
-        self.away.store(true, Ordering::Release);
+        {
+            let mut gone = self.gone();
+            gone.get_or_insert_with(|| (Instant::now(), why.to_owned()));
+            self.away.store(true, Ordering::Release);
+        }
         if self.auth_refused() && self.version().is_empty() {
             return; // never reached: it is the configuration that is refused, and said so
         }
@@ -155,7 +176,13 @@ impl Health {
 
     /// A call succeeded.
     pub(crate) fn back(&self) {
-        if self.is_away() && self.away.swap(false, Ordering::AcqRel) {
+        if !self.is_away() {
+            return;
+        }
+        let mut gone = self.gone();
+        if self.away.swap(false, Ordering::AcqRel) {
+            *gone = None;
+            drop(gone);
             self.outage.succeeded();
         }
     }
@@ -165,6 +192,9 @@ impl Health {
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
         self.auth_refused.store(refused, Ordering::Release);
         let why = describe(error);
+        if let Some((_, last)) = &mut *self.gone() {
+            last.clone_from(&why);
+        }
         *self
             .last_connect_error
             .lock()

@@ -197,6 +197,8 @@ pub(crate) struct Beat {
     pub(crate) oldest: Option<(String, i64)>,
     /// Id of the store, when our entry was not there.
     pub(crate) store: Option<String>,
+    /// Ids are ready to be claimed.
+    pub(crate) waiting: bool,
 }
 
 /// What intake did.

@@ -230,6 +230,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let who: Option<String> = read(part())?;
     let when: Option<i64> = read(part())?;
     let store: Option<String> = read(part())?;
+    let waiting: u8 = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -239,6 +240,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         due: due == 1,
         oldest: who.zip(when),
         store: store.filter(|store| !store.is_empty()),
+        waiting: waiting > 0,
     };
     Ok((Some(beat), now))
 }

@@ -1801,7 +1801,13 @@ fn a_beat_registers_and_says_what_a_keeper_must_know() {
     let bench = Bench::start();
     let one = bench.instance();
     let beat = one.beat();
-    assert!(!beat.fresh && !beat.paused && !beat.cancels && !beat.due);
+    assert!(!beat.fresh && !beat.paused && !beat.cancels && !beat.due && !beat.waiting);
+    for queue in ["resume", "high", "default", "low"] {
+        let list = format!("t:ready:{queue}");
+        bench.ask::<()>(&format!("LPUSH {list} x"));
+        assert!(one.beat().waiting, "{queue}");
+        bench.ask::<()>(&format!("DEL {list}"));
+    }
     assert_eq!(
         (beat.claims, beat.oldest.map(|(who, _)| who)),
         (0, Some(one.name()))

@@ -274,6 +274,7 @@ impl Daemon {
         };
         let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
             .args(["run", "--name", "bench", "--threads", &threads.to_string()])
+            .args(["--listen", "off"])
             .args([
                 "--redis-url",
                 &sandbox.redis.url(),

@@ -4,6 +4,7 @@ mod cli;
 mod crash;
 mod delivery;
 mod fal_faults;
+mod health;
 mod hostile;
 mod intake;
 mod main_job;

@@ -278,7 +278,8 @@ fn shape(line: &str) -> (String, Vec<String>) {
 
 #[test]
 fn the_journal_shown_has_the_lines_of_the_real_one() {
-    let (mut world, mut daemon) = World::running();
+    let mut world = World::new();
+    let mut daemon = world.daemon(&["--threads", "4", "--listen", "127.0.0.1:0"]);
     world.push(job("a").chat(42).json());
     world.push(job("b").model("fal-ai/refuses").chat(43).json());
     world.wait_ended(&["a".to_owned(), "b".to_owned()], SOON);

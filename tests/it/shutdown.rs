@@ -267,6 +267,7 @@ fn claimed_jobs_not_yet_begun_are_given_back_unpaid_and_in_their_order() {
         job("d").json(),
     ]);
     assert!(held.wait_arrived(6, SOON));
+    world.wait_state("d", "running");
     daemon.signal("TERM");
     daemon.wait_log("stopping");
     let waiting: Vec<String> = eventually(

@@ -5,7 +5,8 @@
 --        4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
 --        7 id for a store that has none   8... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
---        instance, its beat, store (where fresh, else '')}; word: ok, buried
+--        instance, its beat, store (where fresh, else ''), waiting (ids are ready to be claimed)}; word: ok,
+--        buried
 -- CALLER Store::beat
 local w = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
 local now = now_ms()
@@ -46,6 +47,7 @@ local due = 0
 if #redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, 1) > 0 then due = 1 end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 -- A lost ring costs at most one beat.
-if redis.call('EXISTS', KEYS[9], KEYS[10], KEYS[11], KEYS[12]) > 0 then ring(KEYS[13]) end
+local waiting = redis.call('EXISTS', KEYS[9], KEYS[10], KEYS[11], KEYS[12])
+if waiting > 0 then ring(KEYS[13]) end
 return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
-  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store}
+  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting}

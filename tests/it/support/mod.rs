@@ -102,6 +102,8 @@ impl World {
                     .unwrap_or_else(|| self.sandbox.redis.url()),
             )
             .env("FAL_WORKER_STATE_DIR", self.state_dir())
+            // Many run at once; a test that asks says where: the flag beats this.
+            .env("FAL_WORKER_LISTEN", "off")
             .env("FAL_KEY", fal.key())
             .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
             .stdin(Stdio::null())

@@ -45,6 +45,8 @@ pub struct Counters {
     pub resent_after_unknown: AtomicU64,
     /// Dead instances whose jobs were taken over.
     pub takeovers: AtomicU64,
+    /// Leaks that the audit mended.
+    pub repairs: AtomicU64,
     /// Times that a service went away.
     pub outages: AtomicU64,
     /// Panics caught.
@@ -65,6 +67,7 @@ static COUNTERS: Counters = Counters {
     resubmitted_after_unknown: AtomicU64::new(0),
     resent_after_unknown: AtomicU64::new(0),
     takeovers: AtomicU64::new(0),
+    repairs: AtomicU64::new(0),
     outages: AtomicU64::new(0),
     panics: AtomicU64::new(0),
     warnings: AtomicU64::new(0),
@@ -291,6 +294,16 @@ pub fn took_over(instance: &str, jobs: u64) {
         Level::Warn,
         "took over",
         &[("instance", &instance), ("jobs", &jobs)],
+    );
+}
+
+/// `repaired`: the audit found this many leaks of one kind, and mended them.
+pub fn repaired(kind: &str, count: u64) {
+    COUNTERS.repairs.fetch_add(count, Relaxed);
+    line(
+        Level::Warn,
+        "repaired",
+        &[("kind", &kind), ("count", &count)],
     );
 }
 

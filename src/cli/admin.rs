@@ -256,6 +256,7 @@ fn status_json(status: &Status, address: &str) -> Value {
         "workers": workers,
         "last_5m": {"done": status.last_5m.0, "failed": status.last_5m.1},
         "paused": paused,
+        "repairs": status.repairs,
     })
 }
 

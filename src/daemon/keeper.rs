@@ -10,7 +10,7 @@ use crate::job::flight::Token;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
-use crate::store::{Beat, Denied, Fault, Process, Session, steps_text};
+use crate::store::{AUDIT_TICK, Beat, Denied, Fault, Process, Session, steps_text};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,6 +54,8 @@ pub(crate) struct Keeper {
     /// When the last beat was tried, on a clock that counts on while the machine sleeps.
     tried_ms: u64,
     slow_due: Instant,
+    audit_due: Instant,
+    audit_refused: bool,
     sweeps: u32,
     hung: bool,
 }
@@ -87,6 +89,8 @@ impl Keeper {
             strangers: HashSet::new(),
             tried_ms: Lease::clock_ms(),
             slow_due: Instant::now(),
+            audit_due: Instant::now() + AUDIT_TICK,
+            audit_refused: false,
             sweeps: 0,
             hung: false,
         }
@@ -164,6 +168,9 @@ impl Keeper {
         if let Some((instance, at)) = &beat.oldest {
             self.look_after(instance, *at)?;
         }
+        if self.audit_due <= Instant::now() {
+            self.audit()?;
+        }
         if self.slow_due <= Instant::now() {
             self.slow_due = Instant::now() + SLOW;
             self.recover()?;
@@ -181,6 +188,30 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// A call a beat while a walk of the store is not complete, else one every few seconds. Nothing depends
+    /// on it: a refusal is said once and stops no beat.
+    fn audit(&mut self) -> Result<(), Fault> {
+        self.audit_due = Instant::now() + AUDIT_TICK;
+        match self.session.audit(self.tools.lease.length()) {
+            Ok(audit) => {
+                self.audit_refused = false;
+                // The beat that comes next after that, not the one behind it.
+                self.audit_due = Instant::now() + audit.wait.saturating_sub(self.pace() / 2);
+                for (kind, count) in &audit.repairs {
+                    report::repaired(kind, *count);
+                }
+                Ok(())
+            }
+            Err(Fault::Refused(why)) => {
+                if !std::mem::replace(&mut self.audit_refused, true) {
+                    report::warning("redis refuses the audit", &[("reason", &why.as_str())]);
+                }
+                Ok(())
+            }
+            Err(away) => Err(away),
+        }
     }
 
     /// At start: jobs of a predecessor whose process on this host is gone are taken at once.

@@ -17,6 +17,8 @@ pub(crate) struct Keys {
     pub(crate) run: String,
     pub(crate) store: String,
     pub(crate) settling: String,
+    pub(crate) audit: String,
+    pub(crate) suspects: String,
 }
 
 impl Keys {
@@ -37,6 +39,8 @@ impl Keys {
             run: key("run"),
             store: key("store"),
             settling: key("settling"),
+            audit: key("audit"),
+            suspects: key("suspects"),
             namespace: namespace.to_owned(),
         }
     }

@@ -1,6 +1,6 @@
 //! Translation between what scripts take and give and the domain's types.
 
-use super::{Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
+use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Doubt, Flight, Order, Token};
 use crate::job::spec::{self, Model, Spec, Target, Via};
@@ -18,6 +18,21 @@ pub(crate) struct Claimed {
     epoch: u64,
     spec: String,
     fields: HashMap<String, String>,
+}
+
+/// Reads the answer of the audit.
+pub(crate) fn audit(value: Value) -> Result<Audit, Fault> {
+    let mut parts = read::<Vec<Value>>(value)?.into_iter();
+    let mut next = || parts.next().unwrap_or(Value::Nil);
+    let (_word, wait): (String, u64) = (read(next())?, read(next())?);
+    let mut repairs = Vec::new();
+    while let Ok(kind) = read(next()) {
+        repairs.push((kind, read(next())?));
+    }
+    Ok(Audit {
+        wait: Duration::from_millis(wait),
+        repairs,
+    })
 }
 
 /// Reads the answer of a claim.

@@ -77,4 +77,5 @@ scripts! {
     leave: ["head", "leave"],
     reassert: ["head", "reassert"],
     pause: ["head", "pause"],
+    audit: ["head", "requeue", "audit"],
 }

@@ -225,6 +225,45 @@ impl Session {
         read(self.script(&call)?)
     }
 
+    /// Looks for what no script of ours leaves behind, and mends it: a page of the store a call.
+    pub(crate) fn audit(&self, lease: Duration) -> Result<Audit, Fault> {
+        self.audit_pages(lease, AUDIT_PAGE)
+    }
+
+    pub(super) fn audit_pages(&self, lease: Duration, page: usize) -> Result<Audit, Fault> {
+        let (keys, keep) = (&self.store.keys, self.store.keep);
+        let [resume, high, default, low] = &keys.ready;
+        let names = [
+            keys.audit.as_str(),
+            &keys.suspects,
+            &keys.workers,
+            &keys.gone,
+            &keys.settling,
+            &keys.stats,
+            &keys.bell,
+            resume,
+            high,
+            default,
+            low,
+            &keys.later,
+            &keys.dead,
+            &keys.inbox,
+        ];
+        let call = Call::new(&self.store.scripts.audit, &names)
+            .arg(&keys.namespace)
+            .arg(FORMAT)
+            .arg(AUDIT_TICK.as_millis() as u64)
+            .arg(AUDIT_GAP.as_millis() as u64)
+            .arg(AUDIT_PATIENCE.as_millis() as u64)
+            .arg(page)
+            .arg(WAIT_MAYBE_ALIVE.as_millis() as u64)
+            .arg(lease.as_millis() as u64)
+            .arg(CRASH_LIMIT)
+            .arg(keep.done.as_secs())
+            .arg(keep.dead.as_secs());
+        record::audit(self.script(&call)?)
+    }
+
     /// Nobody pulls for at most this long, while all instances re-assert.
     pub(crate) fn settle(&self, at_most: Duration) -> Result<(), Fault> {
         let mut cmd = redis::cmd("SET");

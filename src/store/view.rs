@@ -77,6 +77,8 @@ pub struct Status {
     pub last_5m: (u64, u64),
     /// A pause, if there is one.
     pub paused: Option<PauseView>,
+    /// Leaks that the audit mended, by kind.
+    pub repairs: BTreeMap<String, u64>,
 }
 
 /// One event of the stream: its id, and field and value in their order.
@@ -271,7 +273,15 @@ impl View {
         }
         let later: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.later))?;
         let dead: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.dead))?;
-        let last_5m = self.last_minutes(now, 5)?;
+        let stats = self.stats()?;
+        let last_5m = last_minutes(&stats, now, 5);
+        let repairs = stats
+            .iter()
+            .filter_map(|(name, value)| {
+                let kind = name.strip_prefix("repairs:")?;
+                Some((kind.to_owned(), value.parse().ok()?))
+            })
+            .collect();
         let paused = self.paused()?;
         Ok(Status {
             redis_version: said(&about, "redis_version:"),
@@ -284,6 +294,7 @@ impl View {
             workers,
             last_5m,
             paused,
+            repairs,
         })
     }
 
@@ -299,21 +310,8 @@ impl View {
         Ok(out)
     }
 
-    /// Ends of the last whole minutes and of this one: done, failed.
-    fn last_minutes(&mut self, now: UnixMs, minutes: i64) -> Result<(u64, u64), Fault> {
-        let stats: BTreeMap<String, String> =
-            self.ask(redis::cmd("HGETALL").arg(&self.keys.stats))?;
-        let number = |name: String| stats.get(&name).and_then(|value| value.parse::<i64>().ok());
-        let this = now.0 / 60_000;
-        let (mut done, mut failed) = (0, 0);
-        for minute in this - minutes + 1..=this {
-            let place = minute % 60;
-            if number(format!("minute:{place}")) == Some(minute) {
-                done += number(format!("done:{place}")).unwrap_or(0).max(0) as u64;
-                failed += number(format!("failed:{place}")).unwrap_or(0).max(0) as u64;
-            }
-        }
-        Ok((done, failed))
+    fn stats(&mut self) -> Result<BTreeMap<String, String>, Fault> {
+        self.ask(redis::cmd("HGETALL").arg(&self.keys.stats))
     }
 
     fn paused(&mut self) -> Result<Option<PauseView>, Fault> {
@@ -336,6 +334,21 @@ impl View {
             until: time("until"),
         }))
     }
+}
+
+/// Ends of the last whole minutes and of this one: done, failed.
+fn last_minutes(stats: &BTreeMap<String, String>, now: UnixMs, minutes: i64) -> (u64, u64) {
+    let number = |name: String| stats.get(&name).and_then(|value| value.parse::<i64>().ok());
+    let this = now.0 / 60_000;
+    let (mut done, mut failed) = (0, 0);
+    for minute in this - minutes + 1..=this {
+        let place = minute % 60;
+        if number(format!("minute:{place}")) == Some(minute) {
+            done += number(format!("done:{place}")).unwrap_or(0).max(0) as u64;
+            failed += number(format!("failed:{place}")).unwrap_or(0).max(0) as u64;
+        }
+    }
+    (done, failed)
 }
 
 fn age(from: UnixMs, now: UnixMs) -> Duration {

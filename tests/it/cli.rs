@@ -296,8 +296,8 @@ fn status_has_the_shape_of_the_contract() {
     assert_eq!(
         keys(&status),
         [
-            "dead", "last_5m", "later", "paused", "queues", "redis", "running", "waiting",
-            "workers"
+            "dead", "last_5m", "later", "paused", "queues", "redis", "repairs", "running",
+            "waiting", "workers"
         ]
     );
     assert_eq!(keys(&status["redis"]), ["address", "memory", "version"]);

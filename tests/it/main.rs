@@ -1,5 +1,6 @@
 //! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
 
+mod audit;
 mod cli;
 mod crash;
 mod delivery;

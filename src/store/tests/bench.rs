@@ -15,6 +15,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     max_attempts: 3,
     max_wait: None,
 };
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const KEEP: Keep = Keep {
     done: Duration::from_secs(3600),
     dead: Duration::from_secs(7200),
@@ -93,6 +94,7 @@ impl Bench {
             &s.leave,
             &s.reassert,
             &s.pause,
+            &s.audit,
         ];
         for script in all {
             let mut cmd = redis::cmd("SCRIPT");
@@ -110,6 +112,22 @@ impl Bench {
         }
         cmd.query(&mut *self.con.borrow_mut())
             .unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Many commands in one round trip.
+    pub(super) fn ask_all(&self, commands: &[String]) -> std::vec::IntoIter<Value> {
+        let mut pipe = redis::pipe();
+        for command in commands {
+            let mut words = command.split(' ');
+            pipe.cmd(words.next().expect("a command"));
+            for word in words {
+                pipe.arg(word);
+            }
+        }
+        let answers: Vec<Value> = pipe
+            .query(&mut *self.con.borrow_mut())
+            .unwrap_or_else(|error| panic!("{commands:?}: {error}"));
+        answers.into_iter()
     }
 
     pub(super) fn push(&self, entry: &str) {
@@ -194,6 +212,12 @@ impl Bench {
         out
     }
 
+    /// Redis's time, ms.
+    pub(super) fn now(&self) -> i64 {
+        let (seconds, micros): (i64, i64) = self.ask("TIME");
+        seconds * 1000 + micros / 1000
+    }
+
     pub(super) fn oom(&self) {
         self.ask::<String>("CONFIG SET maxmemory-policy noeviction");
         self.ask::<String>("CONFIG SET maxmemory 1");
@@ -220,6 +244,37 @@ impl Bench {
             .sum()
     }
 
+    /// What the audit has seen so far, it saw this much earlier.
+    pub(super) fn audit_was(&self, ago: Duration) {
+        let code = r"
+            local known = redis.call('HGETALL', KEYS[1])
+            for i = 1, #known, 2 do
+              local name = known[i]
+              if name == 'at' or name == 'due' or name:find('^[ik]:') then
+                redis.call('HINCRBY', KEYS[1], name, -ARGV[1])
+              end
+            end
+            for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+              redis.call('ZINCRBY', KEYS[2], -ARGV[1], id)
+            end";
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(code).arg(2);
+        eval.arg(format!("{NS}:audit"))
+            .arg(format!("{NS}:suspects"));
+        eval.arg(ago.as_millis() as i64);
+        eval.exec(&mut *self.con.borrow_mut()).expect("earlier");
+    }
+
+    /// Repairs counted so far, by kind.
+    pub(super) fn repairs(&self) -> BTreeMap<String, u64> {
+        let stats: BTreeMap<String, String> = self.ask(&format!("HGETALL {NS}:stats"));
+        let repairs = stats.into_iter().filter_map(|(name, count)| {
+            let kind = name.strip_prefix("repairs:")?.to_owned();
+            Some((kind, count.parse().expect("a number")))
+        });
+        repairs.collect()
+    }
+
     /// All that is due in `later` this moment or in an hour becomes due now, in its old order.
     pub(super) fn an_hour_passes(&self) {
         for (place, id) in self.later().iter().enumerate() {
@@ -244,6 +299,32 @@ impl Instance {
             .beat(0, 0, 0, None)
             .expect("answers")
             .expect("lives")
+    }
+
+    /// What one call of the audit mends, when its time has come.
+    pub(super) fn audit(&self) -> BTreeMap<String, u64> {
+        let audit = self.session.audit(LEASE).expect("answers");
+        audit.repairs.into_iter().collect()
+    }
+
+    /// Calls of the audit in a row until it has been through the whole store, pages of this size.
+    pub(super) fn audit_all(&self, bench: &Bench, page: usize) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for call in 0..1000 {
+            bench.audit_was(if call == 0 {
+                Duration::from_secs(1000)
+            } else {
+                AUDIT_GAP
+            });
+            let audit = self.session.audit_pages(LEASE, page).expect("answers");
+            for (kind, count) in audit.repairs {
+                *all.entry(kind).or_default() += count;
+            }
+            if bench.ask::<u64>(&format!("HEXISTS {NS}:audit open")) == 0 {
+                return all;
+            }
+        }
+        panic!("the walk comes to no end");
     }
 
     pub(super) fn entries(&self) -> Vec<Entry> {

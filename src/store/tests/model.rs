@@ -54,6 +54,8 @@ struct Model {
     history: VecDeque<String>,
     takeovers: usize,
     counted: u64,
+    /// What was planted, by kind.
+    repairs: BTreeMap<String, u64>,
     seen: BTreeMap<String, usize>,
 }
 
@@ -64,7 +66,7 @@ fn random_walks_agree_with_the_model() {
             .ok()
             .and_then(|text| text.parse::<u64>().ok())
     };
-    let steps = number("FAL_WORKER_MODEL_STEPS").unwrap_or(2500);
+    let steps = number("FAL_WORKER_MODEL_STEPS").unwrap_or(10_000);
     let seed = number("FAL_WORKER_MODEL_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}: FAL_WORKER_MODEL_SEED={seed} FAL_WORKER_MODEL_STEPS={steps}");
     // A run of its own for every few thousand steps: what has ended piles up.
@@ -105,6 +107,7 @@ impl Model {
             history: VecDeque::new(),
             takeovers: 0,
             counted: 0,
+            repairs: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
     }
@@ -142,6 +145,8 @@ impl Model {
             91..93 => self.disown(who),
             93..95 => self.take_over(who),
             95..97 => self.reassert(who),
+            97 => self.audit(who),
+            98 => self.plant(who),
             _ => {
                 let late: usize = self.instances.iter().map(|one| one.proxy.release()).sum();
                 self.note("late", late.to_string());
@@ -659,23 +664,114 @@ impl Model {
         self.note("reassert", format!("{} of {who}", held.len()));
     }
 
+    /// The daemon's own audit finds nothing in a store that only scripts wrote, whenever it comes.
+    fn audit(&mut self, who: usize) {
+        self.bench.audit_was(match self.rng.u8(..3) {
+            0 => AUDIT_GAP,
+            1 => AUDIT_TICK,
+            _ => AUDIT_PATIENCE * 2,
+        });
+        self.trouble(who, false);
+        let page = [100, 1000][self.rng.usize(..2)];
+        let audit = self.instances[who].session.audit_pages(LEASE, page);
+        assert!(audit.is_ok(), "{audit:?}");
+        self.note("audit", format!("by {who}"));
+        assert_eq!(self.bench.repairs(), self.repairs, "{:?}", self.history);
+    }
+
+    /// Something goes wrong that no script does, and is mended.
+    fn plant(&mut self, who: usize) {
+        let of = |wanted: fn(&Place) -> bool, rng: &mut Rng| {
+            let all: Vec<(&String, &Job)> = self
+                .jobs
+                .iter()
+                .filter(|(_, job)| wanted(&job.place))
+                .collect();
+            (!all.is_empty()).then(|| {
+                let (id, job) = all[rng.usize(..all.len())];
+                (id.clone(), job.place.clone())
+            })
+        };
+        let (kind, leak) = match self.rng.u8(..6) {
+            0 => ("ready", format!("LPUSH {NS}:ready:high nobody")),
+            1 => ("later", format!("ZADD {NS}:later 1 nobody")),
+            2 => {
+                let name = self.instances[who].name();
+                ("stale_claim", format!("HSET {NS}:claims:{name} nobody t"))
+            }
+            3 => match of(|place| matches!(place, Place::Claim(..)), &mut self.rng) {
+                Some((id, Place::Claim(owner, _))) => {
+                    let name = self.instances[owner].name();
+                    ("claim", format!("HDEL {NS}:claims:{name} {id}"))
+                }
+                _ => return,
+            },
+            4 => match of(|place| *place == Place::Later, &mut self.rng) {
+                Some((id, _)) => ("unscheduled", format!("ZREM {NS}:later {id}")),
+                None => return,
+            },
+            _ => match of(|place| matches!(place, Place::Ready(_)), &mut self.rng) {
+                Some((id, Place::Ready(list))) => {
+                    self.lists[list].retain(|other| *other != id);
+                    self.lists[list].push_front(id.clone());
+                    (
+                        "unlisted",
+                        format!("LREM {NS}:ready:{} 0 {id}", LISTS[list]),
+                    )
+                }
+                _ => return,
+            },
+        };
+        self.note("plant", leak.clone());
+        self.bench.ask::<u64>(&leak);
+        *self.repairs.entry(kind.to_owned()).or_default() += 1;
+        let page = [100, 1000][self.rng.usize(..2)];
+        // Two walks, and then some ticks for the searches: five in each.
+        for _ in 0..2 {
+            self.instances[who].audit_all(&self.bench, page);
+        }
+        for _ in 0..20 {
+            if self.bench.repairs() == self.repairs {
+                return;
+            }
+            self.bench.audit_was(AUDIT_PATIENCE * 2);
+            self.instances[who].audit();
+        }
+        let now = self.bench.repairs();
+        panic!("{now:?}, not {:?}: {:#?}", self.repairs, self.history);
+    }
+
     /// Redis says the same as the model.
     fn check(&self, step: u64) {
         let fail = |what: &str| -> String { format!("step {step}, {what}: {:#?}", self.history) };
+        // What has ended does not change any more, or it is seen a little later.
+        let jobs: Vec<(&String, &Job)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| !matches!(job.place, Place::Ended(_)) || step.is_multiple_of(50))
+            .collect();
+        // All in one round trip: they are what a run of ten thousand steps takes its time for.
+        let lists = LISTS.map(|name| format!("LRANGE {NS}:ready:{name} 0 -1"));
+        let mut commands = lists.to_vec();
+        commands.push(format!("ZRANGE {NS}:later 0 -1"));
+        commands.push(format!("LLEN {NS}:bell"));
+        let names = self.instances.iter().map(Instance::name);
+        commands.extend(names.map(|name| format!("HGETALL {NS}:claims:{name}")));
+        commands.extend(jobs.iter().map(|(id, _)| format!("HGETALL {NS}:job:{id}")));
+        let mut answers = self.bench.ask_all(&commands);
+        let mut next = || answers.next().expect("an answer a command");
         for (list, name) in self.lists.iter().zip(LISTS) {
-            assert_eq!(
-                self.bench.ready(name),
-                list.iter().cloned().collect::<Vec<_>>(),
-                "{}",
-                fail(name)
-            );
+            let mut ids: Vec<String> = read(next()).expect("a list");
+            ids.reverse();
+            let expected: Vec<String> = list.iter().cloned().collect();
+            assert_eq!(ids, expected, "{}", fail(name));
         }
-        let later: BTreeSet<String> = self.bench.later().into_iter().collect();
+        let later: BTreeSet<String> = read(next()).expect("a set");
         assert_eq!(later, self.later, "{}", fail("later"));
-        assert!(self.bench.ask::<u64>("LLEN t:bell") <= 64);
+        assert!(read::<u64>(next()).expect("a number") <= 64);
         let mut claims = BTreeMap::new();
-        for (who, one) in self.instances.iter().enumerate() {
-            for (id, token) in one.session.claims().expect("answers") {
+        for who in 0..self.instances.len() {
+            for (id, token) in read::<BTreeMap<String, String>>(next()).expect("a hash") {
                 assert_eq!(
                     claims.insert(id, (who, token)),
                     None,
@@ -684,11 +780,8 @@ impl Model {
                 );
             }
         }
-        for (id, job) in &self.jobs {
-            if matches!(job.place, Place::Ended(_)) && !step.is_multiple_of(50) {
-                continue;
-            }
-            let record = self.bench.record(id);
+        for (id, job) in jobs {
+            let record: BTreeMap<String, String> = read(next()).expect("a hash");
             let state = match &job.place {
                 Place::Ready(_) => "queued",
                 Place::Later => "later",

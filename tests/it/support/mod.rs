@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod auditor;
 pub mod proxy;
 
 use fal_worker::sandbox::Sandbox;
@@ -30,6 +31,10 @@ pub struct World {
     pub fal_url: Option<String>,
     con: Connection,
     daemons: usize,
+    /// Why the store is not looked at in the end.
+    not_audited: Option<&'static str>,
+    /// Why the worker's own audit may have mended something.
+    may_mend: Option<&'static str>,
 }
 
 /// A daemon under test, a real process.
@@ -55,7 +60,27 @@ impl World {
             fal_url: None,
             con,
             daemons: 0,
+            not_audited: None,
+            may_mend: None,
         }
+    }
+
+    /// The test leaves behind what no script of the worker does (or a Redis that answers nobody): the
+    /// auditor does not look at it. Say why.
+    pub fn not_audited(&mut self, why: &'static str) {
+        self.not_audited = Some(why);
+    }
+
+    /// The test plants or causes leaks, which the worker's audit may mend and count. Say why.
+    pub fn may_mend(&mut self, why: &'static str) {
+        self.may_mend = Some(why);
+    }
+
+    /// What the tests' own auditor finds in the store now.
+    pub fn findings(&mut self) -> Vec<String> {
+        let _: String = self.redis(&["PING"]); // a Redis that was restarted left a broken connection behind
+        auditor::findings(&mut self.con, self.may_mend.is_some())
+            .unwrap_or_else(|error| panic!("the auditor cannot read the store: {error}"))
     }
 
     /// A world with one daemon of 4 threads that is ready.
@@ -342,9 +367,24 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // Daemons are declared behind their world, and so are dropped, by a kill, before it.
+        let mut wrong = Vec::new();
         if !std::thread::panicking() {
-            return;
+            if self.not_audited.is_none() {
+                wrong = self.findings();
+            }
+            if wrong.is_empty() {
+                return;
+            }
         }
+        self.print_all();
+        assert!(wrong.is_empty(), "the auditor found: {wrong:#?}");
+    }
+}
+
+impl World {
+    /// Logs, ledger and journal, for whoever looks for the cause.
+    fn print_all(&self) {
         for number in 1..=self.daemons {
             let path = self.folder.path().join(format!("daemon-{number}.log"));
             let text = fs::read_to_string(&path).unwrap_or_default();

@@ -1,0 +1,363 @@
+-- audit: walks the store a page at a time and mends what no script of ours leaves behind: a Redis that
+-- lost its tail, a late call, a person with redis-cli, or a bug. Where the keys stand and what is
+-- suspected lies in Redis, so any keeper goes on where another stopped. Each script is atomic, so what is
+-- checked here holds between any two of them. Only what two looks agree on is taken from an owner or
+-- deleted, and what a newer format wrote is left alone: a leak is better than a second payment.
+-- KEYS   1 audit   2 suspects   3 workers   4 gone   5 settling   6 stats   7 bell   8 resume   9 high
+--        10 default   11 low   12 later   13 dead   14 inbox
+-- ARGV   1 namespace   2 format   3 tick, ms   4 time between the pages of one walk, ms
+--        5 how long a queued record is suspected before it is searched for, ms   6 keys a page
+--        7 wait before a new submit, ms   8 lease, ms   9 crash limit   10 keep of done ones, seconds
+--        11 keep of dead ones, seconds
+-- MAKES  records, specs, results, claims and taken entries that a page brings (same slot on a cluster)
+-- GIVES  {word, ms to the next call, kind, count...}; word: ok, early (another keeper was here), settling, full
+-- CALLER Store::audit
+local ns, format, tick, gap, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local page, wait, lease = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local ready = {KEYS[8], KEYS[9], KEYS[10], KEYS[11]}
+local priority = {high = KEYS[9], default = KEYS[10], low = KEYS[11]}
+local keep = {done = tonumber(ARGV[10]), cancelled = tonumber(ARGV[10]), dead = tonumber(ARGV[11])}
+
+-- What is not written down again yet looks like a leak.
+if redis.call('EXISTS', KEYS[5]) > 0 then return {'settling', tick} end
+local now, a = now_ms(), {}
+local flat = redis.call('HGETALL', KEYS[1])
+for i = 1, #flat, 2 do a[flat[i]] = flat[i + 1] end
+local at, due = tonumber(a.at or '0'), tonumber(a.due or '0')
+-- A clock that went back must not stop the audit until it has caught up.
+if at <= now and now < due then return {'early', due - now} end
+-- A full Redis refuses this one: upkeep asks nothing of it, and no repair stops half-way. That is no
+-- outage, so it is no error either.
+local begun = redis.pcall('HSET', KEYS[1], 'at', now)
+if type(begun) == 'table' and begun.err then
+  if string.find(begun.err, 'OOM', 1, true) then return {'full', tick} end
+  return begun
+end
+
+-- Suspected in a time that is yet to come: the walk sees them again.
+if at > now then redis.call('DEL', KEYS[2]) end
+
+local counts, kinds, moved = {}, {}, false
+local function mended(kind)
+  if not counts[kind] then
+    counts[kind] = 0
+    kinds[#kinds + 1] = kind
+  end
+  counts[kind] = counts[kind] + 1
+end
+
+-- Places looked through in long lists by this call: a bound, since each costs time that others wait.
+local spent, budget = 0, 200000
+
+-- Fields of a record, nil where there is none or where another type lies.
+local function fields(id, ...)
+  local r = redis.pcall('HMGET', ns .. ':job:' .. id, 'state', 'v', ...)
+  if r.err then return {false, tostring(format + 1)} end
+  return r
+end
+local function newer(v) return (tonumber(v or '0') or 0) > format end
+local function has_ended(state) return state == 'done' or state == 'dead' or state == 'cancelled' end
+
+local known = {}
+local function lives(instance)
+  if known[instance] == nil then known[instance] = redis.call('ZSCORE', KEYS[3], instance) ~= false end
+  return known[instance]
+end
+-- Judged dead by a keeper: take_back is on its way to the claims.
+local function is_gone(instance)
+  return redis.call('ZSCORE', KEYS[4], instance) ~= false
+    or redis.call('HEXISTS', ns .. ':worker:' .. instance, 'dead') == 1
+end
+-- Not on the list of the living, and not the last time either: who is about to re-assert is there by now.
+local sure = math.floor(tick * 0.9)
+local function is_lost(instance)
+  if lives(instance) then return false end
+  local since = tonumber(a['i:' .. instance])
+  if since then return now - since >= sure end
+  a['i:' .. instance] = now
+  redis.call('HSET', KEYS[1], 'i:' .. instance, now)
+  return false
+end
+
+-- Where a queued record belongs: paid ones and those to be told of are served first.
+local function list_of(p, request, phase)
+  if request or (phase and phase ~= 'submitting') then return KEYS[8] end
+  return priority[p or 'default'] or KEYS[10]
+end
+
+-- An expiry that an ended job's key lacks. Without one it would stay for ever.
+local function expire(key, state)
+  local seconds = keep[state]
+  redis.call('EXPIRE', key, seconds > 0 and seconds or 86400)
+  mended('expiry')
+end
+
+-- ---- what an earlier call suspected
+
+local notes = 0
+for field, since in pairs(a) do
+  local kind, rest = string.sub(field, 1, 2), string.sub(field, 3)
+  local age = now - (tonumber(since) or now)
+  if kind == 'i:' and (lives(rest) or age > 3600000 or age < 0) then
+    redis.call('HDEL', KEYS[1], field)
+    a[field] = nil
+  elseif kind == 'k:' then
+    notes = notes + 1
+    if age >= sure or age < 0 then
+      local key, id = ns .. ':' .. rest, string.match(rest, '^%a+:(.*)$')
+      if age >= sure and redis.call('EXISTS', ns .. ':job:' .. id) == 0 and redis.call('TTL', key) == -1 then
+        redis.call('UNLINK', key)
+        mended('orphan')
+      end
+      redis.call('HDEL', KEYS[1], field)
+      notes = notes - 1
+    end
+  end
+end
+
+-- A search costs as much as its list is long: one a second.
+local searches = math.max(1, math.min(5, math.floor((now - at + 200) / 1000)))
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - patience, 'LIMIT', 0, 100)) do
+  local r = fields(id, 'priority', 'request_id', 'phase')
+  if r[1] ~= 'queued' or newer(r[2]) then
+    redis.call('ZREM', KEYS[2], id)
+  else
+    local list = list_of(r[3], r[4], r[5])
+    local size = redis.call('LLEN', list)
+    if searches == 0 or (spent > 0 and spent + size > budget) then break end
+    searches, spent = searches - 1, spent + size
+    redis.call('ZREM', KEYS[2], id)
+    if not redis.call('LPOS', list, id, 'RANK', -1) then
+      -- In a wrong list, if anywhere: the walk takes it out there. One place too many pays nothing, since
+      -- only a queued record can be claimed.
+      redis.call('RPUSH', list, id)
+      mended('unlisted')
+      moved = true
+    end
+  end
+end
+
+-- ---- one page of everything that the walk has not seen yet
+
+local parts = {'keys', 'l1', 'l2', 'l3', 'l4', 'later', 'dead'}
+local cursors = {}
+local pages = a.open and tonumber(a.pages) or 0
+for _, name in ipairs(parts) do cursors[name] = a.open and a['p:' .. name] or (not a.open and '0') end
+pages = pages + 1
+
+-- When the one to be served next in a list came in: of older ones that still wait some may be missing
+-- there. Of younger ones a few are looked for, since behind a long backlog nearly all are well.
+local next_in = {}
+local function served_after(list)
+  if next_in[list] == nil then
+    local id = redis.call('LINDEX', list, -1)
+    local since = id and fields(id, 'queued_at')[3]
+    next_in[list] = since and tonumber(since) or math.huge
+  end
+  return next_in[list]
+end
+
+local suspects
+local k = {later = KEYS[12], resume = KEYS[8]}
+local function look_at_job(id, key)
+  local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at')
+  local state = r[1]
+  if not state or newer(r[2]) then return end
+  local ttl = redis.call('TTL', key)
+  if has_ended(state) then
+    if ttl == -1 then expire(key, state) end
+    return
+  end
+  if ttl >= 0 and (state == 'running' or state == 'queued' or state == 'later') then
+    redis.call('PERSIST', key) -- it would vanish under its owner
+    mended('expiry')
+  end
+  if state == 'running' then
+    local owner = r[4] and r[3] or ''
+    local claims = ns .. ':claims:' .. owner
+    local claimed = redis.call('HGET', claims, id)
+    if lives(owner) then
+      if claimed ~= r[4] then
+        -- He decides: what he does not know he gives back.
+        redis.call('HSET', claims, id, r[4])
+        mended('claim')
+      end
+      return
+    end
+    local gone = is_gone(owner)
+    if (gone and claimed and claimed == r[4]) or not is_lost(owner) then return end
+    redis.call('HDEL', claims, id)
+    local o = redis.call('HMGET', key, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
+      'via', 'charged', 'crashes')
+    -- Whom nobody has judged dead may believe in his lease and begin a submit until it is over.
+    requeue(k, key, id, o, now, gone and wait or wait + lease, tonumber(ARGV[9]))
+    mended('owner')
+    moved = true
+  elseif state == 'later' then
+    if not redis.call('ZSCORE', KEYS[12], id) then
+      redis.call('ZADD', KEYS[12], tonumber(r[9] or '') or now, id)
+      mended('unscheduled')
+    end
+  elseif state == 'queued' then
+    suspects = suspects or redis.call('ZCARD', KEYS[2])
+    local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8]))
+    if suspects < (likely and 400 or 50) then
+      suspects = suspects + redis.call('ZADD', KEYS[2], 'NX', now, id)
+    end
+  end
+end
+
+-- A spec or a large result lives as long as its record.
+local function look_at_companion(word, id, key)
+  local r = fields(id)
+  if newer(r[2]) or (r[1] and not has_ended(r[1])) then return end
+  if redis.call('TTL', key) ~= -1 then return end
+  if r[1] then
+    expire(key, r[1])
+  elseif notes < 200 and not a['k:' .. word .. ':' .. id] and redis.call('EXISTS', ns .. ':job:' .. id) == 0 then
+    notes = notes + 1
+    redis.call('HSET', KEYS[1], 'k:' .. word .. ':' .. id, now)
+  end
+end
+
+local function look_at_claims(instance, key)
+  local scan = redis.pcall('HSCAN', key, a['c:' .. instance] or '0', 'COUNT', page)
+  if scan.err then return end
+  for i = 1, #scan[2], 2 do
+    local id, token = scan[2][i], scan[2][i + 1]
+    local r = fields(id, 'token', 'worker')
+    if newer(r[2]) then
+      -- not ours to judge
+    elseif r[1] == 'running' and r[4] == instance and r[3] then
+      if r[3] ~= token then
+        redis.call('HSET', key, id, r[3])
+        mended('claim')
+      end
+    else
+      redis.call('HDEL', key, id)
+      mended('stale_claim')
+    end
+  end
+  if scan[1] == '0' then
+    if a['c:' .. instance] then redis.call('HDEL', KEYS[1], 'c:' .. instance) end
+  else
+    redis.call('HSET', KEYS[1], 'c:' .. instance, scan[1]) -- a large one is read on in the next walk
+  end
+end
+
+-- Unread entries of an instance that nobody buried: to the inbox, in their old order. Its own intake, if
+-- it still came, finds other entries at the right end and does nothing. What the buried still move is no
+-- leak: take_back comes again and again.
+local function look_at_taken(instance, key)
+  if is_gone(instance) or not is_lost(instance) then return end
+  while true do
+    local entry = redis.call('LPOP', key)
+    if not entry then return end
+    redis.call('RPUSH', KEYS[14], entry)
+    mended('taken')
+  end
+end
+
+-- Another namespace may live below one of our words (`a` and `a:job`): those keys are not ours.
+local ours = {claims = true, taken = true}
+local function is_ours(word)
+  if ours[word] == nil then
+    ours[word] = (word == 'job' or word == 'spec' or word == 'result')
+      and redis.call('TYPE', ns .. ':' .. word .. ':events').ok ~= 'stream'
+  end
+  return ours[word]
+end
+local function page_of_keys(cursor)
+  local pattern = string.gsub(ns, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
+  local scan = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', page)
+  for _, key in ipairs(scan[2]) do
+    local word, rest = string.match(string.sub(key, #ns + 2), '^(%a+):(.+)$')
+    if word and is_ours(word) then
+      if word == 'job' then look_at_job(rest, key)
+      elseif word == 'claims' then look_at_claims(rest, key)
+      elseif word == 'taken' then look_at_taken(rest, key)
+      else look_at_companion(word, rest, key) end
+    end
+  end
+  return scan[1]
+end
+
+-- From the side where ids come in: what is taken at the other end moves nothing out of the page.
+local part = math.ceil(page / 2) -- of each: the keys are the most
+local function page_of_list(list, cursor)
+  local from, long = tonumber(cursor), nil
+  local ids, seen, removed = redis.call('LRANGE', list, from, from + part - 1), {}, 0
+  for i, id in ipairs(ids) do
+    local r = fields(id, 'priority', 'request_id', 'phase')
+    local wrong = seen[id] or (not newer(r[2]) and (r[1] ~= 'queued' or list_of(r[3], r[4], r[5]) ~= list))
+    seen[id] = true
+    if wrong then
+      local place = from + i
+      long = long or redis.call('LLEN', list)
+      local cost = math.min(place, long - place)
+      if spent > 0 and spent + cost > budget then return tostring(place - 1 - removed) end
+      spent = spent + cost
+      redis.call('LREM', list, place <= long - place and 1 or -1, id)
+      removed = removed + 1
+      mended('ready')
+      -- In a wrong list: whether it stands in the right one is looked at next time.
+      if r[1] == 'queued' then redis.call('ZADD', KEYS[2], now - patience, id) end
+    end
+  end
+  return #ids < part and '0' or tostring(from + #ids - removed)
+end
+
+local function page_of_zset(set, cursor, state)
+  local scan = redis.call('ZSCAN', set, cursor, 'COUNT', part)
+  for i = 1, #scan[2], 2 do
+    local id = scan[2][i]
+    local r = fields(id)
+    if r[1] ~= state and not newer(r[2]) then
+      redis.call('ZREM', set, id)
+      -- A dead record is forgotten in its time, its id by the next trim.
+      if state ~= 'dead' or r[1] or tonumber(scan[2][i + 1]) + keep.dead * 1000 > now then mended(state) end
+    end
+  end
+  return scan[1]
+end
+
+-- Where nothing waits and nothing has died, one look says so.
+local empty = redis.call('EXISTS', KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]) == 0
+local open = 0
+for i, name in ipairs(parts) do
+  local cursor = cursors[name]
+  if cursor then
+    local rest = '0'
+    if name == 'keys' then rest = page_of_keys(cursor)
+    elseif empty then -- nothing to see
+    elseif i <= 5 then rest = page_of_list(ready[i - 1], cursor)
+    elseif name == 'later' then rest = page_of_zset(KEYS[12], cursor, 'later')
+    else rest = page_of_zset(KEYS[13], cursor, 'dead') end
+    if rest ~= '0' then
+      redis.call('HSET', KEYS[1], 'p:' .. name, rest)
+      open = open + 1
+    elseif a['p:' .. name] then
+      redis.call('HDEL', KEYS[1], 'p:' .. name)
+    end
+  end
+end
+
+-- After a walk of a large store as many calls are spared as it took: what grows with the store is how
+-- long a walk takes, not what an idle worker costs.
+local pause = gap
+if open == 0 then
+  pause = math.max(tick, pages * gap)
+  if a.open then redis.call('HDEL', KEYS[1], 'open') end
+else
+  redis.call('HSET', KEYS[1], 'open', open)
+end
+-- A little less, since a caller comes with his own beat.
+redis.call('HSET', KEYS[1], 'pages', pages, 'due', now + pause - math.floor(gap / 5))
+if moved then ring(KEYS[7]) end
+local out = {'ok', pause}
+for _, kind in ipairs(kinds) do
+  redis.call('HINCRBY', KEYS[6], 'repairs:' .. kind, counts[kind])
+  out[#out + 1] = kind
+  out[#out + 1] = counts[kind]
+end
+return out

@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use health::{Failed, Seen};
 use keeper::Keeper;
 use listen::Page;
-use pool::Engine;
+use pool::{Engine, Moved};
 use scheduler::Stage;
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -357,7 +357,7 @@ impl Crew {
     fn start(
         tools: &Arc<Tools>,
         engine: &Arc<Engine>,
-        moved: &Receiver<Box<Flight>>,
+        moved: &Moved,
         keeper: Keeper,
         pool_threads: usize,
         transfer_threads: usize,
@@ -378,7 +378,8 @@ impl Crew {
         }
         let mut transfers = Vec::new();
         for number in 0..transfer_threads {
-            let (tools, engine, moved) = (tools.clone(), engine.clone(), moved.clone());
+            let moved = moved.for_thread(number, transfer_threads);
+            let (tools, engine) = (tools.clone(), engine.clone());
             transfers.push(spawn(format!("transfer-{number}"), move || {
                 let worker = Worker {
                     session: tools.store.session(),
@@ -412,13 +413,7 @@ impl Crew {
     }
 
     /// Quiet, stop, hard stop, with one deadline.
-    fn stop(
-        self,
-        tools: &Arc<Tools>,
-        engine: &Arc<Engine>,
-        moved: &Receiver<Box<Flight>>,
-        deadline: Instant,
-    ) {
+    fn stop(self, tools: &Arc<Tools>, engine: &Arc<Engine>, moved: &Moved, deadline: Instant) {
         let began = Instant::now();
         // So much of the time is kept for what broken steps still have to write.
         let after_hard_stop = AFTER_HARD_STOP.min(deadline.duration_since(began) / 4);
@@ -539,15 +534,9 @@ struct Returned {
 
 impl Returned {
     /// Gives back everything that is parked, waits for a transfer thread or is in a repeatable step.
-    fn give_back(
-        &mut self,
-        tools: &Arc<Tools>,
-        engine: &Engine,
-        moved: &Receiver<Box<Flight>>,
-        session: &Session,
-    ) {
+    fn give_back(&mut self, tools: &Arc<Tools>, engine: &Engine, moved: &Moved, session: &Session) {
         let mut flights = engine.scheduler.drain();
-        flights.extend(moved.try_iter());
+        flights.extend(moved.drain());
         if !flights.is_empty() {
             self.give_back_flights(tools, session, &mut flights);
         }

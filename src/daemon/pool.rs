@@ -51,6 +51,43 @@ impl Desks {
     }
 }
 
+/// What waits for the transfer threads: direct calls, which may hang for minutes, and files, whose hosts
+/// may. At most half of the threads, rounded up, are for either.
+#[derive(Clone)]
+pub(crate) struct Moved {
+    direct: Receiver<Box<Flight>>,
+    files: Receiver<Box<Flight>>,
+}
+
+impl Moved {
+    /// What the thread of this number, of so many, serves.
+    pub(crate) fn for_thread(&self, number: usize, threads: usize) -> Moved {
+        let only = |serves: bool, channel: &Receiver<Box<Flight>>| {
+            if serves {
+                channel.clone()
+            } else {
+                crossbeam_channel::never()
+            }
+        };
+        Moved {
+            direct: only(number < threads.div_ceil(2), &self.direct),
+            files: only(number >= threads / 2, &self.files),
+        }
+    }
+
+    fn recv(&self) -> Option<Box<Flight>> {
+        crossbeam_channel::select! {
+            recv(self.direct) -> flight => flight.ok(),
+            recv(self.files) -> flight => flight.ok(),
+        }
+    }
+
+    /// Takes what waits at this moment.
+    pub(crate) fn drain(&self) -> impl Iterator<Item = Box<Flight>> + '_ {
+        self.direct.try_iter().chain(self.files.try_iter())
+    }
+}
+
 /// What all threads of the engine share.
 pub(crate) struct Engine {
     pub(crate) scheduler: Scheduler,
@@ -61,7 +98,8 @@ pub(crate) struct Engine {
     crashed: Mutex<Vec<(JobId, Token)>>,
     /// What each kind of thread last brought back.
     pub(crate) signs: Signs,
-    transfers: Sender<Box<Flight>>,
+    /// For direct calls, and for files.
+    transfers: [Sender<Box<Flight>>; 2],
     claim_size: usize,
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
     emptied: AtomicBool,
@@ -73,20 +111,21 @@ impl Engine {
         threads: usize,
         transfer_threads: usize,
         max_in_flight: usize,
-    ) -> (Engine, Receiver<Box<Flight>>) {
-        let (transfers, moved) = crossbeam_channel::unbounded();
+    ) -> (Engine, Moved) {
+        let (calls, direct) = crossbeam_channel::unbounded();
+        let (moves, files) = crossbeam_channel::unbounded();
         let engine = Engine {
             scheduler: Scheduler::new(threads, max_in_flight),
             desks: Desks::new(threads + transfer_threads),
             puller: AtomicU64::new(0),
             crashed: Mutex::default(),
             signs: Signs::default(),
-            transfers,
+            transfers: [calls, moves],
             // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
             claim_size: (threads / 2).clamp(1, 8),
             emptied: AtomicBool::new(false),
         };
-        (engine, moved)
+        (engine, Moved { direct, files })
     }
 
     /// One pool thread, from start to end.
@@ -107,14 +146,9 @@ impl Engine {
         }
     }
 
-    /// One transfer thread: ends when the channel is closed and empty.
-    pub(crate) fn transfer_thread(
-        &self,
-        worker: &Worker,
-        desk: usize,
-        moved: &Receiver<Box<Flight>>,
-    ) {
-        for flight in moved {
+    /// One transfer thread: ends when its channels are closed.
+    pub(crate) fn transfer_thread(&self, worker: &Worker, desk: usize, moved: &Moved) {
+        while let Some(flight) = moved.recv() {
             self.run(worker, desk, flight, None);
         }
     }
@@ -309,7 +343,13 @@ impl Engine {
                 Next::Transfer => {
                     self.scheduler.transferring(Snapshot::of(&flight));
                     self.clear(worker, desk);
-                    if let Err(closed) = self.transfers.send(flight) {
+                    let [calls, moves] = &self.transfers;
+                    let channel = if flight.phase == Phase::Submitting {
+                        calls
+                    } else {
+                        moves
+                    };
+                    if let Err(closed) = channel.send(flight) {
                         self.scheduler.park(closed.into_inner(), Instant::now());
                     }
                     return;

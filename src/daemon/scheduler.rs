@@ -202,11 +202,13 @@ impl Scheduler {
     fn pull<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, gate: &Gate, now: Instant) -> Work<'a> {
         inner.permit = None;
         inner.wants_room = false;
-        // With one thread nobody else serves what becomes due, or comes back from a transfer.
+        // With one thread, or with all others in exchanges that may hang, nobody else serves what becomes
+        // due, or comes back from a transfer.
+        let others = inner.idle > 0 || inner.leader_until.is_some();
         let block = match inner.earliest_step() {
             // Who waits for a place may wait for fal: somebody must look whether it is back.
-            _ if self.threads > 1 && !inner.claimed.is_empty() => Duration::from_millis(500),
-            _ if self.threads > 1 => BLOCK,
+            _ if others && !inner.claimed.is_empty() => Duration::from_millis(500),
+            _ if others => BLOCK,
             _ if !inner.transferring.is_empty() || !inner.claimed.is_empty() => Duration::ZERO,
             // An idle Redis rounds the time-out of BRPOP up to a tenth of a second.
             Some(due) => due

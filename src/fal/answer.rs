@@ -57,6 +57,7 @@ pub(super) fn submitted(wire: Wire, base: &str, model: &Model) -> Submitted {
             let text = classify(answer.status, &answer.headers, &answer.body).text;
             Submitted::Unknown(Failure {
                 retry_after: retry_after(&answer),
+                spoke: fal_spoke(answer.status, &answer.headers, false),
                 ..lost(&text)
             })
         }
@@ -177,7 +178,10 @@ pub(super) fn polled(wire: Wire) -> Polled {
         },
         (200..300, Some("COMPLETED")) => Polled::Completed,
         (200..300, Some(_)) => Polled::InProgress,
-        (200..300, None) => Polled::Failed(again(Kind::BadAnswer, "a status that cannot be read")),
+        (200..300, None) => Polled::Failed(Failure {
+            spoke: true,
+            ..again(Kind::BadAnswer, "a status that cannot be read")
+        }),
         _ => Polled::Failed(step_only(&answer)),
     }
 }
@@ -209,12 +213,11 @@ pub(super) fn collected(wire: Wire) -> Collected {
 }
 
 fn too_big() -> Failure {
-    plain(
-        Kind::BadAnswer,
-        Remedy::Final,
-        Charged::Yes,
-        "the result is longer than allowed",
-    )
+    let text = "the result is longer than allowed";
+    Failure {
+        spoke: true,
+        ..plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text)
+    }
 }
 
 /// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result.
@@ -246,7 +249,10 @@ fn is_the_models_404(answer: &Answer) -> bool {
 /// A 2xx body as output: a JSON object in UTF-8, nothing more is asked.
 fn output(answer: Answer) -> Result<Output, Failure> {
     let units = units(&answer.headers);
-    let failure = |text: &str| plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text);
+    let failure = |text: &str| Failure {
+        spoke: true,
+        ..plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text)
+    };
     let json = String::from_utf8(answer.body).map_err(|_| failure("the result is not UTF-8"))?;
     if !json.trim_start().starts_with('{') || serde_json::from_str::<&RawValue>(&json).is_err() {
         return Err(Failure {
@@ -345,6 +351,11 @@ fn step_only(answer: &Answer) -> Failure {
         remedy: Remedy::RetryStep,
         charged: Charged::Unknown,
         units: None,
+        spoke: fal_spoke(
+            answer.status,
+            &answer.headers,
+            Body::read(&answer.body).is_object(),
+        ),
         ..failure
     }
 }
@@ -357,7 +368,15 @@ fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
         charged,
         units: None,
         retry_after: None,
+        spoke: false,
     }
+}
+
+/// Whether fal itself gave this answer: what is no 5xx and has its JSON, or bears its request id. A
+/// gateway in front of it has neither.
+fn fal_spoke(status: u16, headers: &[(String, String)], json: bool) -> bool {
+    let head = Head { status, headers };
+    (status < 500 && json) || head.header("x-fal-request-id").is_some()
 }
 
 const UNITS: &str = "x-fal-billable-units";
@@ -502,6 +521,8 @@ fn classify(status: u16, headers: &[(String, String)], body: &[u8]) -> Failure {
         charged,
         units,
         retry_after: wait(answer.header("retry-after")),
+        // Its word about a job is taken for its own.
+        spoke: remedy != Remedy::RetryStep || fal_spoke(status, headers, body.is_object()),
     }
 }
 

@@ -116,4 +116,7 @@ pub struct Failure {
     pub units: Option<String>,
     /// The service asked to wait this long (`Retry-After`).
     pub retry_after: Option<Duration>,
+    /// The service itself answered, however badly: it is there. Not a time-out, a broken connection or
+    /// a gateway in front of it.
+    pub spoke: bool,
 }

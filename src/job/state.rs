@@ -896,6 +896,7 @@ fn failure(kind: Kind, text: &str, charged: Charged) -> Failure {
         charged,
         units: None,
         retry_after: None,
+        spoke: true,
     }
 }
 

@@ -1,11 +1,12 @@
 //! Collect: the result is fetched at once, since it vanishes at fal within minutes, and recorded
 //! together with the intent to deliver it.
 
-use super::{Heard, Worker};
+use super::{Heard, Worker, job};
 use crate::fal::{self, Handle};
 use crate::job::answer::{Collected, Directed, Item};
 use crate::job::flight::Flight;
 use crate::job::state::{self, FoundSummary, Next};
+use crate::report;
 
 /// Fetches the result.
 pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
@@ -25,7 +26,7 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
         Collected::Output(_) | Collected::NotYet | Collected::Missing => Heard::Answer,
     });
     let found = match &answer {
-        Collected::Output(output) => summary(&output.json),
+        Collected::Output(output) => summary(worker, flight, &output.json),
         Collected::NotYet | Collected::Missing | Collected::Failed(_) => FoundSummary::default(),
     };
     let policy = &worker.tools.policy;
@@ -42,19 +43,38 @@ pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directe
         Directed::Unknown(_) => {}
     }
     let found = match &answer {
-        Directed::Output(output, _) => summary(&output.json),
+        Directed::Output(output, _) => summary(worker, flight, &output.json),
         Directed::Failed(_) | Directed::Unknown(_) => FoundSummary::default(),
     };
     let change = state::after_direct(flight, answer, &found, worker.moment());
     worker.record(flight, change)
 }
 
-fn summary(json: &str) -> FoundSummary {
+fn summary(worker: &Worker, flight: &Flight, json: &str) -> FoundSummary {
     let found = fal::outputs(json);
+    if flight.target.is_some() {
+        warn_of_foreign_hosts(worker, flight, &found.items);
+    }
     FoundSummary {
         items: found.items.len(),
         all_flagged: found.all_flagged,
         files: file_urls(&found.items),
+    }
+}
+
+/// A file of a host that may not be fetched from goes as a link: the operator should know why. Said
+/// here, once, and not at each try to deliver it.
+fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
+    for item in items {
+        if let Item::File(file) = item
+            && !file.url.starts_with("data:")
+            && !worker.tools.file_hosts.allows(&file.url)
+        {
+            report::warning(
+                "a file of a host that --file-host does not name goes as a link",
+                &[("job", &job(flight).job), ("url", &file.url.as_str())],
+            );
+        }
     }
 }
 

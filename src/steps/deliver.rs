@@ -61,9 +61,6 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         Ping::Auto => since(flight.wanted_at, now) > PING_AFTER,
     };
     let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
-    if flight.rung.is_empty() && flight.doubt == Doubt::None && worker.may_act(flight).is_ok() {
-        warn_of_foreign_hosts(flight, &items, &may_fetch);
-    }
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
     match go_on(worker, flight, telegram, &parcel) {
         Step::Go(next) => next,
@@ -84,21 +81,6 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
                 target.status_message_id = None;
             }
             worker.fail(flight, failure)
-        }
-    }
-}
-
-/// A file of a host that may not be fetched from goes as a link: the operator should know why.
-fn warn_of_foreign_hosts(flight: &Flight, items: &[Item], may_fetch: &dyn Fn(&str) -> bool) {
-    for item in items {
-        if let Item::File(file) = item
-            && !file.url.starts_with("data:")
-            && !may_fetch(&file.url)
-        {
-            report::warning(
-                "a file of a host that --file-host does not name goes as a link",
-                &[("job", &job(flight).job), ("url", &file.url.as_str())],
-            );
         }
     }
 }
@@ -180,6 +162,8 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         }
         After::Wait { progress, for_, .. } => {
             flight.rung = progress.to_text();
+            let (job, in_ms) = (job(flight).job, for_.as_millis() as u64);
+            report::debug("delivery waits", &[("job", &job), ("in_ms", &in_ms)]);
             Step::Go(park(worker, flight, Next::In(for_)))
         }
         After::Unknown {
@@ -216,8 +200,14 @@ fn act(
             telegram.perform(&call, None)
         }
         Op::Upload { .. } if !worker.moves_bytes => return Outcome::Transfer,
-        Op::Upload { url, max_bytes, .. } => {
-            let mut file = match fetch(worker, &url, max_bytes) {
+        Op::Upload {
+            url,
+            max_bytes,
+            content_type,
+            ..
+        } => {
+            let fetched = fetch(worker, &url, max_bytes);
+            let mut file = match fetched.and_then(|file| no_page(file, &content_type)) {
                 Ok(file) => file,
                 Err(error) => return not_fetched(worker, flight, parcel, progress, &error),
             };
@@ -292,6 +282,24 @@ fn fetch(worker: &Worker, url: &str, max_bytes: u64) -> Result<Spooled, Download
         total: Duration::from_secs(60 + max_bytes / (128 << 10)),
     };
     worker.tools.http.download(url, &rules)
+}
+
+/// A page in place of a picture is its host's trouble, whatever the status said. Sent as a file it would
+/// be the user's.
+fn no_page(file: Spooled, content_type: &str) -> Result<Spooled, DownloadError> {
+    let is_media = ["image/", "video/", "audio/"]
+        .iter()
+        .any(|family| content_type.starts_with(family));
+    let head = file.head.trim_ascii_start();
+    let begins = |with: &[u8]| {
+        head.get(..with.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(with))
+    };
+    if is_media && (begins(b"<!doctype html") || begins(b"<html")) {
+        let text = "a page came in place of the file";
+        return Err(DownloadError::Broken(text.to_owned()));
+    }
+    Ok(file)
 }
 
 fn not_fetched(
@@ -385,6 +393,7 @@ fn final_failure(kind: Kind, text: String) -> Failure {
         charged: Charged::No,
         units: None,
         retry_after: None,
+        spoke: true,
     }
 }
 

@@ -81,14 +81,16 @@ impl Rooms {
 }
 
 impl Gate {
-    /// For a pool of so many threads: three quarters may be inside one service, half in slow sends, at
-    /// least one each.
+    /// For a pool of so many threads: three quarters, and all but two, may be inside one service, half
+    /// in slow sends, at least one each.
     pub(crate) fn new(threads: usize) -> Gate {
         Gate {
             fal: Rooms::default(),
             telegram: Rooms::default(),
             slow: AtomicUsize::new(0),
-            most: (threads * 3 / 4).max(1),
+            // With what is left over one may wait for the bell and one is free, however long a service
+            // hangs: from four threads on it never stops the other's work.
+            most: (threads * 3 / 4).min(threads.saturating_sub(2)).max(1),
             most_slow: (threads / 2).max(1),
         }
     }
@@ -327,6 +329,15 @@ mod tests {
             gate.enter(Service::Telegram { slow: true }, true, now),
             Entry::Go(_)
         ));
+    }
+
+    #[test]
+    fn beside_a_service_that_hangs_one_thread_may_pull_and_one_is_free() {
+        for threads in 4..=512 {
+            let gate = Gate::new(threads);
+            assert!(gate.most <= threads * 3 / 4 && gate.most_slow <= gate.most);
+            assert!(gate.most + 2 <= threads, "{threads} threads");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) use snapshot::Snapshot;
 use crate::fal::{Fal, Handle, Probe};
 use crate::http::{FileHosts, Http};
 use crate::job::answer::Cancelled;
-use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::spec::ChatId;
 use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
@@ -202,10 +202,10 @@ pub(crate) enum Heard<'a> {
 impl<'a> Heard<'a> {
     /// Of a failure on the way, or fal's own word.
     fn of(failure: &'a Failure) -> Heard<'a> {
-        if failure.kind == Kind::Unavailable && failure.remedy == Remedy::RetryStep {
-            Heard::Silence(&failure.text)
-        } else {
+        if failure.spoke {
             Heard::Answer
+        } else {
+            Heard::Silence(&failure.text)
         }
     }
 }

@@ -88,8 +88,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         answer => answer,
     };
     worker.fal_heard(match &answer {
-        Submitted::Refused(failure) => Heard::of(failure),
-        Submitted::Unknown(failure) => Heard::Silence(&failure.text),
+        Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
     });
     let change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());

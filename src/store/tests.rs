@@ -997,6 +997,11 @@ fn the_third_crash_of_an_executing_step_ends_the_job_whatever_its_phase_and_prog
                 bench.field("a", "crashes").as_deref(),
                 Some(crash.to_string().as_str())
             );
+            if crash == 2 {
+                assert_eq!(bench.state("a"), "later", "it comes back alone");
+                bench.an_hour_passes();
+                two.session.promote(9).expect("promotes");
+            }
             one = two;
             flight = one.claim_one();
         }
@@ -1023,6 +1028,28 @@ fn the_third_crash_of_an_executing_step_ends_the_job_whatever_its_phase_and_prog
 }
 
 #[test]
+fn jobs_that_were_executing_in_two_crashes_in_a_row_come_back_one_by_one() {
+    let bench = Bench::start();
+    let mut one = bench.instance();
+    fill(&bench, &one, &["a", "b", "idle"]);
+    for _ in 0..2 {
+        let flights = one.claim(3);
+        assert_eq!(flights.len(), 3);
+        let guilty = flights.iter().filter(|flight| flight.id.as_str() != "idle");
+        let steps: Vec<_> = guilty.map(|flight| (&flight.token, false)).collect();
+        let two = bench.instance();
+        one.dies_with(&two, true, Some(&steps));
+        one = two;
+    }
+    assert_eq!(bench.ready("default"), ["idle"]);
+    let due = |id| bench.ask::<i64>(&format!("ZSCORE t:later {id}"));
+    assert_eq!((due("a") - due("b")).abs(), 500);
+    bench.an_hour_passes();
+    one.session.promote(9).expect("promotes");
+    assert_eq!(one.claim(3).len(), 3);
+}
+
+#[test]
 fn a_job_whose_telling_kills_its_owners_ends_untold() {
     let bench = Bench::start();
     let mut one = bench.instance();
@@ -1033,6 +1060,8 @@ fn a_job_whose_telling_kills_its_owners_ends_untold() {
         assert!(!flight.untold);
         let two = bench.instance();
         one.dies_with(&two, true, Some(&[(&flight.token, true)]));
+        bench.an_hour_passes();
+        two.session.promote(9).expect("promotes");
         one = two;
         flight = one.claim_one();
     }

@@ -416,7 +416,7 @@ pub fn after(
                 counted: false,
             }
         }
-        Refusal::Unknown(text) => in_doubt(p, !editing, text, jitter),
+        Refusal::Unknown(text) | Refusal::Broke(text) => in_doubt(p, !editing, text, jitter),
         Refusal::EditSuperseded | Refusal::FallBack(Cause::AlbumAgain) if p.repeats < REPEATS => {
             p.repeats += 1;
             let for_ = growing(
@@ -843,7 +843,7 @@ fn after_epilogue(mut p: Progress, outcome: Result<Sent, Refusal>, jitter: f64) 
     }
     let passing = match outcome {
         Err(Refusal::RetryAfter { wait }) => Some(wait),
-        Err(Refusal::Unknown(_) | Refusal::NotSent(_)) => Some(growing(
+        Err(Refusal::Unknown(_) | Refusal::Broke(_) | Refusal::NotSent(_)) => Some(growing(
             Duration::from_secs(1),
             p.repeats,
             Duration::from_secs(30),
@@ -888,6 +888,7 @@ fn failure(kind: Kind, text: String) -> Failure {
         charged: Charged::No,
         units: None,
         retry_after: None,
+        spoke: true,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Refusal {
     },
     /// 5xx, no JSON, time-out, reset after sending: it may have been carried out.
     Unknown(String),
+    /// A 500 in Telegram's own words: it may have been carried out, and Telegram is there all the same.
+    Broke(String),
     /// No byte left this host.
     NotSent(String),
     /// An edit that was already done: success.
@@ -104,7 +106,9 @@ impl fmt::Display for Refusal {
             Refusal::RetryAfter { wait } => {
                 write!(f, "too many requests: retry after {} s", wait.as_secs())
             }
-            Refusal::Unknown(text) => write!(f, "outcome unknown: {text}"),
+            Refusal::Unknown(text) | Refusal::Broke(text) => {
+                write!(f, "outcome unknown: {text}")
+            }
             Refusal::NotSent(text) => write!(f, "not sent: {text}"),
             Refusal::NotModified => f.write_str("message is not modified"),
             Refusal::Gone => f.write_str("message is gone"),
@@ -141,6 +145,8 @@ pub fn classify(
         500.. if fits("sent message was immediately deleted*", &text) => {
             return Refusal::AlreadySent(shown);
         }
+        // The server goes down: that is no word about this chat.
+        500 if text != "restart" => return Refusal::Broke(shown),
         500.. | 408 => return Refusal::Unknown(shown),
         429 => {
             let named = answer
@@ -431,6 +437,7 @@ mod tests {
             Refusal::Unreachable(_) => "A".into(),
             Refusal::RetryAfter { wait } => format!("wait {}", wait.as_secs()),
             Refusal::Unknown(_) => "unknown".into(),
+            Refusal::Broke(_) => "broke".into(),
             Refusal::NotSent(_) => "not sent".into(),
             Refusal::NotModified => "not modified".into(),
             Refusal::Gone => "gone".into(),

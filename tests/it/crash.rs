@@ -199,7 +199,7 @@ fn killed_before_it_submitted_a_job_is_simply_submitted_by_the_next_owner() {
     let hold = world.sandbox.fal.hold("fal.submit");
     let ids: Vec<String> = (0..12).map(|n| format!("b{n}")).collect();
     world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
-    assert!(hold.wait_arrived(3, SOON));
+    assert!(hold.wait_arrived(2, SOON));
     daemon.kill();
     hold.release();
 

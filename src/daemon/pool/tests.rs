@@ -91,7 +91,7 @@ fn worker(tools: &Arc<Tools>, moves_bytes: bool) -> Worker {
 }
 
 /// An engine that pulls nothing.
-fn engine() -> (Engine, Receiver<Box<Flight>>) {
+fn engine() -> (Engine, Moved) {
     let (engine, moved) = Engine::new(2, 1, 100);
     match engine.scheduler.next(&mut 0, &GATE) {
         Work::Pull(permit, _) => permit.park(Duration::from_secs(3600)),
@@ -189,14 +189,32 @@ fn a_flight_goes_to_the_transfer_threads_and_stays_visible_on_its_way() {
     direct.via = crate::job::spec::Via::Direct;
     direct.target = None;
     engine.run(&worker(&tools, false), 0, direct, None);
-    assert_eq!(moved.len(), 1);
+    assert_eq!((moved.direct.len(), moved.files.len()), (1, 0));
     assert_eq!(engine.scheduler.snapshots().len(), 1);
     // At the stop it is in the channel still: the thread that gets it begins nothing.
     engine.scheduler.set_stage(Stage::Stop);
-    let flight = moved.recv().unwrap();
+    let flight = moved.for_thread(0, 1).recv().unwrap();
     engine.run(&worker(&tools, true), 2, flight, None);
     assert_eq!(engine.scheduler.snapshots().len(), 1);
     assert_eq!(engine.scheduler.drain().len(), 1);
+}
+
+#[test]
+fn half_of_the_transfer_threads_at_most_wait_in_direct_calls_or_for_files() {
+    for threads in 1..=9 {
+        let (engine, moved) = Engine::new(2, threads, 100);
+        let [calls, moves] = &engine.transfers;
+        let mut serve = [0, 0];
+        for number in 0..threads {
+            let mine = moved.for_thread(number, threads);
+            calls.send(named("direct", Phase::Submitting)).unwrap();
+            moves.send(named("file", Phase::Delivering)).unwrap();
+            serve[0] += mine.direct.try_iter().count();
+            serve[1] += mine.files.try_iter().count();
+            moved.drain().for_each(drop);
+        }
+        assert_eq!(serve, [threads.div_ceil(2); 2], "{threads} threads");
+    }
 }
 
 #[test]

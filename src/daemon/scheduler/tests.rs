@@ -274,13 +274,31 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
     // What comes back from a transfer has nobody else either.
     let moving = block(&|s| s.transferring(Snapshot::of(&named("a", Phase::Delivering))));
     assert_eq!(moving, Duration::ZERO);
-    // With two threads the other one serves all that.
-    let two = scheduler(2);
-    two.park(named("a", Phase::Polling), Instant::now() - MS);
-    assert_eq!(permit(two.next(&mut 7, &GATE)).1, BLOCK);
 }
 
 // ---- stages ----
+
+/// All others may be in exchanges that hang: what becomes due must not wait for the bell.
+#[test]
+fn with_all_others_busy_a_pull_blocks_no_longer_than_the_next_step_allows() {
+    let scheduler = Arc::new(scheduler(4));
+    let soon = Instant::now() + 2000 * MS;
+    scheduler.park(named("a", Phase::Delivering), soon);
+    let (alone, block) = permit(scheduler.next(&mut 0, &GATE));
+    assert!(block <= 1850 * MS, "{block:?}");
+    // With one that waits for what is due it may block as long as it likes.
+    let leader = {
+        let scheduler = scheduler.clone();
+        thread::spawn(move || name(scheduler.next(&mut 0, &GATE)))
+    };
+    while scheduler.lock().leader_until.is_none() {
+        thread::yield_now();
+    }
+    drop(alone); // to this thread or to the leader, which then waits again
+    let (_permit, block) = permit(scheduler.next(&mut 0, &GATE));
+    assert_eq!(block, BLOCK);
+    assert_eq!(leader.join().unwrap(), "a");
+}
 
 #[test]
 fn quiet_begins_nothing_new_and_goes_on_with_what_is_due() {

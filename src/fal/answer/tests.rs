@@ -454,3 +454,50 @@ fn the_probe_tells_a_refused_key_from_a_locked_account() {
         assert_eq!(probed(wire), expected, "{name}");
     }
 }
+
+/// What the breaker is told (design section 2): a 5xx without a fal request id, a broken exchange and a
+/// gateway's page are silence; whatever fal says itself is not.
+#[test]
+fn a_failure_says_whether_fal_itself_spoke() {
+    let id = [("x-fal-request-id", "0198")];
+    let broken = || Err(Broken::TimedOut("x".into()));
+    let json = "{\"detail\":\"Internal Server Error\"}";
+    let rows = [
+        ("time-out", broken(), false),
+        ("refused", Err(Broken::NotSent("x".into())), false),
+        ("reset", Err(Broken::Unknown("x".into())), false),
+        ("502 page", say(502, &[], HTML), false),
+        ("502 page with an id", say(502, &id, HTML), true),
+        ("500 without an id", say(500, &[], json), false),
+        ("500 with an id", say(500, &id, json), true),
+        ("503 empty", say(503, &[], ""), false),
+        ("408 page", say(408, &[], HTML), false),
+        ("403 page", say(403, &[], HTML), false),
+        ("401", say(401, &[], "{\"detail\":\"invalid key credentials\"}"), true),
+        ("408", say(408, &[], json), true),
+        ("429", say(429, &[], wire!("error_concurrency")), true),
+        ("200 page", say(200, &[], HTML), true),
+    ];
+    for (name, wire, spoke) in &rows {
+        let Polled::Failed(failure) = polled(wire.clone()) else { panic!("{name}") };
+        assert_eq!(failure.spoke, *spoke, "status: {name}");
+        let Cancelled::Failed(failure) = cancelled(wire.clone()) else { continue };
+        assert_eq!(failure.spoke, *spoke, "cancel: {name}");
+    }
+    let submits = [
+        ("time-out", broken(), false),
+        ("200 page", say(200, &[], HTML), false),
+        ("500 without an id", say(500, &[], json), false),
+        ("500 with an id", say(500, &id, json), true),
+        ("504 page", say(504, &[], HTML), false),
+    ];
+    for (name, wire, spoke) in submits {
+        let Submitted::Unknown(failure) = submitted(wire, BASE, &model("a/b")) else { panic!("{name}") };
+        assert_eq!(failure.spoke, spoke, "submit: {name}");
+    }
+    // A result that fal gives as the job's own failure is its word, with or without an id.
+    for (name, wire, spoke) in [("500", say(500, &[], json), true), ("bare 502", say(502, &[], HTML), false)] {
+        let Collected::Failed(failure) = collected(wire) else { panic!("{name}") };
+        assert_eq!(failure.spoke, spoke, "result: {name}");
+    }
+}

@@ -10,6 +10,7 @@ fn failed(charged: Charged, units: Option<&str>) -> Failure {
         charged,
         units: units.map(str::to_owned),
         retry_after: None,
+        spoke: true,
     }
 }
 

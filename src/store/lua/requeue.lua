@@ -14,7 +14,8 @@ end
 
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
 -- via, charged, crashes (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit of
--- unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
+-- unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`. Counts in
+-- `k.suspects` whom it held back.
 local function requeue(k, job, id, r, now, wait, crash_limit, step)
   local phase, attempt = r[3] or 'submitting', tonumber(r[5] or '0')
   local crashes = tonumber(r[10] or '0')
@@ -64,6 +65,20 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step)
     redis.call('ZADD', k.later, now + wait, id)
     return
   end
+  -- A message may have gone out unrecorded: the next owner must know.
+  if sends and unsure then put('doubt', 'send') end
+  if crashed and step and crashes > 1 then
+    -- Twice in a row: one of those that were executing did it. Each comes back at a moment of its own, so
+    -- that the third time hits the guilty one alone.
+    local due = now + 500 + 500 * (k.suspects or 0)
+    k.suspects = (k.suspects or 0) + 1
+    put('due_at', due)
+    set[4] = 'later'
+    redis.call(unpack(set))
+    redis.call('HDEL', job, 'worker')
+    redis.call('ZADD', k.later, due, id)
+    return
+  end
   if submits then
     -- Never sent: as if it had never been claimed.
     redis.call(unpack(set))
@@ -71,8 +86,6 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step)
     redis.call('RPUSH', k[r[7] or 'default'], id)
     return
   end
-  -- A message may have gone out unrecorded: the next owner must know.
-  if sends and unsure then put('doubt', 'send') end
   redis.call(unpack(set))
   redis.call('HDEL', job, 'worker')
   redis.call('LPUSH', k.resume, id)

@@ -29,6 +29,8 @@ pub struct World {
     pub redis_url: Option<String>,
     /// What daemons take for fal's queue, where it is not the stand-in itself.
     pub fal_url: Option<String>,
+    /// What daemons take for Telegram, where it is not the stand-in itself.
+    pub telegram_url: Option<String>,
     con: Connection,
     daemons: usize,
     /// Why the store is not looked at in the end.
@@ -58,6 +60,7 @@ impl World {
             folder: tempfile::tempdir().unwrap(),
             redis_url: None,
             fal_url: None,
+            telegram_url: None,
             con,
             daemons: 0,
             not_audited: None,
@@ -113,7 +116,10 @@ impl World {
             ])
             .args([
                 "--telegram-url",
-                &self.sandbox.telegram.url(),
+                &self
+                    .telegram_url
+                    .clone()
+                    .unwrap_or_else(|| self.sandbox.telegram.url()),
                 "--file-host",
                 &fal.file_host(),
             ])

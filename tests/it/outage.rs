@@ -1,0 +1,482 @@
+//! A service that is away, as a whole: the work at the other goes on at its time (bulkheads), nobody dies
+//! of it, and what the service itself says, however badly, is no outage (breakers; design section 2).
+
+use crate::support::proxy::{Flow, Proxy};
+use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
+use fal_worker::sandbox::fal::{Outcome, Script};
+use fal_worker::sandbox::faults::{Fault, Rule};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What is still punctual. Stuck behind a service that is away it would be seconds.
+const PUNCTUAL: Duration = Duration::from_millis(100);
+
+fn median(mut spans: Vec<Duration>) -> Duration {
+    assert!(!spans.is_empty());
+    spans.sort();
+    spans[spans.len() / 2]
+}
+
+/// A daemon that says when each delayed delivery is due.
+fn talkative(world: &mut World, threads: &str) -> Daemon {
+    let daemon = world.spawn(&["--threads", threads], &[("RUST_LOG", "debug")]);
+    daemon.wait_log(" ready ");
+    daemon
+}
+
+/// When each parked delivery is due, in milliseconds since 1970, by job: from the daemon's log.
+fn due_times(daemon: &Daemon) -> BTreeMap<String, i128> {
+    let field = |line: &str, name: &str| {
+        let behind = line.split(&format!(" {name}=")).nth(1)?;
+        Some(behind.split_whitespace().next()?.to_owned())
+    };
+    let log = daemon.log_text();
+    let waits = log.lines().filter(|line| line.contains("delivery waits"));
+    waits
+        .map(|line| {
+            let stamp = line.split_whitespace().next().unwrap();
+            let at = humantime::parse_rfc3339_weak(stamp).unwrap();
+            let at = at.duration_since(UNIX_EPOCH).unwrap().as_millis() as i128;
+            let wait: i128 = field(line, "in_ms").unwrap().parse().unwrap();
+            (field(line, "job").unwrap(), at + wait)
+        })
+        .collect()
+}
+
+#[test]
+fn with_fal_in_a_black_hole_deliveries_go_out_at_their_time() {
+    const DELIVERIES: i64 = 40;
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.fal.queue_url());
+    world.fal_url = Some(format!("http://{}", proxy.address()));
+    let daemon = talkative(&mut world, "4");
+    // Results that Telegram makes wait, each a little longer than the one before.
+    let chat = |number: i64| 660_000 + number;
+    let mut rules = Vec::new();
+    for number in 0..DELIVERIES {
+        let refusal = Fault::telegram_429(2 + number as u64 / 4);
+        let rule = Rule::first(1, "tg.sendphoto", refusal);
+        let rule = rule.for_requests_with(&chat(number).to_string());
+        rules.push(world.sandbox.faults.add(rule));
+    }
+    let late: Vec<String> = (0..DELIVERIES).map(|n| format!("late-{n}")).collect();
+    let entries: Vec<String> = (0..DELIVERIES)
+        .map(|n| job(&late[n as usize]).chat(chat(n)).json())
+        .collect();
+    world.push_all(&entries);
+    let refused = |world: &World| {
+        let fired = rules.iter().map(|rule| world.sandbox.faults.fired(*rule));
+        fired.sum::<u32>()
+    };
+    eventually(SOON, || refused(&world), |n| *n == DELIVERIES as u32);
+    // Now fal takes connections and requests, and never answers: every poll hangs.
+    world.sandbox.fal.set_slots(0);
+    let hanging: Vec<String> = (0..6).map(|n| format!("hang-{n}")).collect();
+    let polled: Vec<String> = hanging.iter().map(|id| job(id).json()).collect();
+    world.push_all(&polled);
+    for id in &hanging {
+        world.wait_submitted(id);
+    }
+    let began = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis() as i128;
+    proxy.stall(Flow::Requests);
+    proxy.stall(Flow::Answers);
+    world.wait_ended(&late, SOON);
+    let due = due_times(&daemon);
+    let mut lateness = Vec::new();
+    for entry in world.sandbox.telegram.journal() {
+        let number = entry.chat.unwrap_or(0) - 660_000;
+        let sent = entry.unix_ms as i128 - entry.took.as_millis() as i128;
+        let due = due[&late[number as usize]];
+        if due > began + 1000 {
+            lateness.push(Duration::from_millis((sent - due).max(0) as u64));
+        }
+    }
+    assert!(
+        lateness.len() >= 20,
+        "{} were due while fal was away",
+        lateness.len()
+    );
+    let (middle, worst) = (median(lateness.clone()), lateness.iter().max().unwrap());
+    println!(
+        "fal black-holed: {} deliveries, lateness median {middle:?}, worst {worst:?}",
+        lateness.len()
+    );
+    proxy.flow();
+    world.sandbox.fal.set_slots(1000);
+    assert!(middle < PUNCTUAL, "median {middle:?}, all {lateness:?}");
+    assert!(*worst < Duration::from_secs(1), "all {lateness:?}");
+    let states = world.wait_ended(&hanging, SOON);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    assert_eq!(world.sandbox.fal.totals().submits as i64, DELIVERIES + 6);
+    world.assert_no_violations();
+}
+
+#[test]
+fn with_telegram_in_a_black_hole_submits_polls_and_ends_go_on_at_their_time() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.telegram.url());
+    world.telegram_url = Some(format!("http://{}", proxy.address()));
+    let _daemon = world.daemon(&["--threads", "4"]);
+    proxy.stall(Flow::Requests);
+    // Results to be sent by URL, texts to be sent, failures to be told: all kinds of calls hang.
+    let chatting: Vec<String> = (0..12).map(|n| format!("chat-{n}")).collect();
+    let entries: Vec<String> = chatting
+        .iter()
+        .enumerate()
+        .map(|(number, id)| {
+            let model = ["fal-ai/flux/dev", "fal-ai/any-llm", "fal-ai/bad-input"][number % 3];
+            job(id).model(model).chat(500 + number as i64).json()
+        })
+        .collect();
+    world.push_all(&entries);
+    for id in &chatting {
+        let done = |record: &BTreeMap<String, String>| {
+            record
+                .get("phase")
+                .is_some_and(|phase| phase == "delivering" || phase == "telling")
+        };
+        eventually(SOON, || world.record(id), done);
+    }
+    let mut submit_lag = Vec::new();
+    let mut end_lag = Vec::new();
+    for number in 0..30 {
+        let id = format!("other-{number}");
+        let pushed = Instant::now();
+        world.push(job(&id).json());
+        world.wait_state(&id, "done");
+        let submit = world
+            .sandbox
+            .fal
+            .submits_for(&format!("prompt of {id}."))
+            .remove(0);
+        submit_lag.push(submit.at.saturating_duration_since(pushed));
+        let record = world.record(&id);
+        let at = |field: &str| record[field].parse::<u64>().unwrap();
+        // A poll after some 50 ms, the result, the end.
+        end_lag.push(Duration::from_millis(at("ended_at") - at("submitted_at")));
+    }
+    let (submit, end) = (median(submit_lag.clone()), median(end_lag.clone()));
+    println!(
+        "telegram black-holed: push to submit median {submit:?}, submit to end median {end:?}"
+    );
+    assert!(submit < PUNCTUAL, "median {submit:?}: {submit_lag:?}");
+    assert!(end < PUNCTUAL * 3, "median {end:?}: {end_lag:?}");
+    proxy.flow();
+    world.wait_ended(&chatting, SOON);
+    assert_eq!(world.sandbox.telegram.duplicates(), []);
+    world.assert_clean();
+}
+
+/// fal answers nobody for so long, while jobs wait, are at fal and come in.
+fn outage(long: Duration, fault: Fault) {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "8"]);
+    world.sandbox.fal.set_slots(0);
+    let at_fal: Vec<String> = (0..20).map(|n| format!("paid-{n}")).collect();
+    world.push_all(&at_fal.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    for id in &at_fal {
+        world.wait_submitted(id);
+    }
+    let kind = format!("{fault:?}");
+    let away = world.sandbox.faults.add(Rule::always("fal.*", fault));
+    let began = Instant::now();
+    world.sandbox.fal.set_slots(1000);
+    let waiting: Vec<String> = (0..40).map(|n| format!("new-{n}")).collect();
+    world.push_all(&waiting.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    // In a black hole five time-outs come late.
+    eventually(SOON * 3, || daemon.logged("fal lost"), |lost| *lost == 1);
+    let cut_off = world
+        .sandbox
+        .faults
+        .fired_by_endpoint()
+        .get("fal.submit")
+        .copied()
+        .unwrap_or(0);
+    // A steady trickle of new jobs.
+    let mut ids = [at_fal, waiting].concat();
+    eventually(
+        long + SOON,
+        || {
+            let id = format!("trickle-{}", ids.len());
+            world.push(job(&id).json());
+            ids.push(id);
+            began.elapsed()
+        },
+        |elapsed| {
+            std::thread::sleep(long / 20); // the pace of the trickle
+            *elapsed >= long
+        },
+    );
+    let submits = world
+        .sandbox
+        .faults
+        .fired_by_endpoint()
+        .get("fal.submit")
+        .copied()
+        .unwrap_or(0);
+    let (down, asked) = (daemon.logged("fal lost"), world.sandbox.faults.fired(away));
+    world.sandbox.faults.clear();
+    world.wait_ended(&ids, SOON * 2);
+    let mut attempts = 0;
+    for id in &ids {
+        let record = world.record(id);
+        assert_eq!(record["state"], "done", "{record:?}");
+        attempts += record["attempt"].parse::<u64>().unwrap();
+        assert_eq!(submits_of(&world, id), 1, "{id}");
+    }
+    let lost = attempts - ids.len() as u64;
+    println!(
+        "{kind} for {long:?}: {} jobs, {asked} calls met it, {submits} submits cut off, {lost} attempts lost",
+        ids.len()
+    );
+    // Those under way when the breaker opened, and no other.
+    assert_eq!(submits, lost);
+    assert!(
+        submits <= cut_off + 6,
+        "{submits} submits, {cut_off} before fal was lost"
+    );
+    assert!(lost <= 11, "{lost} attempts");
+    assert_eq!(world.counted("resubmitted_after_unknown"), lost);
+    assert_eq!((down, daemon.logged("fal back")), (1, 1));
+    assert_eq!(daemon.logged("job failed"), 0);
+    world.assert_clean();
+}
+
+#[test]
+fn in_an_outage_no_job_dies_and_only_submits_cut_off_before_it_was_noticed_cost_an_attempt() {
+    outage(Duration::from_secs(12), Fault::ResetBeforeRead);
+}
+
+#[test]
+#[ignore = "ten minutes: a total outage of fal, its gateway's page for everything"]
+fn in_ten_minutes_of_outage_no_job_dies() {
+    outage(Duration::from_secs(600), Fault::Html502);
+}
+
+#[test]
+#[ignore = "ten minutes: a total outage of fal, a black hole"]
+fn in_ten_minutes_of_silence_no_job_dies() {
+    outage(Duration::from_secs(600), Fault::Hang(700_000));
+}
+
+fn own_500(headers: Vec<(String, String)>) -> Fault {
+    Fault::Answer {
+        status: 500,
+        content_type: "application/json".into(),
+        headers,
+        body: br#"{"detail":"Internal Server Error"}"#.to_vec(),
+    }
+}
+
+#[test]
+fn a_500_in_fals_own_name_is_no_outage_and_one_without_it_is() {
+    for (named, lost) in [(true, 0), (false, 1)] {
+        let mut world = World::new();
+        let daemon = world.daemon(&["--threads", "4"]);
+        let id = ("x-fal-request-id".to_owned(), "0198".to_owned());
+        let fault = own_500(if named { vec![id] } else { Vec::new() });
+        let rule = Rule::always("fal.status", fault).for_requests_with("case/sick/");
+        let rule = world.sandbox.faults.add(rule);
+        world.sandbox.fal.model("case/sick", Script::default());
+        let ids: Vec<String> = (0..8).map(|n| format!("sick-{n}")).collect();
+        let entries: Vec<String> = ids
+            .iter()
+            .map(|id| job(id).model("case/sick").json())
+            .collect();
+        world.push_all(&entries);
+        // With nobody between them these are well over five in a row.
+        if named {
+            eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n >= 20);
+        } else {
+            daemon.wait_log("fal lost");
+        }
+        assert_eq!(daemon.logged("fal lost"), lost, "named: {named}");
+        world.sandbox.faults.clear();
+        let states = world.wait_ended(&ids, SOON);
+        assert!(states.iter().all(|state| state == "done"), "{states:?}");
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_500_in_telegrams_own_words_is_no_outage_and_a_gateways_page_is() {
+    let own = Fault::telegram(500, "Internal Server Error: request aborted");
+    for (fault, lost) in [(own, 0), (Fault::Html502, 1)] {
+        let mut world = World::new();
+        let daemon = world.daemon(&["--threads", "8"]);
+        let kind = format!("{fault:?}");
+        let rule = world
+            .sandbox
+            .faults
+            .add(Rule::first(8, "tg.sendmessage", fault));
+        let ids: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+        let entries: Vec<String> = (1..=8)
+            .map(|n| {
+                job(&ids[n - 1])
+                    .model("fal-ai/any-llm")
+                    .chat(n as i64)
+                    .json()
+            })
+            .collect();
+        world.push_all(&entries);
+        if lost == 0 {
+            eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n == 8);
+        } else {
+            daemon.wait_log("telegram lost");
+        }
+        let states = world.wait_ended(&ids, SOON);
+        assert!(states.iter().all(|state| state == "done"), "{states:?}");
+        assert_eq!(daemon.logged("telegram lost"), lost, "{kind}");
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn cancels_that_fal_leaves_unanswered_count_towards_an_outage() {
+    let mut world = World::new();
+    let more = [
+        "--threads",
+        "8",
+        "--poll-min",
+        "300ms",
+        "--poll-max",
+        "300ms",
+    ];
+    let daemon = world.spawn(&more[..2], &[("FAL_WORKER_POLL_MAX", "1s")]);
+    daemon.wait_log(" ready ");
+    let stubborn = Script {
+        heeds_cancel: true,
+        ..Script::new(Outcome::Never)
+    };
+    world.sandbox.fal.model("case/never", stubborn);
+    // Slow to fail: by then every look at a status that came before them was answered.
+    for fault in [Fault::DelayMs(700), Fault::Html502] {
+        world
+            .sandbox
+            .faults
+            .add(Rule::first(6, "fal.cancel", fault));
+    }
+    let ids: Vec<String> = (0..6).map(|n| format!("c{n}")).collect();
+    let entries: Vec<String> = ids
+        .iter()
+        .map(|id| job(id).model("case/never").with("timeout_s", 1).json())
+        .collect();
+    world.push_all(&entries);
+    for id in &ids {
+        world.wait_submitted(id);
+    }
+    // They become overdue while a look at their status is held; then all are told to stop at once. The
+    // first look, which starts their clock, passes.
+    eventually(
+        SOON,
+        || world.sandbox.fal.submits(),
+        |submits| submits.iter().all(|submit| submit.polls > 0),
+    );
+    let held = world.sandbox.fal.hold("fal.status");
+    assert!(held.wait_arrived(6, SOON));
+    let overdue = Instant::now() + Duration::from_millis(1200);
+    eventually(SOON, Instant::now, |now| *now > overdue);
+    held.release();
+    daemon.wait_log("fal lost");
+    world.wait_ended(&ids, SOON);
+    for id in &ids {
+        assert_eq!(world.record(id)["kind"], "timeout");
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_name_that_does_not_resolve_uses_no_attempt() {
+    let mut world = World::new();
+    world.fal_url = Some("http://nohost.invalid".into());
+    let daemon = world.daemon(&["--threads", "4", "--plain-http", "nohost.invalid"]);
+    certainly_not_accepted(&mut world, daemon);
+}
+
+#[test]
+fn a_failed_tls_handshake_uses_no_attempt() {
+    // A port that speaks plain HTTP, where TLS is expected.
+    let mut world = World::new();
+    let plain = world.sandbox.fal.queue_url().replace("http://", "https://");
+    world.fal_url = Some(plain);
+    let daemon = world.daemon(&["--threads", "4"]);
+    certainly_not_accepted(&mut world, daemon);
+}
+
+/// The one attempt of each job is still there when fal can be reached again, by another daemon.
+fn certainly_not_accepted(world: &mut World, mut daemon: Daemon) {
+    let ids: Vec<String> = (0..8).map(|n| format!("n{n}")).collect();
+    let entries: Vec<String> = ids
+        .iter()
+        .map(|id| job(id).with("max_attempts", 1).json())
+        .collect();
+    world.push_all(&entries);
+    daemon.wait_log("fal lost");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(daemon.logged("fal lost"), 1);
+    for id in &ids {
+        let record = world.record(id);
+        assert_eq!(record["attempt"], "0", "{record:?}");
+        assert!(
+            matches!(record["state"].as_str(), "queued" | "later"),
+            "{record:?}"
+        );
+    }
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    world.fal_url = None;
+    let _next = world.daemon(&["--threads", "4"]);
+    for id in &ids {
+        let record = world.wait_state(id, "done");
+        assert_eq!(
+            (record["attempt"].as_str(), submits_of(world, id)),
+            ("1", 1)
+        );
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_place_at_fal_that_a_failure_frees_is_taken_at_once_though_its_thread_goes_on_at_telegram() {
+    let mut world = World::new();
+    let refused = json!({"detail": [{"loc": ["body", "x"], "msg": "m", "type": "missing"}]});
+    let script = Script::new(Outcome::error(422, refused));
+    world.sandbox.fal.model("case/refused", script);
+    let _daemon = world.daemon(&["--threads", "4"]);
+    let mut waits = Vec::new();
+    for round in 0..7 {
+        let results = world.sandbox.fal.hold("fal.result");
+        let told = world.sandbox.telegram.hold("tg.sendmessage");
+        let failing = [format!("f{round}-0"), format!("f{round}-1")];
+        for id in &failing {
+            world.push(job(id).model("case/refused").chat(5).json());
+        }
+        assert!(results.wait_arrived(2, SOON)); // all that may be at fal
+        let waiting = format!("w{round}");
+        world.push(job(&waiting).json());
+        world.wait_state(&waiting, "running");
+        let freed = Instant::now();
+        results.release();
+        let prompt = format!("prompt of {waiting}.");
+        let submit = eventually(
+            SOON,
+            || world.sandbox.fal.submits_for(&prompt).pop(),
+            |submit| submit.is_some(),
+        );
+        waits.push(submit.unwrap().at.saturating_duration_since(freed));
+        assert!(told.wait_arrived(2, SOON));
+        told.release();
+        for id in &failing {
+            world.wait_state(id, "dead");
+        }
+        world.wait_state(&waiting, "done");
+    }
+    let middle = median(waits.clone());
+    println!("a freed place at fal is taken after a median of {middle:?}");
+    // By itself a puller looks every half second.
+    assert!(middle < Duration::from_millis(30), "{waits:?}");
+    world.assert_clean();
+}

@@ -11,7 +11,7 @@ mod outputs;
 
 pub use outputs::{Found, outputs, outputs_beyond_input};
 
-use crate::http::{Body, Bounds, Http, Request, Service};
+use crate::http::{Answer, Body, Bounds, Http, Request, Service};
 use crate::job::RequestId;
 use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
 use crate::job::spec::{FalSwitches, Model};
@@ -44,14 +44,22 @@ pub struct FalUrls {
 struct Key(String);
 
 impl Key {
-    /// An answer that quotes the key must not carry it into an error, and so into Redis or a chat.
-    fn blank(&self, body: &mut Vec<u8>) {
+    /// An answer that quotes the key, in its body or in a header that names an error, must not carry it
+    /// into an error, and so into Redis or a chat.
+    fn blank(&self, answer: &mut Answer) {
         let secret = self.0.rsplit(':').next().unwrap_or_default();
-        if let Ok(text) = std::str::from_utf8(body)
-            && secret.len() >= 8 // a shorter one is none, and would spoil every answer
+        if secret.len() < 8 {
+            return; // no secret, and it would spoil every answer
+        }
+        if let Ok(text) = std::str::from_utf8(&answer.body)
             && text.contains(secret)
         {
-            *body = text.replace(secret, "***").into_bytes();
+            answer.body = text.replace(secret, "***").into_bytes();
+        }
+        for (_, value) in &mut answer.headers {
+            if value.contains(secret) {
+                *value = value.replace(secret, "***");
+            }
         }
     }
 }
@@ -205,7 +213,7 @@ impl Fal {
             body,
             bounds,
         })?;
-        self.key.blank(&mut answer.body);
+        self.key.blank(&mut answer);
         Ok(answer)
     }
 }

@@ -25,3 +25,8 @@ pub mod sandbox;
 pub mod steps;
 pub mod store;
 pub mod telegram;
+
+/// The mutator behind the fuzz targets among the unit tests: no part of what is shipped.
+#[cfg(test)]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;

@@ -398,7 +398,13 @@ impl Outage {
 
     /// A call failed. Says so, and gives true, if it is the first since the service last answered.
     pub fn failed(&self, reason: &str) -> bool {
-        let first = self.failed_at(Instant::now());
+        self.failed_since(reason, Instant::now())
+    }
+
+    /// The same for a call that began then: one that waited in vain shows that the service was away all
+    /// the while.
+    pub fn failed_since(&self, reason: &str, since: Instant) -> bool {
+        let first = self.failed_at(since);
         if first {
             service_lost(self.service, reason);
         }

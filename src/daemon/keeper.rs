@@ -184,7 +184,7 @@ impl Keeper {
                 Duration::from_secs(600)
             };
             for dead in self.session.gone(within)? {
-                self.session.take_back(&dead, false)?;
+                self.session.take_back(&dead)?;
             }
         }
         Ok(())
@@ -280,8 +280,9 @@ impl Keeper {
 
     fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {
         let mine = self.tools.store.identity().instance.clone();
-        let silence =
-            Duration::from_millis(u64::try_from(self.tools.store.now().0 - at).unwrap_or(0));
+        let silence = Duration::from_millis(
+            u64::try_from(self.tools.store.now().0.saturating_sub(at)).unwrap_or(0),
+        );
         if instance == mine || silence < self.pace() * 2 {
             self.suspect = None;
             return Ok(());
@@ -322,7 +323,7 @@ impl Keeper {
             .session
             .bury(instance, at, lease, process_gone, steps)?;
         if buried.is_some() {
-            let jobs = self.session.take_back(instance, process_gone)?;
+            let jobs = self.session.take_back(instance)?;
             report::took_over(instance, jobs as u64);
         }
         Ok(())
@@ -347,7 +348,7 @@ impl Keeper {
         );
         self.registered = false;
         self.unbroken = None;
-        self.session.take_back(&old, false)?;
+        self.session.take_back(&old)?;
         Ok(())
     }
 

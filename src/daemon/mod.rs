@@ -551,7 +551,14 @@ impl Returned {
             {
                 continue;
             }
-            if let Ok(true) = session.disown(held.id.as_str(), token) {
+            let mut gave = session.disown(held.id.as_str(), token);
+            if gave == Ok(false)
+                && held.epoch == tools.store.identity().epoch
+                && session.reassert(&[held.remembered()]) == Ok(Vec::new())
+            {
+                gave = session.disown(held.id.as_str(), token);
+            }
+            if gave == Ok(true) {
                 self.count += 1;
             }
             self.let_go.insert(held.token.0.clone());
@@ -587,7 +594,7 @@ impl Returned {
             .filter(|flight| flight.unsaved.is_empty())
             .collect();
         let unsaved = flights.len() - whole.len();
-        let (why, left) = match session.give_back(&whole) {
+        let (why, left) = match give_back_all(session, &whole) {
             Ok(number) => {
                 self.count += number;
                 (
@@ -604,6 +611,26 @@ impl Returned {
                 &[("jobs", &(left as u64)), ("why", &why.as_str())],
             );
         }
+    }
+}
+
+/// Gives back; what Redis has forgotten, which the keeper has no time left to notice, is written down
+/// again first.
+fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<usize, Fault> {
+    let given = session.give_back(flights)?;
+    let epoch = session.store().identity().epoch;
+    let remembered: Vec<_> = flights
+        .iter()
+        .filter(|flight| flight.epoch == epoch)
+        .map(|flight| steps::Snapshot::of(flight).remembered())
+        .collect();
+    if given == flights.len() || remembered.is_empty() {
+        return Ok(given);
+    }
+    match session.reassert(&remembered) {
+        Ok(_) => Ok(given + session.give_back(flights)?),
+        Err(Denied::Fault(fault)) => Err(fault),
+        Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => Ok(given),
     }
 }
 
@@ -660,7 +687,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
                     if let Fault::Away(why) = &fault
                         && !ends.load(Ordering::Acquire)
                     {
-                        store.health.lost(why);
+                        store.health.lost(why, Instant::now());
                     }
                     pause.wait(ends, Duration::from_millis(100));
                 }

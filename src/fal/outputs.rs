@@ -360,9 +360,10 @@ fn all_flagged(members: &Members) -> bool {
     })
 }
 
-/// Every URL in the input, wherever it stands.
+/// Every URL in the input, wherever it stands: one level deeper than files are looked for, since those
+/// are found by their object and these by the string in it.
 fn urls_in(raw: &RawValue, depth: usize, urls: &mut HashSet<String>) {
-    if depth > DEPTH {
+    if depth > DEPTH + 1 {
         return;
     }
     if let Some(url) = text(raw) {

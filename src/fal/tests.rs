@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
 
+mod fuzz;
+
 /// Answers each connection's one request with the next of `answers`, and hands out what it read.
 fn listener(
     answers: Vec<(&'static str, &'static str)>,

@@ -153,7 +153,7 @@ fn allowed(url: &str, hosts: &FileHosts) -> Result<Place, DownloadError> {
 }
 
 /// Where a redirect leads: absolute, or relative to the page it came from.
-fn join(from: &str, to: &str) -> Option<String> {
+pub(super) fn join(from: &str, to: &str) -> Option<String> {
     let to = to.split('#').next().unwrap_or_default().trim();
     let after_scheme = from.find("://")? + 3;
     let path_at = from[after_scheme..]
@@ -223,7 +223,7 @@ fn receive(
 }
 
 /// `Image/PNG; charset=x` → `image/png`; `None` when it is no media type.
-fn media_type(text: &str) -> Option<String> {
+pub(super) fn media_type(text: &str) -> Option<String> {
     let kind = text
         .split(';')
         .next()

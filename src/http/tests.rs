@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::thread;
 
+mod fuzz;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What the server does with one request.

@@ -149,6 +149,8 @@ pub struct Flight {
     pub unsaved: VecDeque<(u32, Write)>,
     /// The last write of the claim is in `unsaved`: nothing else is to be done.
     pub closing: bool,
+    /// By how much Redis's clock had been set when its times were last looked at, ms.
+    pub clock_set_by: Option<i64>,
 }
 
 /// One event of the stream; the script adds `at`, and `ms` counted from `since`.
@@ -288,6 +290,34 @@ impl Write {
 }
 
 impl Flight {
+    /// Redis's clock was set, by so many milliseconds in all while this process ran: spans that have begun
+    /// go on as if it had not been. A moment that a user named stays what it is.
+    pub(crate) fn follow_clock(&mut self, set_by: i64) {
+        let by = set_by - self.clock_set_by.replace(set_by).unwrap_or(set_by);
+        if by == 0 {
+            return;
+        }
+        self.wanted_at.0 += by;
+        let spans = [
+            &mut self.submitted_at,
+            &mut self.completed_at,
+            &mut self.running_at,
+            &mut self.telling_at,
+        ];
+        for at in spans.into_iter().flatten() {
+            at.0 += by;
+        }
+        if let Some((_, at)) = &mut self.missing {
+            at.0 += by;
+        }
+        if let Some(cancelling) = &mut self.cancelling {
+            cancelling.since.0 += by;
+            if let Some(at) = &mut cancelling.asked_at {
+                at.0 += by;
+            }
+        }
+    }
+
     /// An event of this job with the fields that every event has.
     pub(crate) fn event(&self, name: &'static str) -> Event {
         let mut fields = vec![("job", self.id.to_string())];
@@ -373,6 +403,7 @@ impl Flight {
             ("expires_at", self.expires_at),
             ("running_at", self.running_at),
             ("telling_at", self.telling_at),
+            ("cancelling", self.cancelling.map(|wish| wish.since)),
         ] {
             some(name, at.map(|at| at.0.to_string()));
         }

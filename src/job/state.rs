@@ -213,7 +213,7 @@ fn accepted_by_fal(
     policy: &Policy,
     moment: Moment,
 ) -> Change {
-    flight.attempt += 1;
+    flight.attempt = flight.attempt.saturating_add(1);
     flight.tries = 0;
     flight.step_tries = 0;
     flight.doubt = Doubt::None;
@@ -238,7 +238,7 @@ fn accepted_by_fal(
 }
 
 fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: Moment) -> Change {
-    flight.attempt += 1;
+    flight.attempt = flight.attempt.saturating_add(1);
     failure.charged = Charged::Unknown;
     if flight.attempt >= flight.max_attempts || flight.via == Via::Direct {
         failure.text = format!(
@@ -263,7 +263,7 @@ fn later(flight: &mut Flight, failure: Failure, least: Option<Duration>, moment:
     if matches!(failure.kind, Kind::NoBalance | Kind::Auth) {
         wait = wait.max(Duration::from_secs(30));
     }
-    flight.tries += 1;
+    flight.tries = flight.tries.saturating_add(1);
     let known = flight.request.clone();
     let mut patch = Patch::default()
         .set("attempt", flight.attempt.to_string())
@@ -436,7 +436,8 @@ fn retry_step(flight: &mut Flight, failure: &Failure, moment: Moment) -> Change 
     Change::quiet(Next::In(wait)).saying(say)
 }
 
-/// Wants the request at fal ended.
+/// Wants the request at fal ended. Why is recorded before fal is told: a successor that finds the request
+/// cancelled, or gone, must know that it was us.
 pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment) -> Change {
     flight.failure = Some((kind, text.to_owned()));
     flight.cancelling = Some(Cancelling {
@@ -446,7 +447,19 @@ pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment)
         refused: 0,
     });
     flight.step_tries = 0;
-    Change::quiet(Next::Now)
+    let patch = Patch::default()
+        .set("phase", flight.phase.as_str())
+        .set("kind", kind.as_str())
+        .set("error", text)
+        .set("cancelling", moment.now.0.to_string());
+    Change::write(
+        Write::Save {
+            patch,
+            count: None,
+            large: None,
+        },
+        Next::Now,
+    )
 }
 
 /// After a cancel at fal. Whatever it says, fal's next answer about the request decides, never silence
@@ -611,7 +624,7 @@ pub fn after_direct(
 ) -> Change {
     match answer {
         Directed::Output(output, request) => {
-            flight.attempt += 1;
+            flight.attempt = flight.attempt.saturating_add(1);
             flight.request = request;
             flight.order = None;
             flight.entry = None;
@@ -621,13 +634,13 @@ pub fn after_direct(
         Directed::Failed(failed) => match failed.remedy {
             Remedy::Final => {
                 if failed.charged != Charged::No {
-                    flight.attempt += 1;
+                    flight.attempt = flight.attempt.saturating_add(1);
                 }
                 fail(flight, failed, moment)
             }
             Remedy::RetryStep => later(flight, failed, None, moment),
             Remedy::TryAnew => {
-                flight.attempt += 1;
+                flight.attempt = flight.attempt.saturating_add(1);
                 if flight.attempt >= flight.max_attempts.min(2) {
                     return fail(flight, failed, moment);
                 }
@@ -707,7 +720,7 @@ fn output_there(
                 .filter(|_| flight.via == Via::Direct)
                 .map(|at| at.0.to_string()),
         )
-        .del(&["error", "kind", "crashes"]);
+        .del(&["error", "kind", "crashes", "cancelling"]);
     if !again {
         patch = patch.stamp("completed_at").event(event);
     }
@@ -837,7 +850,7 @@ pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
         .set("charged", flight.charged.as_str())
         .set_some("units", flight.units.clone())
         .stamp("telling_at")
-        .del(&["rung", "doubt", "crashes"]);
+        .del(&["rung", "doubt", "crashes", "cancelling"]);
     Change::write(
         Write::Save {
             patch,
@@ -869,7 +882,7 @@ pub fn end_failed(flight: &mut Flight, told: Option<bool>) -> Change {
         .set("charged", flight.charged.as_str())
         .set_some("units", flight.units.clone())
         .set_some("told", told)
-        .del(&["rung", "telling_at"])
+        .del(&["rung", "telling_at", "cancelling"])
         .event(event);
     flight.closing = true;
     Change::write(Write::End { state, patch }, Next::Over)
@@ -902,7 +915,7 @@ fn failure(kind: Kind, text: &str, charged: Charged) -> Failure {
 
 /// Time from `from` to `to`; nothing when the clock went back.
 pub(crate) fn since(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(to.0 - from.0).unwrap_or(0))
+    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 fn json_list(texts: &[String]) -> String {

@@ -14,11 +14,14 @@ use std::time::{Duration, Instant};
 use super::SandboxError;
 
 const SETPRIV: &str = "/usr/bin/setpriv";
+/// Names another server program for the tests: an older or newer Redis, Valkey (`tests/servers`).
+const SERVER_VARIABLE: &str = "FAL_WORKER_TEST_REDIS_SERVER";
 
 /// How the child is started.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// The program; `redis-server` is looked up in `PATH`.
+    /// The program; `redis-server` is looked up in `PATH`. By default what `FAL_WORKER_TEST_REDIS_SERVER`
+    /// names, if it is set.
     pub program: String,
     /// Listen on a socket file in the private folder instead of a port.
     pub unix_socket: bool,
@@ -26,6 +29,8 @@ pub struct RedisOptions {
     pub append_only: bool,
     /// Further arguments, e.g. `["--maxmemory", "10mb"]`.
     pub extra: Vec<String>,
+    /// Further variables of its environment.
+    pub variables: Vec<(String, String)>,
     /// How long it may take to answer PING.
     pub ready_within: Duration,
 }
@@ -33,10 +38,14 @@ pub struct RedisOptions {
 impl Default for RedisOptions {
     fn default() -> RedisOptions {
         RedisOptions {
-            program: "redis-server".into(),
+            program: std::env::var(SERVER_VARIABLE)
+                .ok()
+                .filter(|program| !program.is_empty())
+                .unwrap_or_else(|| "redis-server".into()),
             unix_socket: false,
             append_only: true,
             extra: Vec::new(),
+            variables: Vec::new(),
             ready_within: Duration::from_secs(10),
         }
     }
@@ -258,6 +267,12 @@ impl RedisChild {
             command.args(["--port", &self.port.to_string()]);
         }
         command.args(&self.options.extra);
+        command.envs(
+            self.options
+                .variables
+                .iter()
+                .map(|(name, value)| (name, value)),
+        );
         command
     }
 }

@@ -85,12 +85,42 @@ pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
         Item::Text(_) => None,
     });
     files
-        .map(|url| match url.strip_prefix("data:") {
-            Some(rest) => {
+        .map(|url| match url.split_at_checked(5) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data:") => {
                 let kind = rest.split([';', ',']).next().unwrap_or("");
-                format!("data:{};{} bytes", kind, url.len())
+                let kind: String = kind.chars().take(100).collect();
+                format!("data:{kind};{} bytes", url.len())
             }
-            None => url.clone(),
+            Some(_) | None => url.clone(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::answer::File;
+
+    #[test]
+    fn a_data_uri_stands_in_an_event_by_its_type_and_length_however_it_is_written() {
+        let long = format!("data:{}/x,AAAA", "t".repeat(5000));
+        let urls = [
+            "data:image/png;base64,AAAA",
+            "DATA:image/png;base64,AAAA",
+            &long,
+            "https://v3.fal.media/a",
+            "é",
+        ];
+        let item = |url: &str| {
+            Item::File(File {
+                url: url.to_owned(),
+                ..File::default()
+            })
+        };
+        let shown = file_urls(&urls.map(item));
+        assert_eq!(shown[0], "data:image/png;26 bytes");
+        assert_eq!(shown[1], "data:image/png;26 bytes");
+        assert_eq!(shown[2], format!("data:{};5012 bytes", "t".repeat(100)));
+        assert_eq!(shown[3..], ["https://v3.fal.media/a", "é"]);
+    }
 }

@@ -99,6 +99,7 @@ pub(crate) fn advance<'a>(
     if flight.epoch != worker.tools.store.identity().epoch {
         return worker.let_go(flight);
     }
+    flight.follow_clock(worker.tools.store.clock_set_by());
     if !flight.unsaved.is_empty() {
         match worker.flush(flight) {
             Flushed::Done if flight.closing => return Next::Over,

@@ -59,17 +59,32 @@ impl Blocker {
         self.block(store, &cmd, woken)
     }
 
+    /// Once more if the connection breaks: that it did, while nobody looked, says nothing about Redis now.
     fn block<T: redis::FromRedisValue>(
         &mut self,
         store: &Store,
         cmd: &redis::Cmd,
         woken: &AtomicU64,
     ) -> Result<Option<T>, Fault> {
+        match self.block_once(store, cmd, woken)? {
+            Err(error) if error.code().is_none() && !error.is_timeout() => {
+                self.block_once(store, cmd, woken)?
+            }
+            answer => answer,
+        }
+        .map_err(|error| link::fault(&error))
+    }
+
+    fn block_once<T: redis::FromRedisValue>(
+        &mut self,
+        store: &Store,
+        cmd: &redis::Cmd,
+        woken: &AtomicU64,
+    ) -> Result<Result<Option<T>, redis::RedisError>, Fault> {
         self.con = self
             .con
             .take()
             .filter(|(_, _, opened)| store.health.trusts(*opened));
-        let fresh = self.con.is_none();
         let (con, client, _) = match &mut self.con {
             Some(open) => open,
             none => {
@@ -80,21 +95,15 @@ impl Blocker {
         woken.store(*client, Ordering::Release);
         let answer = cmd.query::<Option<T>>(con);
         woken.store(0, Ordering::Release);
-        match answer {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                if error.code().is_none() {
-                    self.con = None; // never used again after a time-out or an I/O error
-                    if error.is_timeout() {
-                        store.health.distrust();
-                    } else if !fresh {
-                        // It broke while nobody looked: that alone says nothing about Redis now.
-                        return self.block(store, cmd, woken);
-                    }
-                }
-                Err(link::fault(&error))
+        if let Err(error) = &answer
+            && error.code().is_none()
+        {
+            self.con = None; // never used again after a time-out or an I/O error
+            if error.is_timeout() {
+                store.health.distrust();
             }
         }
+        Ok(answer)
     }
 }
 
@@ -153,7 +162,7 @@ pub(crate) fn pull(
                 if let Fault::Away(why) = &fault
                     && go_on()
                 {
-                    worker.tools.store.health.lost(why);
+                    worker.tools.store.health.lost(why, Instant::now());
                 }
                 return Err(fault.into());
             }

@@ -46,6 +46,7 @@ pub(crate) struct Fields {
     entry: Option<Arc<str>>,
     tell: Option<String>,
     kind: Option<(Kind, String)>,
+    cancelling: Option<UnixMs>,
 }
 
 impl Snapshot {
@@ -87,6 +88,7 @@ impl Snapshot {
                     .then(|| flight.target.as_ref().map(|target| target.to_tell_json()))
                     .flatten(),
                 kind: flight.failure.clone(),
+                cancelling: flight.cancelling.map(|wish| wish.since),
             },
             unsaved: !flight.unsaved.is_empty(),
             since: Instant::now(),
@@ -130,6 +132,7 @@ impl Snapshot {
             f.kind.as_ref().map(|(kind, _)| kind.as_str().to_owned()),
         );
         some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
+        some("cancelling", f.cancelling.map(|at| at.0.to_string()));
         Remembered {
             id: self.id.clone(),
             token: self.token.clone(),

@@ -93,7 +93,8 @@ impl Session {
         answer
     }
 
-    pub(super) fn check_out(&self) -> Result<(), Fault> {
+    /// `after`: a connection that was opened later, for the repeat of a call that broke one.
+    pub(super) fn check_out(&self, after: Option<Instant>) -> Result<(), Fault> {
         let store = &self.store;
         if store.health.is_away() && !self.probes {
             return Err(Fault::Away("no answer yet".to_owned()));
@@ -105,7 +106,7 @@ impl Session {
             return Ok(());
         }
         *held = None;
-        let mut link = link::check_out(&store.pool, &store.health)?;
+        let mut link = link::check_out(&store.pool, &store.health, after)?;
         if let Some(answer) = self.answer {
             link.set_answer(answer)
                 .map_err(|error| link::fault(&error))?;
@@ -127,29 +128,33 @@ impl Session {
     ) -> Result<Value, Fault> {
         let health = &self.store.health;
         let mut first: Option<Fault> = None;
+        let at_first = Instant::now();
+        let (mut began, mut broke) = (at_first, None);
         loop {
-            if let Err(fault) = self.check_out() {
+            if let Err(fault) = self.check_out(broke) {
                 let fault = first.unwrap_or(fault);
                 if let Fault::Away(why) = &fault
                     && !health.is_away()
                 {
-                    health.lost(why);
+                    health.lost(why, at_first);
                 }
                 return Err(fault);
             }
             match call(first.is_some()) {
                 Ok(value) => {
-                    health.back();
+                    health.back(began);
                     return Ok(value);
                 }
                 Err(error) => {
                     let fault = link::fault(&error);
                     if error.code().is_none() && first.is_none() {
                         first = Some(fault);
+                        began = Instant::now();
+                        broke = Some(began);
                         continue;
                     }
                     if let Fault::Away(why) = &fault {
-                        health.lost(why);
+                        health.lost(why, at_first);
                     }
                     return Err(fault);
                 }

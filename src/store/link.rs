@@ -57,6 +57,8 @@ pub(crate) struct Health {
     last_connect_error: Mutex<String>,
     run_id: Mutex<Option<String>>,
     forgot: AtomicBool,
+    /// When Redis was last found away, or back.
+    turned: Mutex<Option<Instant>>,
     /// Connections older than this may be dead without a word: one of them left a call unanswered.
     distrusted: Mutex<Option<Instant>>,
     written_again: AtomicU64,
@@ -75,6 +77,7 @@ impl Default for Health {
             last_connect_error: Mutex::default(),
             run_id: Mutex::default(),
             forgot: AtomicBool::new(false),
+            turned: Mutex::default(),
             distrusted: Mutex::default(),
             written_again: AtomicU64::new(0),
         }
@@ -134,8 +137,8 @@ impl Health {
         self.written_again.load(Ordering::Relaxed)
     }
 
-    /// A call failed.
-    pub(crate) fn lost(&self, why: &str) {
+    /// A call that began then failed.
+    pub(crate) fn lost(&self, why: &str, began: Instant) {
         if why.contains("OOM") {
             // It is there, and takes what is paid or ended; only new work waits.
             self.full.failed(why);
@@ -143,13 +146,29 @@ impl Health {
         }
         {
             let mut gone = self.gone();
-            gone.get_or_insert_with(|| (Instant::now(), why.to_owned()));
+            if !self.is_away() {
+                if self.has_turned_since(began) {
+                    return; // of before it came back
+                }
+                self.turn();
+            }
+            gone.get_or_insert_with(|| (began, why.to_owned()));
             self.away.store(true, Ordering::Release);
         }
         if self.auth_refused() && self.version().is_empty() {
             return; // never reached: it is the configuration that is refused, and said so
         }
-        self.outage.failed(why);
+        self.outage.failed_since(why, began);
+    }
+
+    /// A call says how Redis was while it ran: what was under way when Redis turned says nothing of now.
+    fn has_turned_since(&self, began: Instant) -> bool {
+        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        turned.is_some_and(|at| began <= at)
+    }
+
+    fn turn(&self) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// A call was not answered in time: no connection of before is used again.
@@ -174,14 +193,15 @@ impl Health {
         self.full.succeeded();
     }
 
-    /// A call succeeded.
-    pub(crate) fn back(&self) {
+    /// A call that began then succeeded.
+    pub(crate) fn back(&self, began: Instant) {
         if !self.is_away() {
             return;
         }
         let mut gone = self.gone();
-        if self.away.swap(false, Ordering::AcqRel) {
+        if !self.has_turned_since(began) && self.away.swap(false, Ordering::AcqRel) {
             *gone = None;
+            self.turn();
             drop(gone);
             self.outage.succeeded();
         }
@@ -341,10 +361,11 @@ impl r2d2::ManageConnection for Opener {
     type Error = RedisError;
 
     fn connect(&self) -> Result<Link, RedisError> {
+        let began = Instant::now();
         match self.open(ANSWER) {
             Ok(con) => Ok(Link {
                 con,
-                opened: Instant::now(),
+                opened: began,
                 used: Instant::now(),
                 broken: false,
             }),
@@ -389,12 +410,18 @@ pub(crate) fn pool(opener: Opener, size: u32) -> Pool {
 }
 
 /// Takes a connection; gives up as soon as an attempt to open one failed, so that no thread waits out
-/// the pool's own time limit for a Redis that refuses connections.
-pub(crate) fn check_out(pool: &Pool, health: &Health) -> Result<Held, Fault> {
+/// the pool's own time limit for a Redis that refuses connections. `after`: only one that was opened later
+/// will do, for what broke one connection has broken those that lie idle too.
+pub(crate) fn check_out(
+    pool: &Pool,
+    health: &Health,
+    after: Option<Instant>,
+) -> Result<Held, Fault> {
     let failures = health.connect_failures.load(Ordering::Acquire);
     let deadline = Instant::now() + CHECKOUT;
     loop {
         match pool.get_timeout(Duration::from_millis(50)) {
+            Ok(mut held) if after.is_some_and(|after| held.opened <= after) => held.broken = true,
             Ok(held) => return Ok(held),
             Err(_) if health.connect_failures.load(Ordering::Acquire) != failures => {
                 return Err(Fault::Away(health.last_connect_error()));
@@ -441,4 +468,32 @@ pub(crate) fn describe(error: &RedisError) -> String {
         text.truncate(cut);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_a_call_from_before_the_loss_is_no_return() {
+        let health = Health::default();
+        let before = Instant::now();
+        health.lost("READONLY", Instant::now());
+        health.back(before);
+        assert!(health.is_away());
+        health.back(Instant::now());
+        assert!(!health.is_away());
+    }
+
+    #[test]
+    fn a_failure_of_a_call_from_before_the_return_is_no_loss() {
+        let health = Health::default();
+        let before = Instant::now();
+        health.lost("no answer in time", before);
+        health.back(Instant::now());
+        health.lost("no answer in time", before);
+        assert!(!health.is_away());
+        health.lost("no answer in time", Instant::now());
+        assert!(health.is_away());
+    }
 }

@@ -62,6 +62,9 @@ const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Keys that one call of the audit looks at, and half as many places of each list: 3 ms of Redis's CPU
 /// where a hundred thousand jobs wait, 2 ms more when it searches a list of as many.
 const AUDIT_PAGE: usize = 500;
+/// Redis's time differs from what is known of it by more than any late answer explains, ms: its clock was
+/// set.
+const CLOCK_WAS_SET: i64 = 30_000;
 /// Jobs moved by one call.
 pub(crate) const BATCH: usize = 200;
 
@@ -132,9 +135,11 @@ pub struct Store {
     identity: RwLock<Arc<Identity>>,
     /// Redis's time minus this process's monotonic time, ms.
     clock: AtomicI64,
+    /// By how much Redis's clock was set since, ms.
+    clock_set_by: AtomicI64,
     started: Instant,
     /// Ends of the last seconds, written again when Redis forgot them.
-    ended: Mutex<std::collections::VecDeque<reassert::Closed>>,
+    ended: Mutex<reassert::Ended>,
 }
 
 /// One thread's access to the store: not shared, keeps its connection.
@@ -262,6 +267,7 @@ impl Store {
             process,
             identity: RwLock::new(Arc::new(identity)),
             clock: AtomicI64::new(0),
+            clock_set_by: AtomicI64::new(0),
             started: Instant::now(),
             ended: Mutex::default(),
         }))
@@ -316,8 +322,18 @@ impl Store {
 
     fn learn_time(&self, now: i64) {
         if now > 0 {
-            self.clock.store(now - self.uptime_ms(), Ordering::Relaxed);
+            let clock = now - self.uptime_ms();
+            let before = self.clock.swap(clock, Ordering::Relaxed);
+            if before != 0 && (clock - before).abs() > CLOCK_WAS_SET {
+                self.clock_set_by
+                    .fetch_add(clock - before, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// By how many milliseconds in all Redis's clock was set while this process ran.
+    pub(crate) fn clock_set_by(&self) -> i64 {
+        self.clock_set_by.load(Ordering::Relaxed)
     }
 
     /// A connection for a command that blocks.

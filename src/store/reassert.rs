@@ -2,6 +2,7 @@
 //! down again.
 
 use super::*;
+use std::collections::VecDeque;
 
 type ReassertRow<'a> = (
     &'a str,
@@ -21,7 +22,39 @@ pub(crate) struct Remembered {
     pub(crate) fields: Vec<(&'static str, String)>,
 }
 
-#[derive(Clone)]
+/// How long an end is remembered.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// Most that the remembered ends take, about: a job without a chat ends with its result, which may have
+/// many MiB. Redis loses its last second or two; thousands of ends a second still fit that.
+const REMEMBERED_BYTES: usize = 24 << 20;
+
+/// What was ended in the last seconds, oldest first.
+#[derive(Default)]
+pub(super) struct Ended {
+    list: VecDeque<Arc<Closed>>,
+    bytes: usize,
+}
+
+impl Ended {
+    fn push(&mut self, closed: Closed) {
+        self.bytes += closed.bytes();
+        self.list.push_back(Arc::new(closed));
+        while self.bytes > REMEMBERED_BYTES && self.list.len() > 1
+            || self
+                .list
+                .front()
+                .is_some_and(|old| old.at.elapsed() > REMEMBERED)
+        {
+            self.bytes -= self.list.pop_front().map_or(0, |old| old.bytes());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.list.len(), self.bytes)
+    }
+}
+
 pub(super) struct Closed {
     at: Instant,
     id: JobId,
@@ -32,31 +65,45 @@ pub(super) struct Closed {
     write: Write,
 }
 
+impl Closed {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        // A short text takes a piece of the heap beside its place in a list.
+        let pairs = |pairs: &[(&'static str, String)]| -> usize {
+            pairs.iter().map(|(_, text)| 72 + text.len()).sum()
+        };
+        let patch = match &self.write {
+            Write::End { patch, .. } | Write::Later { patch, .. } | Write::Save { patch, .. } => {
+                let events = patch.events.iter().map(|event| 64 + pairs(&event.fields));
+                pairs(&patch.set) + events.sum::<usize>()
+            }
+            Write::Submitted { event, .. } => pairs(&event.fields),
+        };
+        size_of::<Closed>() + self.id.as_str().len() + pairs(&self.fields) + patch
+    }
+}
+
 impl Store {
     pub(super) fn remember_closed(&self, flight: &Flight, seq: u32, write: &Write) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        while ended
-            .front()
-            .is_some_and(|old| now.duration_since(old.at) > Duration::from_secs(10))
-        {
-            ended.pop_front();
-        }
-        ended.push_back(Closed {
-            at: now,
+        ended.push(Closed {
+            at: Instant::now(),
             id: flight.id.clone(),
             token: flight.token.clone(),
             seq,
             request: flight.request.clone(),
-            // The end itself says what became of the result; ten seconds of results would be megabytes.
-            fields: flight
-                .fields()
-                .into_iter()
-                .filter(|(name, _)| *name != "result")
-                .collect(),
+            // The end itself says what became of the result.
+            fields: exactly(flight.fields()),
             write: write.clone(),
         });
     }
+}
+
+/// Without the result, and in no more memory than it takes.
+fn exactly(mut fields: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+    fields.retain(|(name, _)| *name != "result");
+    fields.shrink_to_fit();
+    fields
 }
 
 impl Session {
@@ -95,14 +142,14 @@ impl Session {
 
     /// Writes down again what ended in the last seconds. It stays known: Redis may forget once more.
     pub(super) fn reassert_ended(&self) -> Result<(), Denied> {
-        let ended: Vec<Closed> = {
+        let ended: Vec<Arc<Closed>> = {
             let ended = self
                 .store
                 .ended
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let young = |old: &&Closed| old.at.elapsed() < Duration::from_secs(10);
-            ended.iter().filter(young).cloned().collect()
+            let young = |old: &&Arc<Closed>| old.at.elapsed() < REMEMBERED;
+            ended.list.iter().filter(young).cloned().collect()
         };
         for old in &ended {
             self.reassert_closed(old)?;

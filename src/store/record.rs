@@ -2,7 +2,7 @@
 
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
-use crate::job::flight::{Doubt, Flight, Order, Token};
+use crate::job::flight::{Cancelling, Doubt, Flight, Order, Token};
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use redis::{Cmd, Value};
@@ -97,10 +97,17 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         .flatten();
     let ms = |value: Option<String>| value.and_then(|value| value.parse().ok()).map(UnixMs);
     let number = |value: Option<String>| value.and_then(|value| value.parse::<u32>().ok());
-    let phase = take("phase")
-        .and_then(|word| Phase::parse(&word))
-        .unwrap_or(Phase::Submitting);
-    let request = take("request_id").map(RequestId);
+    let request = take("request_id")
+        .filter(|id| !id.is_empty())
+        .map(RequestId);
+    let result: Option<Arc<str>> = take("result").map(Into::into);
+    // Whatever the phase says or does not say: what is paid is never submitted again.
+    let phase = match take("phase").and_then(|word| Phase::parse(&word)) {
+        Some(Phase::Submitting) | None if result.is_some() => Phase::Delivering,
+        Some(Phase::Submitting) | None if request.is_some() => Phase::Polling,
+        Some(phase) => phase,
+        None => Phase::Submitting,
+    };
     let queued_at = ms(take("queued_at")).unwrap_or_default();
     let not_before = parsed.as_ref().and_then(|spec| spec.not_before);
     let kind = take("kind").and_then(|word| Kind::parse(&word));
@@ -129,7 +136,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         request,
         path: take("path"),
         tried: take("tried").unwrap_or_default(),
-        result: take("result").map(Into::into),
+        result,
         result_unsaved: false,
         failure: kind.map(|kind| (kind, error)),
         charged: take("charged")
@@ -155,10 +162,19 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         entry: None,
         step_tries: 0,
         missing: None,
-        cancelling: None,
+        // Told to stop, perhaps: whether fal heard it, its answer to another cancel tells.
+        cancelling: ms(take("cancelling"))
+            .filter(|_| matches!(phase, Phase::Polling | Phase::Collecting))
+            .map(|since| Cancelling {
+                kind: kind.unwrap_or(Kind::Timeout),
+                asked_at: None,
+                since,
+                refused: 0,
+            }),
         untouched: true,
         unsaved: VecDeque::new(),
         closing: false,
+        clock_set_by: None,
     };
     if take("via").as_deref() == Some("direct") {
         flight.via = Via::Direct;

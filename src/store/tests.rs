@@ -3,6 +3,7 @@
 
 mod audit;
 mod bench;
+mod fuzz;
 mod model;
 
 use super::*;
@@ -884,7 +885,7 @@ fn who_buried_and_did_not_hear_the_answer_goes_on_with_the_claims() {
         three.session.bury(&name, 0, Duration::ZERO, true, None),
         Ok(None)
     );
-    assert_eq!(two.session.take_back(&name, true), Ok(1));
+    assert_eq!(two.session.take_back(&name), Ok(1));
 }
 
 #[test]
@@ -951,7 +952,7 @@ fn what_a_step_file_says_is_known_to_whoever_sweeps_up() {
     let (name, nobody) = (one.name(), steps_text(&[]));
     let buried = (two.session).bury(&name, 0, Duration::ZERO, true, Some(&nobody));
     assert!(buried.expect("answers").is_some());
-    assert_eq!(three.session.take_back(&name, false), Ok(1));
+    assert_eq!(three.session.take_back(&name), Ok(1));
     assert_eq!(bench.ready("default"), ["a"]);
     assert_eq!(bench.field("a", "attempt").as_deref(), Some("0"));
 }
@@ -1394,7 +1395,7 @@ fn a_takeover_counts_unknown_submits_and_lets_the_rest_go_on() {
     );
     assert_eq!(bench.field("sends", "doubt").as_deref(), Some("send"));
     // A repeat moves nothing; the takeover was announced once.
-    assert_eq!(two.session.take_back(&one.name(), false), Ok(0));
+    assert_eq!(two.session.take_back(&one.name()), Ok(0));
     let events = bench.events();
     let takeovers: Vec<_> = events
         .iter()
@@ -1491,7 +1492,7 @@ fn who_lives_is_not_buried_and_his_jobs_are_not_taken() {
             .bury("nobody~00000000", 0, Duration::ZERO, true, None),
         Ok(None)
     );
-    assert_eq!(two.session.take_back(&name, false), Ok(0));
+    assert_eq!(two.session.take_back(&name), Ok(0));
     assert_eq!(bench.dump(), before);
 }
 
@@ -1534,7 +1535,7 @@ fn who_leaves_is_gone_for_good_and_loses_nothing() {
     // What its blocked BRPOPLPUSH still moved goes back to the inbox.
     bench.ask::<()>(&format!("RPOPLPUSH t:inbox t:taken:{}", one.name()));
     for dead in two.session.gone(Duration::from_secs(600)).expect("answers") {
-        two.session.take_back(&dead, false).expect("answers");
+        two.session.take_back(&dead).expect("answers");
     }
     assert_eq!(two.intake().made, 1);
     assert!(bench.events().iter().all(|(name, _)| name != "taken_over"));
@@ -1548,7 +1549,49 @@ fn who_leaves_is_gone_for_good_and_loses_nothing() {
     );
 }
 
+#[test]
+fn a_trim_brings_the_stream_to_its_bound_however_many_events_have_come() {
+    let bench = Bench::start();
+    let one = bench.instance_keeping(Keep {
+        events: 1000,
+        ..KEEP
+    });
+    let many = "for i = 1, 60000 do redis.call('XADD', 't:events', '*', 'event', 'x') end";
+    bench.redis_eval(many);
+    one.session.trim().expect("trims");
+    let left = bench.ask::<u64>("XLEN t:events");
+    assert!((1000..1200).contains(&left), "{left} events are left");
+}
+
 // ---- a Redis that forgets
+
+#[test]
+fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let flight = one.claim_one();
+    let remembered = |result: usize, times: usize| {
+        for _ in 0..times {
+            let mut write = ending(&flight, EndState::Done);
+            if let Write::End { patch, .. } = &mut write {
+                patch.set.push(("result", "x".repeat(result)));
+            }
+            one.store.remember_closed(&flight, 2, &write);
+        }
+        one.store.ended.lock().unwrap().size()
+    };
+    let (ends, bytes) = remembered(10, 3000);
+    assert_eq!(ends, 3000, "{bytes} bytes");
+    let (ends, bytes) = remembered(4 << 20, 20);
+    assert!(
+        ends >= 4 && bytes < 25 << 20,
+        "{ends} ends of {bytes} bytes"
+    );
+    // One that is larger than all is still remembered.
+    let (ends, bytes) = remembered(30 << 20, 1);
+    assert_eq!(ends, 1, "{bytes} bytes");
+}
 
 fn remembered(flight: &Flight) -> Remembered {
     let mut fields = flight.fields();
@@ -1919,6 +1962,19 @@ fn without_memory_intake_and_claim_change_nothing_and_what_is_paid_or_ended_goes
     );
 }
 
+// ---- connections
+
+#[test]
+fn a_call_whose_connection_broke_is_not_repeated_on_one_that_lay_idle_meanwhile() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let open = || link::check_out(&one.store.pool, &one.store.health, None).expect("connects");
+    drop((open(), open())); // idle, beside the one that the session keeps
+    assert!(bench.ask::<u64>("CLIENT KILL TYPE normal") >= 3);
+    let answer = one.session.command(&redis::cmd("PING"));
+    assert!(answer.is_ok() && !one.store.health.is_away(), "{answer:?}");
+}
+
 // ---- words of errors
 
 #[test]
@@ -2001,4 +2057,17 @@ fn a_job_costs_at_most_seven_script_calls() {
     let calls = bench.scripts_run() - before;
     eprintln!("EVALSHA of one job: {calls}");
     assert!(calls <= 7, "{calls}");
+}
+
+#[test]
+fn where_all_connections_were_cut_at_once_a_call_goes_on_with_a_fresh_one() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let others: Vec<Session> = (0..3).map(|_| one.session.store().session()).collect();
+    for session in others.iter().chain([&one.session]) {
+        session.claims().expect("answers");
+    }
+    drop(others); // their connections lie in the pool
+    assert!(bench.ask::<u64>("CLIENT KILL TYPE normal") >= 4);
+    assert_eq!(one.session.claims(), Ok(Vec::new()));
 }

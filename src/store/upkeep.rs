@@ -12,6 +12,8 @@ pub(crate) fn steps_text(executing: &[(String, bool)]) -> String {
     }
     text
 }
+/// Pieces of the stream of events that one trim takes off at most.
+const TRIMS: usize = 200;
 
 impl Session {
     /// Says that we live. `store`: the id that a Redis without one gets. `None`: we are marked dead.
@@ -154,7 +156,7 @@ impl Session {
     }
 
     /// Makes the jobs of a dead instance ready again; gives how many.
-    pub(crate) fn take_back(&self, instance: &str, process_gone: bool) -> Result<usize, Fault> {
+    pub(crate) fn take_back(&self, instance: &str) -> Result<usize, Fault> {
         let keys = &self.store.keys;
         let (worker, taken, claims) = (
             keys.worker(instance),
@@ -175,19 +177,15 @@ impl Session {
             default,
             low,
         ];
-        let wait = if process_gone {
-            WAIT_DEAD
-        } else {
-            WAIT_MAYBE_ALIVE
-        };
         let mut moved = 0;
         loop {
             let call = Call::new(&self.store.scripts.take_back, &names)
                 .arg(&keys.namespace)
                 .arg(instance)
                 .arg(BATCH)
-                .arg(wait.as_millis() as u64)
+                .arg(WAIT_MAYBE_ALIVE.as_millis() as u64)
                 .arg(CRASH_LIMIT)
+                .arg(WAIT_DEAD.as_millis() as u64)
                 .arg(KNOWN_CRASH_LIMIT);
             let (word, some, left): (String, usize, usize) = read(self.script(&call)?)?;
             moved += some;
@@ -310,13 +308,19 @@ impl Session {
     /// Keeps the stream and the lists of the ended near their bounds.
     pub(crate) fn trim(&self) -> Result<(), Fault> {
         let (keys, keep) = (&self.store.keys, self.store.keep);
-        self.command(
-            redis::cmd("XTRIM")
-                .arg(&keys.events)
-                .arg("MAXLEN")
-                .arg("~")
-                .arg(keep.events),
-        )?;
+        // Redis takes some ten thousand entries off at a time, and under load more than that come in
+        // between two trims.
+        let mut xtrim = redis::cmd("XTRIM");
+        xtrim
+            .arg(&keys.events)
+            .arg("MAXLEN")
+            .arg("~")
+            .arg(keep.events);
+        for _ in 0..TRIMS {
+            if read::<u64>(self.command(&xtrim)?)? == 0 {
+                break;
+            }
+        }
         let oldest = self.store.now().0 - keep.dead.as_millis() as i64;
         self.command(
             redis::cmd("ZREMRANGEBYSCORE")

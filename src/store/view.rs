@@ -352,7 +352,7 @@ fn last_minutes(stats: &BTreeMap<String, String>, now: UnixMs, minutes: i64) -> 
 }
 
 fn age(from: UnixMs, now: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(now.0 - from.0).unwrap_or(0))
+    Duration::from_millis(u64::try_from(now.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 /// The id after this one: `XRANGE` has exclusive bounds only from Redis 6.2 on.

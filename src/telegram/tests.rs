@@ -5,6 +5,8 @@ use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
+mod fuzz;
+
 fn answer(status: u16, body: &str) -> Answer {
     Answer {
         status,

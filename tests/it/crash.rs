@@ -1,6 +1,7 @@
 //! Killed, restarted, frozen, taken over: nothing is lost, nothing is paid or shown twice unless it is
 //! counted (design sections 3 and 4). Holds of the stand-ins stop a job at the exact place.
 
+use crate::support::tap::{At, Side, Tap};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
@@ -803,5 +804,366 @@ fn frozen_and_killed_in_turn_under_load_nothing_is_lost_or_doubled_uncounted() {
     eprintln!("in turn: {submits} submits, {again} counted; {visible} messages, {resent} counted");
     assert!(submits <= 150 + again && visible >= 150 && visible <= 150 + resent);
     assert!((0..150).all(|n| files_in(&world, 1000 + n) >= 1));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn killed_after_fal_was_told_to_stop_the_next_owner_knows_that_it_was_us() {
+    let (mut world, mut daemon) = World::running();
+    let never = Script {
+        heeds_cancel: true,
+        ..Script::new(Outcome::Never)
+    };
+    world.sandbox.fal.model("case/slow", never);
+    let hold = world.sandbox.fal.hold("fal.cancel");
+    let entry = job("a").model("case/slow").with("timeout_s", 1);
+    world.push(entry.chat(7).json());
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.kill();
+    hold.release();
+
+    let _next = world.daemon(&[]);
+    let record = world.wait_state("a", "dead");
+    assert_eq!(
+        ["kind", "charged", "told"].map(|name| record[name].as_str()),
+        ["timeout", "no", "yes"],
+        "{record:#?}"
+    );
+    assert!(!record.contains_key("cancelling"), "{record:#?}");
+    assert_eq!(submits_of(&world, "a"), 1);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn killed_between_burying_another_and_taking_his_jobs_they_wait_no_longer_for_it() {
+    let mut world = World::new();
+    let mut first = world.daemon(&["--threads", "4"]);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    first.kill();
+    hold.release();
+    // Its successor dies with the instance marked dead and its claims still there.
+    let tap = Tap::new(&world);
+    tap.insert(&mut world, true);
+    tap.count();
+    tap.stop_at(At::Label("take_back"), Side::Before);
+    let mut second = world.spawn(&[], &[]);
+    tap.wait_held(SOON);
+    second.kill();
+    tap.cut();
+    assert_eq!(world.state("a"), "running");
+    tap.insert(&mut world, false);
+
+    let began = Instant::now();
+    let _third = world.daemon(&[]);
+    world.wait_state("a", "done");
+    // The two seconds of a submit whose owner is certainly dead, not the half minute of one that may live.
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    world.assert_clean_after_kills();
+}
+
+/// A world with one daemon of 4 threads behind a tap, which counts; later daemons go past it.
+fn tapped(more: &[&str]) -> (World, Tap, Daemon) {
+    let mut world = World::new();
+    let tap = Tap::new(&world);
+    tap.insert(&mut world, true);
+    let daemon = world.daemon(&[&["--threads", "4"], more].concat());
+    tap.insert(&mut world, false);
+    world.wait_idle();
+    tap.count();
+    (world, tap, daemon)
+}
+
+/// Kills it at the first write or exchange of this name.
+fn kill_at(tap: &Tap, daemon: &mut Daemon) {
+    tap.wait_held(SOON);
+    daemon.kill();
+    tap.cut();
+}
+
+#[test]
+fn killed_between_fals_acceptance_and_its_record_a_second_payment_is_counted() {
+    let (mut world, tap, mut daemon) = tapped(&[]);
+    tap.stop_at(At::Label("submitted"), Side::Before);
+    world.push(job("a").json());
+    kill_at(&tap, &mut daemon);
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert!(!world.record("a").contains_key("request_id"));
+
+    let next = world.daemon(&[]);
+    let record = world.wait_state("a", "done");
+    let again = world.counted("resubmitted_after_unknown");
+    let submits = world.sandbox.fal.submits_for("prompt of a.");
+    assert_eq!(submits.len() as u64, 1 + again);
+    assert_eq!(next.logged("submitted again after unknown") as u64, again);
+    assert_eq!(
+        record["request_id"],
+        submits.last().expect("one").request_id
+    );
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn killed_after_the_delivery_and_before_its_record_a_successor_sends_again_only_without_a_step_file()
+ {
+    for (flags, sends) in [(&[][..], 1), (&["--state-dir", "off"][..], 2)] {
+        let (mut world, tap, mut daemon) = tapped(flags);
+        let status = world.sandbox.telegram.plant_message(7, Kind::Text, false);
+        let edit = job("edit")
+            .chat(7)
+            .telegram("status_message_id", status)
+            .json();
+        tap.stop_at(At::Label("end"), Side::Before);
+        world.push(edit);
+        kill_at(&tap, &mut daemon);
+        assert_eq!(files_in(&world, 7), 1);
+
+        tap.insert(&mut world, true);
+        let mut daemon = world.daemon(&[&["--threads", "4"], flags].concat());
+        tap.insert(&mut world, false);
+        world.wait_state("edit", "done");
+        assert_eq!(world.sandbox.telegram.messages(7).len(), 1);
+        assert_eq!(world.counted("resent_after_unknown"), 0);
+
+        world.wait_idle();
+        tap.count();
+        tap.stop_at(At::Label("end"), Side::Before);
+        world.push(job("send").chat(8).json());
+        kill_at(&tap, &mut daemon);
+        assert_eq!(files_in(&world, 8), 1);
+        let _next = world.daemon(flags);
+        world.wait_state("send", "done");
+        assert_eq!(files_in(&world, 8), sends, "{flags:?}");
+        assert_eq!(world.counted("resent_after_unknown") as usize, sends - 1);
+        assert_eq!(world.sandbox.fal.totals().submits, 2);
+        world.assert_clean_after_kills();
+    }
+}
+
+#[test]
+fn a_result_that_expired_at_fal_while_no_worker_ran_is_paid_again_only_where_the_job_allows_it() {
+    let (mut world, mut daemon) = World::running();
+    let short = Duration::from_millis(1);
+    world.sandbox.fal.set_result_keeping(short, short);
+    let hold = world.sandbox.fal.hold("fal.status");
+    world.push(job("kept").json());
+    world.push(job("again").with("repay", true).json());
+    for id in ["kept", "again"] {
+        world.wait_submitted(id);
+    }
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.kill();
+    hold.release();
+    let first = world.record("again")["request_id"].clone();
+    let done = |id: &str| {
+        let request = world.sandbox.fal.request(id);
+        request.is_some_and(|request| request.completed.is_some_and(|at| at.elapsed() > short))
+    };
+    for submit in world.sandbox.fal.submits() {
+        eventually(SOON, || done(&submit.request_id), |done| *done);
+    }
+
+    let _next = world.daemon(&[]);
+    let kept = world.wait_state("kept", "dead");
+    assert_eq!(
+        ["kind", "charged", "attempt"].map(|name| kept[name].as_str()),
+        ["unavailable", "yes", "1"]
+    );
+    assert_eq!(submits_of(&world, "kept"), 1);
+    let hour = Duration::from_secs(3600);
+    world.sandbox.fal.set_result_keeping(hour, hour);
+    let again = world.wait_state("again", "done");
+    assert_eq!(
+        ["tried", "charged", "attempt"].map(|name| again[name].as_str()),
+        [first.as_str(), "yes", "2"]
+    );
+    assert_eq!(submits_of(&world, "again"), 2);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_deadline_that_passed_while_no_worker_ran_is_decided_by_fals_next_answer() {
+    let (mut world, mut daemon) = World::running();
+    let heeds = Script {
+        heeds_cancel: true,
+        ..Script::new(Outcome::Never)
+    };
+    let ready = Script::default().taking(Duration::from_millis(1200));
+    world.sandbox.fal.model("case/ready", ready);
+    world.sandbox.fal.model("case/runs", heeds);
+    for id in ["ready", "runs"] {
+        let entry = job(id).model(&format!("case/{id}"));
+        world.push(entry.with("timeout_s", 1).json());
+        let request = world.wait_submitted(id);
+        let polls = || world.sandbox.fal.request(&request).map(|seen| seen.polls);
+        eventually(SOON, polls, |polls| polls.is_some_and(|polls| polls > 0));
+    }
+    daemon.kill();
+    let ready = world.record("ready")["request_id"].clone();
+    let over = || world.sandbox.fal.request(&ready).unwrap().completed;
+    eventually(SOON, over, |at| at.is_some());
+
+    let _next = world.daemon(&[]);
+    let record = world.wait_state("ready", "done");
+    assert_eq!(record["charged"], "yes");
+    let record = world.wait_state("runs", "dead");
+    assert_eq!(
+        ["kind", "charged"].map(|name| record[name].as_str()),
+        ["timeout", "no"]
+    );
+    assert_eq!(world.sandbox.fal.totals().submits, 2);
+    world.assert_clean_after_kills();
+}
+
+/// Freezes a daemon while the answer of this call waits for it, until another one has its job.
+fn frozen_before(label: &'static str, entry: &str) -> (World, Tap, Daemon, Daemon) {
+    let lease = ["--lease", "3s"];
+    let (mut world, tap, old) = tapped(&lease);
+    tap.hold_at(At::Label(label), Side::After);
+    world.push(entry);
+    tap.wait_held(SOON);
+    old.signal("STOP");
+    tap.release(); // the answer is there once it goes on
+    let new = world.daemon(&lease);
+    new.wait_log("took over");
+    (world, tap, old, new)
+}
+
+/// It goes on, works under a new name, and has done nothing more for the old one.
+fn thaw(world: &mut World, old: &Daemon, mut new: Daemon) {
+    let before = world.record("a");
+    old.signal("CONT");
+    old.wait_log("this instance was taken over, it goes on under a new identity");
+    assert_eq!(new.stop(), Some(0));
+    world.push(job("later").chat(9).json());
+    world.wait_state("later", "done");
+    assert_eq!(world.record("a"), before);
+}
+
+#[test]
+fn frozen_while_its_claim_is_answered_an_owner_does_not_submit() {
+    let (mut world, _tap, old, new) = frozen_before("claim", &job("a").chat(7).json());
+    // The other one waits long, since the frozen one may be submitting: not here.
+    world.wait_field("a", "state", "later");
+    let _: u64 = world.redis(&["ZADD", "fal:later", "1", "a"]);
+    world.wait_state("a", "done");
+    thaw(&mut world, &old, new);
+    assert_eq!((submits_of(&world, "a"), files_in(&world, 7)), (1, 1));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn frozen_while_it_records_a_result_an_owner_does_not_send() {
+    // The first write after the submit: the result and the intent to deliver it.
+    let (mut world, _tap, old, new) = frozen_before("save", &job("a").chat(7).json());
+    world.wait_state("a", "done");
+    thaw(&mut world, &old, new);
+    assert_eq!((submits_of(&world, "a"), files_in(&world, 7)), (1, 1));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn frozen_beyond_its_lease_right_before_a_submit_an_owner_does_not_submit() {
+    let lease = ["--lease", "3s", "--threads", "8"];
+    let mut world = World::new();
+    let tap = Tap::new(&world);
+    tap.insert(&mut world, true);
+    let old = world.daemon(&lease);
+    tap.insert(&mut world, false);
+    // Six submits fill the bulkhead; three more jobs are claimed and not begun.
+    let submits = world.sandbox.fal.hold("fal.submit");
+    let first: Vec<String> = (0..5).map(|n| format!("blocker-{n}")).collect();
+    for (n, id) in first.iter().enumerate() {
+        world.push(job(id).json());
+        assert!(submits.wait_arrived(n + 1, SOON));
+    }
+    world.push_all(&["a", "b", "c", "d"].map(|id| job(id).json()));
+    assert!(submits.wait_arrived(6, SOON));
+    let held = |world: &mut World| world.claims(&old.instance()).len();
+    eventually(SOON, || held(&mut world), |held| *held == 9);
+    old.signal("STOP");
+    tap.stall_beats(true);
+    submits.release();
+    let mut new = world.daemon(&lease);
+    new.wait_log("took over");
+    let taken = |world: &mut World| world.redis::<usize>(&["ZCARD", "fal:later"]);
+    eventually(SOON, || taken(&mut world), |taken| *taken == 9);
+
+    // It goes on and does not know yet: only the age of its last beat tells.
+    old.signal("CONT");
+    for id in &first {
+        world.wait_state(id, "done"); // its late request id came home
+    }
+    tap.stall_beats(false);
+    old.wait_log("this instance was taken over, it goes on under a new identity");
+    for id in ["b", "c", "d"] {
+        assert_eq!(
+            (submits_of(&world, id), world.state(id)),
+            (0, "later".into())
+        );
+        let _: u64 = world.redis(&["ZADD", "fal:later", "1", id]);
+    }
+    for id in ["a", "b", "c", "d"] {
+        world.wait_state(id, "done");
+        assert_eq!(submits_of(&world, id), 1);
+    }
+    assert_eq!(new.stop(), Some(0));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn frozen_beyond_its_lease_right_before_a_send_an_owner_does_not_send() {
+    let (mut world, tap, old) = tapped(&["--lease", "3s"]);
+    let silence = Rule::first(1, "tg.sendphoto", Fault::telegram_429(2));
+    let silence = world.sandbox.faults.add(silence);
+    world.push(job("a").chat(7).json());
+    let fired = || world.sandbox.faults.fired(silence);
+    eventually(SOON, fired, |fired| *fired == 1);
+    // Parked with its result; the send is due when it goes on.
+    old.signal("STOP");
+    tap.stall_beats(true);
+    let new = world.daemon(&["--lease", "3s"]);
+    new.wait_log("took over");
+    world.wait_state("a", "done");
+    assert_eq!(files_in(&world, 7), 1);
+
+    old.signal("CONT");
+    // Time enough to send: it takes note that Redis does not answer its beats.
+    old.wait_log("redis lost");
+    tap.stall_beats(false);
+    thaw(&mut world, &old, new);
+    assert_eq!((submits_of(&world, "a"), files_in(&world, 7)), (1, 1));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn frozen_beyond_its_lease_inside_an_edit_an_owner_leaves_one_result_and_writes_nothing() {
+    let lease = ["--lease", "3s"];
+    let (mut world, tap, old) = tapped(&lease);
+    let status = world.sandbox.telegram.plant_message(7, Kind::Text, false);
+    tap.hold_at(At::Label("editmessagemedia"), Side::Before);
+    world.push(
+        job("a")
+            .chat(7)
+            .telegram("status_message_id", status)
+            .json(),
+    );
+    tap.wait_held(SOON);
+    old.signal("STOP");
+    let new = world.daemon(&lease);
+    new.wait_log("took over");
+    world.wait_state("a", "done");
+    tap.release(); // the old edit arrives after the new one
+    thaw(&mut world, &old, new);
+    let messages = world.sandbox.telegram.messages(7);
+    assert_eq!((messages.len(), messages[0].id), (1, status));
+    assert!(messages[0].file.is_some());
     world.assert_clean_after_kills();
 }

@@ -646,3 +646,26 @@ fn broken_markup_in_a_caption_costs_the_markup_and_not_the_result() {
     );
     world.assert_no_violations();
 }
+
+#[test]
+fn a_fresh_send_whose_answer_is_lost_is_sent_again_by_the_same_means_after_a_while_and_counted() {
+    let (mut world, daemon) = World::running();
+    world
+        .sandbox
+        .faults
+        .add(Rule::first(1, "tg.sendphoto", Fault::ResetAfterActing));
+    world.push(job("a").chat(7).json());
+    let record = world.wait_state("a", "done");
+    let sends = world.sandbox.telegram.journal();
+    let sends: Vec<_> = sends.iter().filter(|entry| entry.chat == Some(7)).collect();
+    assert_eq!(sends.len(), 2, "{sends:#?}");
+    assert!(sends.iter().all(|entry| entry.method == "sendphoto"));
+    assert_eq!(sends[0].args["photo"], sends[1].args["photo"]);
+    let waited = sends[1].at.duration_since(sends[0].at);
+    let range = std::time::Duration::from_secs(5)..std::time::Duration::from_secs(15);
+    assert!(range.contains(&waited), "{waited:?}");
+    assert_eq!(world.counted("resent_after_unknown"), 1);
+    assert_eq!(daemon.logged("sent again after unknown"), 1);
+    assert_eq!(record["message_ids"], "[2]");
+    world.assert_clean();
+}

@@ -680,3 +680,58 @@ fn work_goes_on_at_once_when_fal_is_back_after_an_outage() {
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
     world.assert_clean_after_kills();
 }
+
+#[test]
+fn a_deadline_that_passed_during_an_outage_of_fal_is_decided_by_its_next_answer() {
+    let (mut world, daemon) = running();
+    let script = Script::default().taking(Duration::from_millis(800));
+    push_case(&mut world, "ready", script, Some(1));
+    let heeds = Script {
+        heeds_cancel: true,
+        ..Script::new(Outcome::Never)
+    };
+    push_case(&mut world, "runs", heeds, Some(1));
+    for id in ["ready", "runs"] {
+        let request = world.wait_submitted(id);
+        let polls = || world.sandbox.fal.request(&request).map(|seen| seen.polls);
+        eventually(SOON, polls, |polls| polls.is_some_and(|polls| polls > 0));
+    }
+    let began = Instant::now();
+    world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.*", Fault::Html502));
+    daemon.wait_log("fal lost");
+    eventually(
+        SOON,
+        || began.elapsed(),
+        |elapsed| *elapsed > Duration::from_secs(3),
+    );
+    // Silence decides nothing.
+    for id in ["ready", "runs"] {
+        assert_eq!(world.state(id), "running", "{id}");
+    }
+    world.sandbox.faults.clear();
+    wait_verdict(&mut world, "ready", ["done", "", "yes", "1"]);
+    wait_verdict(&mut world, "runs", ["dead", "timeout", "no", "1"]);
+    world.assert_clean();
+}
+
+#[test]
+#[ignore = "half a minute: the time limit of a submit"]
+fn a_submit_that_is_not_answered_in_time_is_of_unknown_outcome() {
+    let (mut world, _daemon) = running();
+    at_submit(&world, "slow", Fault::Hang(120_000));
+    let pushed = Instant::now();
+    world.push(job("slow").json());
+    let state = |world: &mut World| world.state("slow");
+    eventually(
+        Duration::from_secs(60),
+        || state(&mut world),
+        |state| state == "done",
+    );
+    wait_verdict(&mut world, "slow", ["done", "", "yes", "2"]);
+    assert!(pushed.elapsed() >= Duration::from_secs(32));
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    world.assert_clean();
+}

@@ -2,7 +2,9 @@
 
 mod audit;
 mod cli;
+mod clocks;
 mod crash;
+mod crash_points;
 mod delivery;
 mod fal_answers;
 mod fal_faults;
@@ -10,11 +12,13 @@ mod file_faults;
 mod health;
 mod hostile;
 mod intake;
+mod load;
 mod main_job;
 mod outage;
 mod poison;
 mod readme;
 mod redis_faults;
+mod redis_matrix;
 mod secrets;
 mod shutdown;
 mod step_file;

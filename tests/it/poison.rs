@@ -46,8 +46,7 @@ fn kill_in_its_step_three_times(world: &mut World, hold: impl Fn(&World) -> Hold
     assert_eq!(record["crashes"], "3", "{record:?}");
     drop(held);
     for id in &ids {
-        let record = world.record(id);
-        assert_eq!(record["state"], "running", "{record:?}");
+        let record = world.wait_state(id, "running");
         // One whose status was just being asked when the process died is charged too, but not to the end.
         let crashes = record.get("crashes").map(String::as_str);
         assert!(matches!(crashes, None | Some("1" | "2")), "{record:?}");

@@ -1,111 +1,14 @@
-//! Redis killed, frozen, emptied, cut off and answering late: jobs in flight end once, nothing is paid
-//! twice, and a worker that looks healthy takes the next job (design section 3).
+//! What is special to one fault of Redis: single answers that are lost, writes that it could not take, data
+//! that it forgot (design section 3). `redis_matrix.rs` crosses all faults with all moments.
 
+use crate::support::load::{
+    assert_load_ended, assert_load_ended_with, assert_shown, in_full_swing, parked, push_load,
+    taking, while_it_lasts, works_at_once,
+};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
-use fal_worker::sandbox::fal::Script;
 use fal_worker::sandbox::redis::RedisOptions;
-use fal_worker::sandbox::telegram::Kind;
 use std::time::{Duration, Instant};
-
-/// An idle worker takes a new job within this time after an outage is over.
-const AT_ONCE: Duration = Duration::from_secs(4);
-
-/// fal's generations of the default model take between so many milliseconds.
-fn taking(world: &World, least: u64, most: u64) {
-    let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
-    let script = Script::default().taking_between(least, most);
-    world.sandbox.fal.model("fal-ai/flux/dev", script);
-}
-
-/// Load: so many jobs of three kinds in turn; chats count from 1000.
-fn push_load(world: &mut World, jobs: usize) -> Vec<String> {
-    let ids: Vec<String> = (0..jobs).map(|n| format!("r{n}")).collect();
-    let entries: Vec<String> = (0..jobs)
-        .map(|n| {
-            let (entry, chat) = (job(&ids[n]).with("max_attempts", 20), 1000 + n as i64);
-            match n % 3 {
-                0 => {
-                    let status = world
-                        .sandbox
-                        .telegram
-                        .plant_message(chat, Kind::Text, false);
-                    entry
-                        .chat(chat)
-                        .telegram("status_message_id", status)
-                        .json()
-                }
-                1 => entry.chat(chat).json(),
-                _ => entry.json(),
-            }
-        })
-        .collect();
-    world.push_all(&entries);
-    ids
-}
-
-/// All ended well, and whatever was paid or shown twice is counted.
-fn assert_load_ended(world: &mut World, ids: &[String]) {
-    let states = world.wait_ended(ids, Duration::from_secs(60));
-    assert!(states.iter().all(|state| state == "done"), "{states:?}");
-    let again = world.counted("resubmitted_after_unknown");
-    let resent = world.counted("resent_after_unknown");
-    let submits = world.sandbox.fal.totals().submits;
-    assert!(
-        submits <= ids.len() as u64 + again,
-        "{submits} submits, {again} counted"
-    );
-    assert_shown(world, ids, resent);
-    world.assert_clean();
-}
-
-fn assert_shown(world: &World, ids: &[String], resent: u64) {
-    let mut extra = 0;
-    for (n, id) in ids.iter().enumerate() {
-        let visible = world.sandbox.telegram.messages(1000 + n as i64).len() as u64;
-        match n % 3 {
-            0 => assert_eq!(visible, 1, "messages of {id}"),
-            1 => {
-                assert!(visible >= 1, "{id} was never delivered");
-                extra += visible - 1;
-            }
-            _ => assert_eq!(visible, 0),
-        }
-    }
-    assert!(
-        extra <= resent,
-        "{extra} messages too many, {resent} counted"
-    );
-}
-
-/// Waits until the load is in full swing: about so many events were written.
-fn in_full_swing(world: &mut World, events: usize) {
-    eventually(
-        SOON,
-        || world.redis::<usize>(&["XLEN", "fal:events"]),
-        |seen| *seen >= events,
-    );
-}
-
-/// The idle daemon takes and ends a new job at once.
-fn works_at_once(world: &mut World, id: &str) {
-    let pushed = Instant::now();
-    world.push(job(id).json());
-    let state = |world: &mut World| world.state(id);
-    eventually(AT_ONCE, || state(world), |state| state == "done");
-    eprintln!("{id}: done {:?} after its push", pushed.elapsed());
-}
-
-/// Lets a fault last: its length is what is tested.
-fn while_it_lasts(length: Duration) {
-    let until = Instant::now() + length;
-    while let Some(left) = until
-        .checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
-    {
-        std::thread::park_timeout(left);
-    }
-}
 
 fn said_once(daemon: &Daemon) {
     daemon.wait_log("redis back after_s=");
@@ -116,22 +19,6 @@ fn said_once(daemon: &Daemon) {
         "{}",
         daemon.log_text()
     );
-}
-
-#[test]
-fn redis_killed_and_restarted_under_load_loses_and_doubles_nothing() {
-    let mut world = World::new();
-    let daemon = world.daemon(&["--threads", "8"]);
-    taking(&world, 20, 1000);
-    let ids = push_load(&mut world, 90);
-    in_full_swing(&mut world, 230);
-    world.sandbox.redis.kill();
-    daemon.wait_log("redis lost");
-    world.sandbox.redis.restart().unwrap();
-    assert_load_ended(&mut world, &ids);
-    assert_eq!(world.sandbox.fal.totals().submits, 90);
-    said_once(&daemon);
-    works_at_once(&mut world, "after");
 }
 
 #[test]
@@ -226,29 +113,13 @@ fn a_request_id_that_redis_could_not_take_is_written_when_it_is_back_and_not_pai
 }
 
 #[test]
-fn redis_frozen_for_five_seconds_loses_and_doubles_nothing() {
-    let mut world = World::new();
-    let daemon = world.daemon(&["--threads", "8"]);
-    taking(&world, 20, 1000);
-    let ids = push_load(&mut world, 60);
-    in_full_swing(&mut world, 150);
-    world.sandbox.redis.pause().unwrap();
-    while_it_lasts(Duration::from_secs(5));
-    world.sandbox.redis.resume().unwrap();
-    assert_load_ended(&mut world, &ids);
-    assert_eq!(world.sandbox.fal.totals().submits, 60);
-    assert!(daemon.logged("redis lost") <= 1, "{}", daemon.log_text());
-    assert_eq!(daemon.logged("took over"), 0);
-    works_at_once(&mut world, "after");
-}
-
-#[test]
 fn connections_killed_while_idle_and_under_load_lose_nothing() {
     let mut world = World::new();
     let daemon = world.daemon(&["--threads", "8"]);
     let kill = |world: &mut World| world.redis::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]);
     for round in 0..3 {
-        assert!(kill(&mut world) > 1);
+        // At first the daemon may not have opened them all.
+        eventually(SOON, || kill(&mut world), |killed| *killed > 1);
         works_at_once(&mut world, &format!("idle{round}"));
     }
     taking(&world, 20, 600);
@@ -263,19 +134,6 @@ fn connections_killed_while_idle_and_under_load_lose_nothing() {
         daemon.logged("redis lost"),
         daemon.logged("redis back after_s=")
     );
-}
-
-/// As [`assert_load_ended`], with jobs beside the load.
-fn assert_load_ended_with(world: &mut World, ids: &[String], beside: u64) {
-    let states = world.wait_ended(ids, Duration::from_secs(60));
-    assert!(states.iter().all(|state| state == "done"), "{states:?}");
-    assert_eq!(
-        world.sandbox.fal.totals().submits,
-        ids.len() as u64 + beside
-    );
-    let resent = world.counted("resent_after_unknown");
-    assert_shown(world, ids, resent);
-    world.assert_clean();
 }
 
 #[test]
@@ -293,29 +151,6 @@ fn scripts_flushed_while_idle_and_under_load_are_loaded_again() {
     }
     assert_load_ended_with(&mut world, &ids, 1);
     assert_eq!(daemon.logged("WARN"), 0, "{}", daemon.log_text());
-}
-
-/// Jobs parked with their request at fal.
-fn parked(world: &mut World, jobs: usize) -> Vec<String> {
-    taking(world, 2000, 3000);
-    let ids = push_load(world, jobs);
-    for id in &ids {
-        world.wait_submitted(id);
-    }
-    ids
-}
-
-#[test]
-fn redis_emptied_with_jobs_in_flight_they_are_written_down_again_and_end() {
-    let mut world = World::new();
-    let daemon = world.daemon(&["--threads", "8"]);
-    let ids = parked(&mut world, 60);
-    let _: String = world.redis(&["FLUSHALL"]);
-    daemon.wait_log("redis forgot writes, they were made again");
-    assert_load_ended(&mut world, &ids);
-    assert_eq!(world.sandbox.fal.totals().submits, 60);
-    assert_eq!(world.counted("resent_after_unknown"), 0);
-    works_at_once(&mut world, "after");
 }
 
 #[test]
@@ -468,17 +303,6 @@ fn redis_away_at_start_is_said_once_and_waited_for() {
     works_at_once(&mut world, "after");
 }
 
-#[test]
-fn an_outage_while_idle_is_said_once_and_the_next_job_is_taken_at_once() {
-    let (mut world, daemon) = World::running();
-    world.sandbox.redis.kill();
-    daemon.wait_log("redis lost");
-    while_it_lasts(Duration::from_secs(2));
-    world.sandbox.redis.restart().unwrap();
-    works_at_once(&mut world, "after");
-    said_once(&daemon);
-}
-
 /// A world whose daemon talks to Redis through a proxy.
 fn proxied(threads: &str) -> (World, Daemon, Proxy) {
     let mut world = World::new();
@@ -601,33 +425,6 @@ fn one_connection_that_falls_silent_is_nobodys_death() {
 }
 
 #[test]
-fn an_outage_longer_than_every_lease_is_nobodys_death() {
-    let mut world = World::new();
-    let daemons = [
-        world.daemon(&["--lease", "3s"]),
-        world.daemon(&["--lease", "3s"]),
-    ];
-    taking(&world, 2000, 8000);
-    let ids = push_load(&mut world, 20);
-    for id in &ids {
-        world.wait_submitted(id);
-    }
-    world.sandbox.redis.pause().unwrap();
-    while_it_lasts(Duration::from_secs(4));
-    world.sandbox.redis.resume().unwrap();
-    assert_load_ended(&mut world, &ids);
-    for daemon in &daemons {
-        assert_eq!(
-            daemon.logged("took over") + daemon.logged("taken over"),
-            0,
-            "{}",
-            daemon.log_text()
-        );
-    }
-    assert_eq!(world.sandbox.fal.totals().submits, 20);
-}
-
-#[test]
 fn redis_that_comes_back_with_older_data_gets_what_the_workers_know() {
     let mut world = World::new();
     let _daemons = [
@@ -708,24 +505,6 @@ fn a_full_redis_takes_what_is_paid_and_makes_the_rest_wait() {
     assert_load_ended_with(&mut world, &ids, 1);
     works_at_once(&mut world, "after");
     assert_eq!(daemon.logged("took over"), 0);
-}
-
-#[test]
-fn a_redis_that_refuses_writes_for_a_while_loses_and_doubles_nothing() {
-    let mut world = World::new();
-    let daemon = world.daemon(&["--threads", "8"]);
-    taking(&world, 20, 1500);
-    let ids = push_load(&mut world, 60);
-    in_full_swing(&mut world, 150);
-    // A failover: for a moment it is a replica of a master that is away.
-    let _: String = world.redis(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
-    let _: String = world.redis(&["REPLICAOF", "127.0.0.1", "1"]);
-    daemon.wait_log("redis lost");
-    while_it_lasts(Duration::from_secs(2));
-    let _: String = world.redis(&["REPLICAOF", "NO", "ONE"]);
-    assert_load_ended(&mut world, &ids);
-    assert_eq!(world.sandbox.fal.totals().submits, 60);
-    works_at_once(&mut world, "after");
 }
 
 #[test]

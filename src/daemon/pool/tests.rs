@@ -241,7 +241,7 @@ fn a_step_whose_writes_redis_has_not_taken_is_nobody_elses_to_repeat() {
 fn without_redis_nothing_is_submitted_or_sent_and_looks_at_fal_go_on() {
     let tools = tools();
     let worker = worker(&tools, false);
-    tools.store.health.lost("as if");
+    tools.store.health.lost("as if", std::time::Instant::now());
     let mut submit = named("a", Phase::Submitting);
     submit.target = None;
     assert!(matches!(

@@ -60,6 +60,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         untouched: true,
         unsaved: VecDeque::new(),
         closing: false,
+        clock_set_by: None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod fuzz;
+
 #[path = "../../../tests/it/hostile.rs"]
 mod hostile;
 

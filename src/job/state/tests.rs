@@ -460,12 +460,17 @@ fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_
 fn what_fal_says_to_a_cancel() {
     let wish = || {
         let mut flight = flight(Phase::Polling);
-        begin_cancel(
+        let change = begin_cancel(
             &mut flight,
             Kind::Timeout,
             "not finished after 5 s",
             at(5000),
         );
+        // Before fal is told: a successor must know why the request is gone.
+        let written = ["kind", "error", "cancelling"].map(|name| set(&change, name));
+        let since = at(5000).now.0.to_string();
+        let expected = ["timeout", "not finished after 5 s", since.as_str()].map(Some);
+        assert_eq!((written, change.next), (expected, Next::Now));
         flight
     };
     let mut gone = wish();

@@ -17,7 +17,7 @@ if ARGV[4] == 'lapsed' and (tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumbe
   return {'alive', 0, 0}
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5])
+redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4])
 -- Beside the mark, since whoever sweeps takes the claims back, not only who has read the file.
 if ARGV[6] then redis.call('HSET', KEYS[2], 'steps', ARGV[6]) end
 redis.call('EXPIRE', KEYS[2], 86400)

@@ -2,17 +2,17 @@
 -- KEYS   1 claims of the dead   2 later   3 bell   4 resume   5 hash of the dead   6 gone   7 its taken
 --        8 inbox   9 high   10 default   11 low
 -- ARGV   1 namespace   2 the dead instance   3 jobs at most   4 wait before a new submit, ms
---        5 crash limit   6 crash limit where a step file tells whose step it was
+--        5 crash limit   6 that wait where its process is gone: whoever buried it said so, and may have died
+--        before he came here   7 crash limit where a step file tells whose step it was
 -- MAKES  records of the ids (same slot on a cluster)
 -- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
 -- CALLER Store::take_back
 local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local w = redis.call('HMGET', KEYS[5], 'dead', 'steps')
-if not w[1] and not redis.call('ZSCORE', KEYS[6], dead) then
-  return {'alive', 0, 0}
-end
-local steps = w[2]
-local limit = tonumber(steps and ARGV[6] or ARGV[5])
+local w = redis.call('HMGET', KEYS[5], 'dead', 'cause', 'steps')
+if not w[1] and not redis.call('ZSCORE', KEYS[6], dead) then return {'alive', 0, 0} end
+local wait = tonumber(w[2] == 'process_gone' and ARGV[6] or ARGV[4])
+local steps = w[3]
+local limit = tonumber(steps and ARGV[7] or ARGV[5])
 local now = now_ms()
 local k = {later = KEYS[2], resume = KEYS[4], high = KEYS[9], default = KEYS[10], low = KEYS[11]}
 local moved = 0
@@ -38,7 +38,7 @@ for _, claim in ipairs(claims) do
     'via', 'charged', 'crashes')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
   if r[1] == 'running' and r[2] == token then
-    requeue(k, job, id, r, now, tonumber(ARGV[4]), limit, step_of(steps, token))
+    requeue(k, job, id, r, now, wait, limit, step_of(steps, token))
   end
   moved = moved + 1
 end

@@ -143,7 +143,7 @@ fn the_claims_of_the_buried_are_left_to_take_back_and_what_is_in_no_claim_is_not
         (bench.state("a").as_str(), bench.ready("resume")),
         ("running", vec!["b".to_owned()])
     );
-    assert_eq!(one.session.take_back(&name, true), Ok(1));
+    assert_eq!(one.session.take_back(&name), Ok(1));
     is_well(&bench, &one);
 }
 

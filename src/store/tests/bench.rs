@@ -130,6 +130,15 @@ impl Bench {
         answers.into_iter()
     }
 
+    /// Runs a piece of Lua.
+    pub(super) fn redis_eval(&self, lua: &str) {
+        let () = redis::cmd("EVAL")
+            .arg(lua)
+            .arg(0)
+            .query(&mut *self.con.borrow_mut())
+            .expect("runs");
+    }
+
     pub(super) fn push(&self, entry: &str) {
         redis::cmd("LPUSH")
             .arg(format!("{NS}:inbox"))
@@ -401,9 +410,7 @@ impl Instance {
             .bury(&name, at, lease, process_gone, steps.as_deref())
             .expect("answers")
             .expect("buried");
-        heir.session
-            .take_back(&name, process_gone)
-            .expect("answers")
+        heir.session.take_back(&name).expect("answers")
     }
 }
 

@@ -615,7 +615,7 @@ impl Model {
         self.trouble(heir, true);
         self.instances[heir]
             .session
-            .take_back(&name, process_gone)
+            .take_back(&name)
             .expect("answers");
         self.note("take over", format!("{who} by {heir}: {claims:?}"));
         self.takeovers += 1;

@@ -9,6 +9,8 @@ use crate::telegram::text::MESSAGE;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+mod fuzz;
+
 const STATUS: i64 = 310;
 const ANY: &dyn Fn(&str) -> bool = &|_| true;
 

@@ -5,7 +5,11 @@
 #![allow(dead_code)] // each test file uses its own part
 
 pub mod auditor;
+pub mod backlog;
+pub mod load;
 pub mod proxy;
+pub mod redis_fault;
+pub mod tap;
 
 use fal_worker::sandbox::Sandbox;
 use fal_worker::sandbox::redis::RedisOptions;
@@ -29,7 +33,8 @@ pub struct World {
     pub redis_url: Option<String>,
     /// What daemons take for fal's queue, where it is not the stand-in itself.
     pub fal_url: Option<String>,
-    /// What daemons take for Telegram, where it is not the stand-in itself.
+    /// The same for its direct calls, and for Telegram.
+    pub run_url: Option<String>,
     pub telegram_url: Option<String>,
     con: Connection,
     daemons: usize,
@@ -60,6 +65,7 @@ impl World {
             folder: tempfile::tempdir().unwrap(),
             redis_url: None,
             fal_url: None,
+            run_url: None,
             telegram_url: None,
             con,
             daemons: 0,
@@ -110,16 +116,13 @@ impl World {
             .arg(self.fal_url.clone().unwrap_or_else(|| fal.queue_url()))
             .args([
                 "--fal-run-url",
-                &fal.run_url(),
+                &self.run_url.clone().unwrap_or_else(|| fal.run_url()),
                 "--fal-storage-url",
                 &fal.storage_url(),
             ])
             .args([
                 "--telegram-url",
-                &self
-                    .telegram_url
-                    .clone()
-                    .unwrap_or_else(|| self.sandbox.telegram.url()),
+                &(self.telegram_url.clone()).unwrap_or_else(|| self.sandbox.telegram.url()),
                 "--file-host",
                 &fal.file_host(),
             ])
@@ -274,6 +277,15 @@ impl World {
     pub fn counted(&mut self, name: &str) -> u64 {
         self.redis::<Option<u64>>(&["HGET", "fal:stats", name])
             .unwrap_or(0)
+    }
+
+    /// Waits until a daemon waits for entries and for the bell: what is pushed now takes the usual way.
+    pub fn wait_idle(&mut self) {
+        eventually(
+            SOON,
+            || self.redis::<String>(&["CLIENT", "LIST"]),
+            |list| list.contains("cmd=brpop ") && list.contains("cmd=brpoplpush"),
+        );
     }
 
     /// Waits until a record has this value in this field.
@@ -471,6 +483,11 @@ impl Daemon {
         }
     }
 
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// SIGKILL, and waits for the process to be gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -481,6 +498,11 @@ impl Daemon {
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
         self.wait_exit(SOON)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for its end; gives the exit code (`None`: ended by a signal).

@@ -25,7 +25,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     stop: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -57,11 +57,10 @@ struct Link {
 impl Proxy {
     /// Listens on a loopback port and passes everything to `target` (`host:port`, or a URL's part of it).
     pub fn to(target: &str) -> Proxy {
-        let target = target.rsplit('/').next().unwrap_or(target);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            target: target.parse().unwrap(),
+            target: Mutex::new(address_in(target)),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -81,6 +80,11 @@ impl Proxy {
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// New connections lead elsewhere from here on, as after a failover.
+    pub fn retarget(&self, target: &str) {
+        *self.shared.target.lock().unwrap() = address_in(target);
     }
 
     /// Holds everything in one direction until [`Proxy::flow`].
@@ -148,6 +152,11 @@ impl Proxy {
     }
 }
 
+fn address_in(target: &str) -> SocketAddr {
+    let address = target.rsplit('/').next().unwrap_or(target);
+    address.parse().unwrap()
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
@@ -204,7 +213,8 @@ impl Shared {
     }
 
     fn link(self: &Arc<Self>, client: TcpStream) {
-        let Ok(server) = TcpStream::connect(self.target) else {
+        let target = *self.target.lock().unwrap();
+        let Ok(server) = TcpStream::connect(target) else {
             return; // dropping the client resets it
         };
         client.set_nonblocking(false).unwrap();

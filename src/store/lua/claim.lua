@@ -71,7 +71,7 @@ for l = 1, lists do
         local phase = r.phase or 'submitting'
         if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
         local set = {'HSET', job, 'state', 'running', 'token', token, 'seq', 0, 'worker', me}
-        if phase == 'submitting' and r.expires_at and now > tonumber(r.expires_at) then
+        if phase == 'submitting' and r.expires_at and now > (tonumber(r.expires_at) or math.huge) then
           phase = 'telling'
           set[#set + 1] = 'kind'; set[#set + 1] = 'expired'
           set[#set + 1] = 'error'; set[#set + 1] = 'too old to be paid for: it waited beyond expires_at'

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 /// Files that nobody asked for this long belong to a Redis that is no more.
 const OLD: Duration = Duration::from_secs(30 * 86_400);
+/// Ids of ended jobs are known for a day: older writes may meet another job of the same id.
+const STALE: Duration = Duration::from_secs(20 * 3600);
 
 /// The files of a process that is gone. They are ours, by their lock, until this is dropped.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Left {
     pub(crate) commands: Vec<Command>,
     /// Some slot could not be read: then nothing may be concluded from what stands in no slot.
     pub(crate) torn: bool,
+    /// So long ago that what it says may be about other jobs of the same ids.
+    pub(crate) stale: bool,
 }
 
 impl Left {
@@ -59,7 +63,7 @@ pub(crate) fn left_behind(folder: &Path, store: &str) -> io::Result<Vec<Left>> {
             Some(header) if header.format == FORMAT && header.store.is_empty() => {
                 fs::remove_file(&path)?;
             }
-            _ if is_old(&about) => fs::remove_file(&path)?,
+            _ if is_older(&about, OLD) => fs::remove_file(&path)?,
             _ => {}
         }
     }
@@ -108,9 +112,9 @@ fn step_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn is_old(about: &fs::Metadata) -> bool {
+fn is_older(about: &fs::Metadata, than: Duration) -> bool {
     let age = |changed: SystemTime| changed.elapsed().unwrap_or_default();
-    about.modified().is_ok_and(|changed| age(changed) > OLD)
+    about.modified().is_ok_and(|changed| age(changed) > than)
 }
 
 fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
@@ -120,6 +124,7 @@ fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
         header,
         executing: Vec::new(),
         torn: false,
+        stale: is_older(&file.metadata()?, STALE),
         _locked: file,
     };
     for number in 0..left.header.slots {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 const HERE: &str = "redis://127.0.0.1:6379/0";
 
@@ -208,6 +209,26 @@ fn a_journal_cut_off_in_the_middle_of_an_entry_gives_those_before() {
         };
         assert_eq!(left.commands.len(), whole, "{cut} bytes are missing");
     }
+}
+
+#[test]
+fn a_file_of_yesterday_is_stale_and_one_of_last_month_goes_where_it_is_nobodys() {
+    let at = tempfile::tempdir().unwrap();
+    killed(open(at.path(), "a~1"));
+    let path = files(at.path()).remove(0);
+    let back_by = |hours: u64| {
+        let file = fs::File::open(&path).unwrap();
+        let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+        file.set_modified(then).unwrap();
+    };
+    assert!(!the_one(at.path()).stale);
+    back_by(21);
+    assert!(the_one(at.path()).stale);
+    left_behind(at.path(), "another").unwrap();
+    assert!(path.exists());
+    back_by(31 * 24);
+    left_behind(at.path(), "another").unwrap();
+    assert!(!path.exists());
 }
 
 #[test]

@@ -13,6 +13,15 @@ use crate::store::{Fault, Paid, Replayed, Session};
 /// Makes its writes again, as the dead owner, whose tokens still stand. An error means that Redis is away:
 /// the file stays, and all of it is done once more.
 pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<(), Fault> {
+    if left.stale {
+        let (writes, instance) = (left.commands.len() as u64, left.header.instances.first());
+        let instance = instance.map_or("", String::as_str);
+        report::warning(
+            "a step file is too old, its writes are not made again",
+            &[("instance", &instance), ("writes", &writes)],
+        );
+        return Ok(());
+    }
     let mut fal_answers = true;
     for command in &left.commands {
         match session.replay(&command.script, &command.packed) {

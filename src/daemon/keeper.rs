@@ -149,7 +149,12 @@ impl Keeper {
             health.set_forgot(true);
         }
         self.run = Some(beat.run.clone());
-        if let Some(store) = &beat.store {
+        // Only the first beat under a name tells the store, and that answer may have been lost.
+        let store = match &beat.store {
+            None if !self.registered => self.session.store_id()?,
+            told => told.clone(),
+        };
+        if let Some(store) = &store {
             let mine = self.tools.store.identity();
             self.tools.recorder.belongs_to(store, &mine.instance);
             self.store_id = Some(store.clone());

@@ -16,6 +16,8 @@ use super::http::{Gate, Payload, Request, Response, Sending, Stop, lock};
 pub enum Fault {
     /// Waits, then acts and answers as usual.
     DelayMs(u64),
+    /// Acts at once, then answers as usual after so many milliseconds.
+    LateAnswer(u64),
     /// Closes when the head is read: nothing is acted on. With a filter that only the body can match, the
     /// body is read first.
     ResetBeforeRead,
@@ -319,6 +321,11 @@ fn misbehave(fault: Fault, stop: &Stop, act: impl FnOnce() -> Response) -> Respo
             stop.sleep(Duration::from_millis(ms));
             act()
         }
+        Fault::LateAnswer(ms) => {
+            let response = act();
+            stop.sleep(Duration::from_millis(ms));
+            response
+        }
         Fault::ResetBeforeRead => Response::nothing(),
         // Over when the body was read.
         Fault::SlowRead(_) => act(),
@@ -596,6 +603,7 @@ mod tests {
         };
         let cases = [
             (Fault::DelayMs(1), (Some(200), true)),
+            (Fault::LateAnswer(1), (Some(200), true)),
             (Fault::ResetBeforeRead, (None, false)),
             (Fault::ResetAfterActing, (None, true)),
             (plain, (Some(418), false)),

@@ -288,6 +288,11 @@ impl Session {
         self.script(&call).map(|_| ())
     }
 
+    /// The random id of this store.
+    pub(crate) fn store_id(&self) -> Result<Option<String>, Fault> {
+        read(self.command(redis::cmd("GET").arg(&self.store.keys.store))?)
+    }
+
     /// Whether nobody has said this within the last hour; from now on somebody has.
     pub(crate) fn first_in_an_hour(&self, what: &str) -> Result<bool, Fault> {
         let mut cmd = redis::cmd("SET");

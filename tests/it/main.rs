@@ -1,6 +1,7 @@
 //! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
 
 mod audit;
+mod chaos;
 mod cli;
 mod clocks;
 mod crash;

@@ -1,6 +1,7 @@
 //! The step file: what a killed worker was doing, and what it knew and Redis did not, is known to the next
 //! process of its host (design section 4).
 
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{SOON, World, eventually, job, submits_of};
 use std::fs;
 use std::time::Duration;
@@ -34,6 +35,36 @@ fn a_request_id_that_redis_never_got_outlives_its_worker() {
         .collect();
     assert_eq!(submitted.len(), 1, "{submitted:?}");
     assert_eq!(submitted[0]["request_id"], record["request_id"]);
+    assert_eq!(next.stop(), Some(0));
+    assert!(world.step_files().is_empty(), "{:?}", world.step_files());
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_step_file_is_found_though_the_answer_to_the_first_beat_was_lost() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.redis.url());
+    world.redis_url = Some(format!("redis://{}/0", proxy.address()));
+    proxy.hold_with(Flow::Answers, "test~"); // a beat tells the name of the most silent instance: ours
+    let mut daemon = world.spawn(&FOUR, &[]);
+    proxy.wait_held(SOON);
+    proxy.cut_held();
+    daemon.wait_log(" ready ");
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.sandbox.redis.kill();
+    hold.release();
+    let polls = |world: &World| world.sandbox.fal.totals().polls;
+    eventually(SOON, || polls(&world), |polls| *polls > 0);
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+
+    world.redis_url = None;
+    let mut next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
     assert_eq!(next.stop(), Some(0));
     assert!(world.step_files().is_empty(), "{:?}", world.step_files());
     world.assert_clean_after_kills();

@@ -6,6 +6,8 @@
 
 pub mod auditor;
 pub mod backlog;
+pub mod chaos;
+pub mod kills;
 pub mod load;
 pub mod proxy;
 pub mod redis_fault;
@@ -173,6 +175,14 @@ impl World {
             .spawn()
             .unwrap();
         Daemon { child, log }
+    }
+
+    /// What all daemons of this world logged so far.
+    pub fn logs(&self) -> String {
+        let log = |number| self.folder.path().join(format!("daemon-{number}.log"));
+        let logs = (1..=self.daemons).map(|number| fs::read(log(number)).unwrap_or_default());
+        logs.map(|log| String::from_utf8_lossy(&log).into_owned())
+            .collect()
     }
 
     /// Another command of the program, for this world's Redis.
@@ -492,6 +502,12 @@ impl Daemon {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Whether it has ended; its exit code then, `None` for a signal.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        let status = self.child.try_wait().unwrap();
+        status.map(|status| status.code())
     }
 
     /// SIGTERM; gives the exit code once it has ended.

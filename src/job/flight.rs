@@ -139,6 +139,8 @@ pub struct Flight {
 
     /// Consecutive failures of the present step.
     pub step_tries: u32,
+    /// How often the result said that a new submit is worth it.
+    pub verdicts: u32,
     /// Consecutive 404s of the status, and when the first came.
     pub missing: Option<(u32, UnixMs)>,
     /// A cancel under way.

@@ -33,6 +33,8 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
 /// How long a user may be unreachable before a failed job ends untold.
 pub(crate) const TELL_LIMIT: Duration = Duration::from_secs(120);
+/// How often a result that says "failed, try anew" is asked for again before it is believed.
+const VERDICTS: u32 = 2;
 /// A good status, a broken result: how often it is asked for again.
 const BAD_ANSWERS: u32 = 8;
 
@@ -600,6 +602,12 @@ pub fn after_collect(
                     fail(flight, failed, moment)
                 }
                 Remedy::RetryStep => retry_step(flight, &failed, moment),
+                // A new submit is a new payment, and asking again is free: a hiccup of fal's own front may
+                // look like the end of a request whose result is there.
+                Remedy::TryAnew if flight.cancelling.is_none() && flight.verdicts < VERDICTS => {
+                    flight.verdicts += 1;
+                    retry_step(flight, &failed, moment)
+                }
                 // fal has tried up to ten times itself by then: at most one more of ours.
                 Remedy::TryAnew
                     if flight.attempt < flight.max_attempts.min(2)

@@ -161,6 +161,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         order: None,
         entry: None,
         step_tries: 0,
+        verdicts: 0,
         missing: None,
         // Told to stop, perhaps: whether fal heard it, its answer to another cancel tells.
         cancelling: ms(take("cancelling"))

@@ -341,6 +341,27 @@ fn what_the_result_call_says_decides_what_is_charged_and_whether_it_is_tried_aga
 }
 
 #[test]
+fn a_result_whose_failure_passes_is_read_again_and_not_paid_again() {
+    let (mut world, _daemon) = running();
+    let body = json!({"detail": "Internal Server Error"});
+    at_model(
+        &world,
+        2,
+        "fal.result",
+        "case/hiccup",
+        fault(500, &[], &body),
+    );
+    push_case(&mut world, "hiccup", Script::default(), None);
+    let record = world.wait_state("hiccup", "done");
+    assert_eq!(
+        (record["attempt"].as_str(), record["charged"].as_str()),
+        ("1", "yes")
+    );
+    assert_eq!(submits_of(&world, "hiccup"), 1);
+    world.assert_clean();
+}
+
+#[test]
 fn broken_answers_of_status_and_result_are_asked_for_again() {
     let (mut world, _daemon) = running();
     let garbage = |body: &[u8]| Fault::Answer {

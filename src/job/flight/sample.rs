@@ -55,6 +55,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         }),
         entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),
         step_tries: 0,
+        verdicts: 0,
         missing: None,
         cancelling: None,
         untouched: true,

@@ -779,6 +779,7 @@ fn a_failed_generation_is_tried_anew_once_more_at_most() {
     ] {
         let mut flight = flight(Phase::Collecting);
         (flight.attempt, flight.max_attempts) = (attempt, max_attempts);
+        flight.verdicts = VERDICTS;
         flight.cancelling = wish.then(|| cancelling(Kind::Timeout, Some(5000)).unwrap());
         let mut failure = failed(Kind::Unavailable, Remedy::TryAnew, Charged::No);
         failure.units = Some("0.5".to_owned());
@@ -802,9 +803,25 @@ fn a_failed_generation_is_tried_anew_once_more_at_most() {
 }
 
 #[test]
+fn a_result_that_asks_for_a_new_payment_is_read_again_before_it_is_believed() {
+    let mut flight = flight(Phase::Collecting);
+    let none = FoundSummary::default();
+    let verdict = || Collected::Failed(failed(Kind::Unavailable, Remedy::TryAnew, Charged::No));
+    for _ in 0..VERDICTS {
+        let change = after_collect(&mut flight, verdict(), &none, &POLICY, at(9000));
+        assert_eq!(change.write, None);
+        assert!(matches!(change.next, Next::In(wait) if wait < Duration::from_secs(2)));
+        assert_eq!((flight.phase, flight.attempt), (Phase::Collecting, 1));
+    }
+    let change = after_collect(&mut flight, verdict(), &none, &POLICY, at(9000));
+    assert!(matches!(change.write, Some(Write::Later { .. })));
+}
+
+#[test]
 fn former_requests_are_kept_in_their_order() {
     let mut flight = flight(Phase::Collecting);
     flight.tried = "a b".to_owned();
+    flight.verdicts = VERDICTS;
     let answer = Collected::Failed(failed(Kind::Unavailable, Remedy::TryAnew, Charged::No));
     let none = FoundSummary::default();
     let change = after_collect(&mut flight, answer, &none, &POLICY, at(9000));

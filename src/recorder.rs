@@ -37,7 +37,7 @@ const HEADER: usize = 16 << 10;
 const SLOT: usize = 16 << 10;
 /// Length and checksum in front of each header, slot and journal entry.
 const FRAME: usize = 8;
-/// Bytes of the journal above which only writes that name a request id go into it.
+/// Bytes of the journal above which only what a payment or a message brought goes into it.
 const JOURNAL: u64 = 64 << 20;
 /// Instances of one process that its file remembers: it takes a new name after each takeover of itself.
 const NAMES: usize = 32;
@@ -56,6 +56,9 @@ pub(crate) struct Header {
     /// Names of the process in Redis, the latest last.
     pub(crate) instances: Vec<String>,
     slots: usize,
+    /// Something could not be written: what stands in no slot may have happened all the same.
+    #[serde(default)]
+    broken: bool,
 }
 
 /// A write that Redis may not have taken: the script by name, and the command byte for byte.
@@ -78,7 +81,6 @@ struct Open {
     journal: Mutex<Journal>,
     /// Writes in the journal that Redis has not taken: mostly none, and then nobody locks it.
     waiting: AtomicUsize,
-    broken: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -110,6 +112,15 @@ impl Recorder {
         self.0.is_some()
     }
 
+    /// Whether all could be written so far: where ours could not, neither could those of others, who may not
+    /// even have been able to say so.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| {
+            let header = open.header.lock().unwrap_or_else(PoisonError::into_inner);
+            !header.broken
+        })
+    }
+
     /// Makes the file of this process in `folder` and locks it. It gets its name only then: nobody ever
     /// sees it unlocked while we live.
     pub(crate) fn open(
@@ -128,6 +139,7 @@ impl Recorder {
             address: address.to_owned(),
             instances: vec![instance.to_owned()],
             slots,
+            broken: false,
         };
         write_header(&file, &header)?;
         std::fs::rename(&fresh, &path)?;
@@ -137,7 +149,6 @@ impl Recorder {
             header: Mutex::new(header),
             journal: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })))
     }
@@ -157,7 +168,9 @@ impl Recorder {
         if header.instances.len() > NAMES {
             header.instances.remove(1); // the first is the file's own name
         }
-        open.note(write_header(&open.file, &header));
+        let written = write_header(&open.file, &header);
+        drop(header);
+        open.note(written);
     }
 
     /// The slot of one thread.
@@ -170,7 +183,7 @@ impl Recorder {
     }
 
     /// Keeps a write that Redis did not take until it does: the slot is needed for other jobs.
-    /// `always`: it names a request id, and is kept however large the journal has grown.
+    /// `always`: it says what a payment or a message brought, and is kept however large the journal has grown.
     pub(crate) fn keep(&self, token: &str, seq: u32, command: &Command, always: bool) {
         let Some(open) = &self.0 else { return };
         let mut journal = open.journal();
@@ -206,15 +219,21 @@ impl Recorder {
         }
     }
 
+    /// A step ended in a way that neither Redis nor a slot will tell of: from here on no slot proves that
+    /// nothing was paid or sent.
+    pub(crate) fn lost_a_step(&self) {
+        if let Some(open) = &self.0 {
+            open.spoil();
+        }
+    }
+
     /// After a stop that gave everything back: unless Redis has not taken something, the files go. What
     /// threads note from here on is lost: they only look at requests whose jobs are not ours any more.
     pub(crate) fn close(&self) {
         let Some(open) = &self.0 else { return };
         let journal = open.journal();
         if journal.waiting.is_empty() {
-            open.closed.store(true, Ordering::Relaxed);
-            let _ = std::fs::remove_file(open.path.with_extension(WRITES));
-            let _ = std::fs::remove_file(&open.path);
+            open.remove();
         }
     }
 }
@@ -241,12 +260,19 @@ impl Open {
         Ok(())
     }
 
-    /// Says once that the file cannot be written; work goes on, as it would without one.
+    /// From here on there is no file.
+    fn remove(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        let _ = remove(&self.path);
+    }
+
+    /// Says once that the file cannot be written; work goes on, as it would without one. The file says so
+    /// too, before the step goes on: a slot that kept its old note would pass a payment off as never made.
     fn note(&self, written: io::Result<()>) -> bool {
         match written {
             Ok(()) => true,
             Err(error) => {
-                if !self.broken.swap(true, Ordering::Relaxed) {
+                if self.spoil() {
                     let (path, why) = (self.path.display().to_string(), error.to_string());
                     report::warning(
                         "the step file cannot be written, a crash may cost more",
@@ -256,6 +282,19 @@ impl Open {
                 false
             }
         }
+    }
+
+    /// Forbids conclusions from what stands in no slot. True the first time.
+    fn spoil(&self) -> bool {
+        let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut header.broken, true) {
+            return false;
+        }
+        // Its place on the disk is taken already, mostly also where nothing more fits.
+        if write_header(&self.file, &header).is_err() {
+            self.remove();
+        }
+        true
     }
 }
 
@@ -312,6 +351,15 @@ fn create(path: &Path) -> io::Result<File> {
         .truncate(true)
         .mode(0o600)
         .open(path)
+}
+
+/// Removes a step file, its journal first: one without its file would be nobody's.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path.with_extension(WRITES)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::remove_file(path)
 }
 
 fn offset(slot: usize) -> u64 {

@@ -268,8 +268,9 @@ impl Keeper {
             }
         };
         for left in all {
-            steps::recover::replay(&self.tools, &self.session, &left)?;
-            let steps = (!left.torn).then(|| steps_text(&left.executing));
+            let whole = steps::recover::replay(&self.tools, &self.session, &left)?;
+            let whole = whole && !left.torn && self.tools.recorder.is_whole();
+            let steps = whole.then(|| steps_text(&left.executing));
             for (instance, at) in self.session.instances()? {
                 if left.header.instances.contains(&instance) {
                     self.take_over(&instance, at, true, steps.as_deref())?;

@@ -481,13 +481,15 @@ impl Crew {
         while !self.keeper.is_finished() && Instant::now() < keeper_by {
             std::thread::sleep(Duration::from_millis(1));
         }
-        if session.leave().is_err() {
+        let held = session.leave();
+        if held.is_err() {
             report::debug(
                 "could not take our name off the list, the lease will tell",
                 &[],
             );
         }
-        if cut_off == 0 && returned.left == 0 {
+        // A claim whose answer was lost stays: the file says that nobody has begun it.
+        if cut_off == 0 && returned.left == 0 && held == Ok(0) {
             tools.recorder.close();
         }
         let ended = self
@@ -554,7 +556,7 @@ impl Returned {
             let mut gave = session.disown(held.id.as_str(), token);
             if gave == Ok(false)
                 && held.epoch == tools.store.identity().epoch
-                && session.reassert(&[held.remembered()]) == Ok(Vec::new())
+                && session.reassert_flights(&[held.remembered()]) == Ok(Vec::new())
             {
                 gave = session.disown(held.id.as_str(), token);
             }

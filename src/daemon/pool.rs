@@ -314,6 +314,7 @@ impl Engine {
                     );
                     if crashes.is_err() {
                         self.crashed().push((id.clone(), token));
+                        worker.tools.recorder.lost_a_step();
                     }
                     self.over(worker, desk, &id, before);
                     return;

@@ -790,6 +790,15 @@ pub fn delivery_progress(flight: &mut Flight, rung: String, again: bool) -> Chan
     .saying(say)
 }
 
+/// A call of the delivery came back with an answer: its owners do not die of it any more.
+pub fn delivery_went_on(flight: &mut Flight, rung: String) -> Change {
+    let mut change = delivery_progress(flight, rung, false);
+    if let Some(Write::Save { patch, .. }) = &mut change.write {
+        patch.del.push("crashes");
+    }
+    change
+}
+
 /// What a delivery left in the chat.
 #[derive(Clone, Debug, Default)]
 pub struct Receipt {

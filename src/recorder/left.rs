@@ -22,7 +22,7 @@ pub(crate) struct Left {
     pub(crate) executing: Vec<(String, bool)>,
     /// Writes that Redis may not have taken, in their order.
     pub(crate) commands: Vec<Command>,
-    /// Some slot could not be read: then nothing may be concluded from what stands in no slot.
+    /// Some slot could not be read, or written: then nothing may be concluded from what stands in no slot.
     pub(crate) torn: bool,
     /// So long ago that what it says may be about other jobs of the same ids.
     pub(crate) stale: bool,
@@ -31,11 +31,7 @@ pub(crate) struct Left {
 impl Left {
     /// Everything in it is in Redis: it is not needed any more.
     pub(crate) fn remove(self) -> io::Result<()> {
-        match fs::remove_file(self.path.with_extension(WRITES)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        fs::remove_file(&self.path)
+        super::remove(&self.path)
     }
 }
 
@@ -61,9 +57,9 @@ pub(crate) fn left_behind(folder: &Path, store: &str) -> io::Result<Vec<Left>> {
             }
             // A process that never reached Redis has nothing to tell.
             Some(header) if header.format == FORMAT && header.store.is_empty() => {
-                fs::remove_file(&path)?;
+                super::remove(&path)?;
             }
-            _ if is_older(&about, OLD) => fs::remove_file(&path)?,
+            _ if is_older(&about, OLD) => super::remove(&path)?,
             _ => {}
         }
     }
@@ -94,10 +90,17 @@ pub(crate) fn store_of(folder: &Path, address: &str) -> Option<String> {
     newest.map(|(_, store)| store)
 }
 
-/// Whether somebody has the file of this instance locked.
+/// Whether somebody has the file of this instance locked. It may bear an earlier name of its process.
 pub(crate) fn is_held(folder: &Path, instance: &str) -> bool {
-    let file = File::open(folder.join(format!("{instance}.{STEPS}")));
-    file.is_ok_and(|file| file.try_lock().is_err())
+    let holds = |path: PathBuf| {
+        let Ok(file) = File::open(path) else {
+            return false;
+        };
+        read_header(&file)
+            .is_some_and(|header| header.instances.iter().any(|name| name == instance))
+            && file.try_lock().is_err()
+    };
+    step_files(folder).is_ok_and(|files| files.into_iter().any(holds))
 }
 
 fn step_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -121,10 +124,10 @@ fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
     let mut left = Left {
         commands: read_journal(&path.with_extension(WRITES))?,
         path,
-        header,
         executing: Vec::new(),
-        torn: false,
+        torn: header.broken,
         stale: is_older(&file.metadata()?, STALE),
+        header,
         _locked: file,
     };
     for number in 0..left.header.slots {

@@ -149,6 +149,35 @@ fn a_process_that_took_a_new_name_is_known_by_all_of_them() {
 }
 
 #[test]
+fn a_file_that_is_being_read_is_held_under_each_name_of_its_process() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    recorder.belongs_to("store", "a~2");
+    killed(recorder);
+    assert!(!super::is_held(at.path(), "a~2"));
+    let reading = the_one(at.path());
+    assert!(super::is_held(at.path(), "a~1") && super::is_held(at.path(), "a~2"));
+    assert!(!super::is_held(at.path(), "a~3"));
+    drop(reading);
+    assert!(!super::is_held(at.path(), "a~2"));
+}
+
+#[test]
+fn what_a_payment_or_a_message_brought_is_kept_in_a_journal_that_is_full() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    recorder.keep("t-1", 1, &command("save", b"first"), false);
+    recorder.0.as_ref().unwrap().journal().len += super::JOURNAL;
+    recorder.keep("t-1", 2, &command("save", b"poll"), false);
+    let len = |recorder: &Recorder| recorder.0.as_ref().unwrap().journal().len;
+    let full = len(&recorder);
+    recorder.keep("t-2", 1, &command("end", b"sent"), true);
+    assert!(len(&recorder) > full);
+    let open = recorder.0.as_ref().unwrap();
+    assert_eq!(open.journal().waiting.len(), 2);
+}
+
+#[test]
 fn a_store_that_forgot_its_id_is_known_by_its_address() {
     let at = tempfile::tempdir().unwrap();
     assert_eq!(store_of(at.path(), HERE), None);
@@ -248,6 +277,24 @@ fn a_slot_that_cannot_be_read_forbids_conclusions() {
 }
 
 #[test]
+fn a_step_of_which_nothing_will_tell_forbids_conclusions() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    slot.act("t-1", "job-1");
+    assert!(recorder.is_whole() && !Recorder::off().is_whole());
+    recorder.lost_a_step();
+    assert!(!recorder.is_whole());
+    slot.idle();
+    drop(slot);
+    recorder.belongs_to("store", "a~2");
+    killed(recorder);
+    let left = the_one(at.path());
+    assert!(left.torn && left.executing.is_empty());
+    assert_eq!(left.header.instances, ["a~1", "a~2"]);
+}
+
+#[test]
 fn a_write_too_long_for_its_slot_leaves_the_step_cut_off() {
     let at = tempfile::tempdir().unwrap();
     let recorder = open(at.path(), "a~1");
@@ -299,5 +346,6 @@ fn switched_off_it_keeps_nothing_and_minds_nothing() {
     recorder.keep("t", 1, &command("end", b"x"), true);
     recorder.settled("t", None);
     recorder.belongs_to("store", "a~1");
+    recorder.lost_a_step();
     recorder.close();
 }

@@ -157,7 +157,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             if plan::next(parcel, &progress) == Op::Finished {
                 return Step::Finished(progress);
             }
-            let change = state::delivery_progress(flight, progress.to_text(), false);
+            let change = state::delivery_went_on(flight, progress.to_text());
             Step::Go(worker.record(flight, change))
         }
         After::Wait { progress, for_, .. } => {

@@ -259,13 +259,15 @@ impl Worker {
         flight.closing = write.closes();
         let seq = flight.seq;
         let call = self.session.prepare(flight, seq, &write);
-        if let Some(slot) = self.slot.as_ref().filter(|slot| slot.is_acting()) {
+        let acted = self.slot.as_ref().filter(|slot| slot.is_acting());
+        let always = acted.is_some();
+        if let Some(slot) = acted {
             slot.brought(&command(&call));
         }
         flight.unsaved.push_back((seq, write));
         let flushed = self.flush_with(flight, Some((seq, call)));
         if flushed == Flushed::Away {
-            self.keep(flight, seq);
+            self.keep(flight, seq, always);
         }
         match flushed {
             Flushed::Done => change.next,
@@ -278,15 +280,14 @@ impl Worker {
         }
     }
 
-    /// Keeps a write that Redis did not take.
-    fn keep(&self, flight: &Flight, seq: u32) {
+    /// Keeps a write that Redis did not take; `always`: it says what a payment or a message brought.
+    fn keep(&self, flight: &Flight, seq: u32, always: bool) {
         let recorder = &self.tools.recorder;
         if let Some((_, write)) = flight.unsaved.iter().find(|(number, _)| *number == seq)
             && recorder.is_on()
         {
             let command = command(&self.session.prepare(flight, seq, write));
-            let pays = matches!(write, Write::Submitted { .. });
-            recorder.keep(&flight.token.0, seq, &command, pays);
+            recorder.keep(&flight.token.0, seq, &command, always);
         }
     }
 

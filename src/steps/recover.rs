@@ -3,6 +3,7 @@
 //! sent again because only its record was missing.
 
 use super::Tools;
+use super::gate::Service;
 use crate::fal::Handle;
 use crate::job::answer::Cancelled;
 use crate::job::spec::Model;
@@ -11,8 +12,9 @@ use crate::report;
 use crate::store::{Fault, Paid, Replayed, Session};
 
 /// Makes its writes again, as the dead owner, whose tokens still stand. An error means that Redis is away:
-/// the file stays, and all of it is done once more.
-pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<(), Fault> {
+/// the file stays, and all of it is done once more. Gives whether each could be made: what one that could
+/// not would have said is not known to anybody, so its job must not pass for idle.
+pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bool, Fault> {
     if left.stale {
         let (writes, instance) = (left.commands.len() as u64, left.header.instances.first());
         let instance = instance.map_or("", String::as_str);
@@ -20,9 +22,9 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<()
             "a step file is too old, its writes are not made again",
             &[("instance", &instance), ("writes", &writes)],
         );
-        return Ok(());
+        return Ok(false);
     }
-    let mut fal_answers = true;
+    let (mut fal_answers, mut whole) = (!tools.gate.is_open(Service::Fal), true);
     for command in &left.commands {
         match session.replay(&command.script, &command.packed) {
             Ok(Replayed::Settled | Replayed::Gone(None)) => {}
@@ -35,6 +37,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<()
                 );
             }
             Ok(Replayed::Unknown) => {
+                whole = false;
                 let script = command.script.as_str();
                 report::warning(
                     "a write of another version could not be made again",
@@ -42,6 +45,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<()
                 );
             }
             Err(Fault::Refused(why)) => {
+                whole = false;
                 let (script, why) = (command.script.as_str(), why.as_str());
                 report::warning(
                     "redis refused a write of a dead process",
@@ -51,7 +55,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<()
             Err(away) => return Err(away),
         }
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// A second request of one job, ended at fal if fal is quick enough. Gives whether fal answered: the

@@ -235,3 +235,104 @@ fn a_clean_stop_leaves_no_file_and_a_bad_folder_is_78() {
         "{said}"
     );
 }
+
+#[test]
+fn a_submit_that_a_full_disk_left_unnoted_counts_as_perhaps_paid() {
+    let mut world = World::new();
+    // The header fits, and no slot does.
+    let mut daemon = world.spawn_on_a_full_disk(&FOUR, 16 << 10);
+    daemon.wait_log(" ready ");
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.wait_log("the step file cannot be written");
+    daemon.kill();
+    hold.release();
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 2);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_message_whose_write_another_version_cannot_make_again_counts_as_perhaps_sent() {
+    let (mut world, mut daemon) = World::running();
+    world.sandbox.telegram.add_chat(7);
+    let hold = world.sandbox.telegram.hold("tg.sendphoto");
+    world.push(job("a").chat(7).json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.sandbox.redis.kill();
+    hold.release();
+    let journal = |world: &World| {
+        let mut files = world.step_files().into_iter();
+        files.find(|path| {
+            path.extension().is_some_and(|end| end == "writes")
+                && fs::metadata(path).is_ok_and(|about| about.len() > 0)
+        })
+    };
+    let journal = eventually(SOON, || journal(&world), Option::is_some).unwrap();
+    daemon.kill();
+    // Its one write: length, checksum, the script's name, a line feed, the command.
+    let mut bytes = fs::read(&journal).unwrap();
+    assert!(bytes[8..].starts_with(b"end\n"), "{bytes:?}");
+    bytes[8..11].copy_from_slice(b"fin");
+    let sum = crc32fast::hash(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    fs::write(&journal, bytes).unwrap();
+    world.sandbox.redis.restart().unwrap();
+
+    let next = world.daemon(&FOUR);
+    next.wait_log("of another version could not be made again");
+    world.wait_state("a", "done");
+    assert_eq!(world.sandbox.telegram.sends_count(), 2);
+    assert_eq!(world.counted("resent_after_unknown"), 1);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_claim_whose_answer_was_lost_at_the_stop_was_never_begun() {
+    let (mut world, mut daemon) = World::running();
+    let (mine, token) = (daemon.instance(), "0123456789abcdef-0");
+    // What a claim leaves whose answer nobody got; so late that the keeper cannot give it back any more.
+    let spec = job("a").json();
+    let _: String = world.redis(&["SET", "fal:spec:a", &spec]);
+    let record = [
+        "HSET",
+        "fal:job:a",
+        "v",
+        "1",
+        "state",
+        "running",
+        "phase",
+        "submitting",
+        "token",
+        token,
+        "seq",
+        "0",
+        "worker",
+        &mine,
+        "model",
+        "fal-ai/flux/dev",
+        "priority",
+        "default",
+        "attempt",
+        "0",
+        "max_attempts",
+        "1",
+        "queued_at",
+        "1",
+        "life",
+        "1",
+    ];
+    let _: u64 = world.redis(&record);
+    let _: u64 = world.redis(&["HSET", &format!("fal:claims:{mine}"), "a", token]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(world.claims(&mine).len(), 1);
+
+    let _next = world.daemon(&FOUR);
+    let record = world.wait_state("a", "done");
+    assert_eq!(record["attempt"], "1");
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+}

@@ -971,7 +971,12 @@ fn progress_of_a_delivery_settles_its_doubt_and_counts_a_second_send() {
         let counted = again.then_some("resent_after_unknown");
         assert!(matches!(change.write, Some(Write::Save { count, .. }) if count == counted));
         assert_eq!(change.say == Say::SentAgain, again);
+        assert!(!deletes(&change, "crashes"), "its owner has only begun");
     }
+    let mut flight = flight(Phase::Delivering);
+    let change = delivery_went_on(&mut flight, r#"{"s":1}"#.to_owned());
+    assert_eq!(set(&change, "rung"), Some(r#"{"s":1}"#));
+    assert!(deletes(&change, "doubt") && deletes(&change, "crashes"));
 }
 
 // ---- every phase with every answer ----

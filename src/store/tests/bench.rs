@@ -568,6 +568,11 @@ impl Proxy {
         self.mode.store(HOLD, Ordering::Release);
     }
 
+    /// A fault that nothing has met is withdrawn.
+    pub(super) fn pass(&self) {
+        self.mode.store(PASS, Ordering::Release);
+    }
+
     /// What was held reaches Redis now. Its answer goes nowhere.
     pub(super) fn release(&self) -> usize {
         let late = std::mem::take(&mut *self.late.lock().expect("whole"));

@@ -162,18 +162,41 @@ impl World {
 
     /// Starts a daemon with more arguments and variables; does not wait.
     pub fn spawn(&mut self, more: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command(more);
+        command.envs(variables.iter().copied());
+        self.spawn_command(command)
+    }
+
+    /// Starts a daemon none of whose files grows beyond so many bytes: as if the disk were full.
+    pub fn spawn_on_a_full_disk(&mut self, more: &[&str], bytes: usize) -> Daemon {
+        let daemon = self.command(more);
+        let mut command = Command::new("/bin/sh");
+        let limit = format!(
+            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+            bytes / 512
+        );
+        command.args(["-c", &limit]);
+        command.arg(daemon.get_program()).args(daemon.get_args());
+        command
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command.envs(
+            daemon
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        self.spawn_command(command)
+    }
+
+    fn spawn_command(&mut self, mut command: Command) -> Daemon {
         self.daemons += 1;
         let log = self
             .folder
             .path()
             .join(format!("daemon-{}.log", self.daemons));
         let file = fs::File::create(&log).unwrap();
-        let child = self
-            .command(more)
-            .envs(variables.iter().copied())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let child = command.stderr(file).spawn().unwrap();
         Daemon { child, log }
     }
 

@@ -17,7 +17,7 @@ use crate::recorder::{self, Recorder};
 use crate::report;
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
-use crate::steps::{self, Lease, Tools, Worker};
+use crate::steps::{self, LastFlush, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
@@ -579,23 +579,21 @@ impl Returned {
             tools: tools.clone(),
             moves_bytes: false,
         };
+        let (mut whole, mut unsaved): (Vec<&Flight>, usize) = (Vec::new(), 0);
         for flight in flights.iter_mut() {
             // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
-            if let Some(write) = save_large(flight) {
+            if let Some(write) = save_large(flight).filter(|_| !flight.closing) {
                 flight.seq += 1;
                 let seq = flight.seq;
                 flight.unsaved.push_back((seq, write));
             }
-            if !flight.unsaved.is_empty() {
-                worker.last_flush(flight);
+            match worker.last_flush(flight) {
+                LastFlush::Ours => whole.push(flight),
+                // It has ended, or is another's: nothing of it goes back.
+                LastFlush::Over => {}
+                LastFlush::Unsaved => unsaved += 1,
             }
         }
-        let whole: Vec<&Flight> = flights
-            .iter()
-            .map(|flight| &**flight)
-            .filter(|flight| flight.unsaved.is_empty())
-            .collect();
-        let unsaved = flights.len() - whole.len();
         let (why, left) = match give_back_all(session, &whole) {
             Ok(number) => {
                 self.count += number;

@@ -90,6 +90,17 @@ enum Flushed {
     Away,
 }
 
+/// What a flight is at the stop, after the last try to write what is unsaved.
+#[derive(Debug, PartialEq)]
+pub(crate) enum LastFlush {
+    /// To be given back.
+    Ours,
+    /// It has ended, or is another's.
+    Over,
+    /// Redis did not take all.
+    Unsaved,
+}
+
 /// Takes the next step of a flight. `place`: one at fal that it was given already.
 pub(crate) fn advance<'a>(
     worker: &'a Worker,
@@ -440,9 +451,12 @@ impl Worker {
     }
 
     /// A last try to write what Redis has not taken, at the stop.
-    pub(crate) fn last_flush(&self, flight: &mut Flight) {
-        if self.flush(flight) == Flushed::Dropped {
-            flight.unsaved.clear();
+    pub(crate) fn last_flush(&self, flight: &mut Flight) -> LastFlush {
+        match self.flush(flight) {
+            Flushed::Done if flight.closing => LastFlush::Over,
+            Flushed::Done => LastFlush::Ours,
+            Flushed::Dropped => LastFlush::Over,
+            Flushed::Away => LastFlush::Unsaved,
         }
     }
 

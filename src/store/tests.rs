@@ -1135,6 +1135,26 @@ fn a_write_of_another_version_is_made_with_its_own_script_or_if_it_is_paid_with_
     );
 }
 
+#[test]
+fn what_has_ended_under_its_token_is_never_begun_again_whatever_number_its_owner_thinks_of() {
+    for state in [EndState::Done, EndState::Dead, EndState::Cancelled] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r1");
+        let before = flight.seq;
+        assert_eq!(one.end(&mut flight, state), Written::Ok);
+        let ends = bench.events_of("a");
+        // A write that was put behind the end has counted on.
+        flight.seq = before + 5;
+        assert_eq!(one.session.reassert(&[remembered(&flight)]), Ok(vec![]));
+        assert_eq!(bench.state("a"), state.as_str());
+        assert_eq!(bench.events_of("a"), ends);
+        assert_eq!(one.beat().claims, 0);
+    }
+}
+
 // ---- front and back
 
 #[test]

@@ -603,7 +603,8 @@ impl Run {
         let keys: Vec<String> = self.world.redis(&["KEYS", "*"]);
         // What may stay for good, and what may stay until its time is over.
         let for_good = [
-            "events", "stats", "models", "store", "run", "config", "dead", "gone", "bell",
+            "events", "stats", "audit", "suspects", "models", "store", "run", "config", "dead",
+            "gone", "bell",
         ];
         let for_a_time = ["job:", "spec:", "worker:", "told:"];
         let mut left = BTreeMap::<String, u64>::new();

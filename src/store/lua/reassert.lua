@@ -22,10 +22,12 @@ for i = 1, n do
   -- Of two request ids the recorded one wins; the owner learns of it with his next write.
   local other = r[4] and r[4] ~= request
   local answer = 'written'
-  if mine and (other or tonumber(r[3] or '0') >= seq) then
+  local ended = r[1] == 'done' or r[1] == 'dead' or r[1] == 'cancelled'
+  -- An end under this very token is its last word, whatever number its owner thought of afterwards.
+  if mine and (other or ended or tonumber(r[3] or '0') >= seq) then
     answer = 'kept'
     if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
-  elseif r[1] and not mine and (r[1] == 'running' or r[1] == 'done' or r[1] == 'dead' or r[1] == 'cancelled') then
+  elseif not mine and (r[1] == 'running' or ended) then
     answer = 'lost'
   elseif not mine and (other or (request and was_tried(r[5], request))) then
     -- It is paid under another request, and that one is recorded; or this one has been given up since.

@@ -332,6 +332,7 @@ impl Daemon {
                 "50ms",
             ])
             .env_clear()
+            .env("FAL_WORKER_STATE_DIR", sandbox.redis.folder().join("state"))
             .env("FAL_KEY", sandbox.fal.key())
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())

@@ -314,7 +314,7 @@ pub static RUN_FLAGS: &[Flag] = &[
             "$STATE_DIRECTORY (set by systemd), $XDG_STATE_HOME/fal-worker or /var/tmp/fal-worker-<uid>",
         ),
         "Where the step file lies, from which the next process learns what a killed one was doing, so that \
-         nothing is paid twice; off: none",
+         it need not pay or send again; off: none",
     ),
     Flag::new(
         "lang",

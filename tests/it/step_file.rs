@@ -89,6 +89,14 @@ fn a_message_whose_delivery_redis_never_got_is_not_sent_again() {
     };
     eventually(SOON, || writes(&world), |bytes| *bytes > 0);
     daemon.kill();
+    // What lies there is read by people too: no key, no token, no prompt.
+    for path in world.step_files() {
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        let (key, token) = (world.sandbox.fal.key(), world.sandbox.telegram.token());
+        for secret in [key.as_str(), token.as_str(), "prompt of a."] {
+            assert!(!text.contains(secret), "{path:?} holds {secret}");
+        }
+    }
     world.sandbox.redis.restart().unwrap();
 
     let _next = world.daemon(&FOUR);

@@ -1029,6 +1029,31 @@ fn the_third_crash_of_an_executing_step_ends_the_job_whatever_its_phase_and_prog
 }
 
 #[test]
+fn where_workers_die_without_a_job_too_each_such_death_gives_it_one_more_crash() {
+    let bench = Bench::start();
+    let mut one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let mut crashes = 0;
+    while flight.phase != Phase::Telling {
+        let two = bench.instance();
+        if crashes < 4 {
+            // One that had no job at all.
+            bench.instance().dies_with(&two, true, Some(&[]));
+        }
+        one.dies_with(&two, true, Some(&[(&flight.token, false)]));
+        crashes += 1;
+        bench.an_hour_passes();
+        two.session.promote(9).expect("promotes");
+        one = two;
+        flight = one.claim_one();
+    }
+    // Of the four other deaths one came before its first crash.
+    assert_eq!(crashes, 3 + 3);
+    assert_eq!(bench.field("a", "crashes").as_deref(), Some("6"));
+}
+
+#[test]
 fn jobs_that_were_executing_in_two_crashes_in_a_row_come_back_one_by_one() {
     let bench = Bench::start();
     let mut one = bench.instance();

@@ -139,6 +139,7 @@ impl Session {
             &keys.events,
             &claims,
             &keys.gone,
+            &keys.stats,
         ];
         let call = Call::new(&self.store.scripts.bury, &names)
             .arg(instance)

@@ -144,7 +144,7 @@ fn a_paused_queue_with_jobs_in_it_is_healthy_and_says_so() {
 fn a_redis_that_died_is_named_until_it_is_back() {
     let mut world = World::new();
     let (_daemon, address) = listening(&mut world);
-    world.sandbox.redis.kill();
+    world.kill_redis();
     let body = wait_reason(&address, "redis: no answer for ");
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.contains("refused"), "{body}");
@@ -175,7 +175,7 @@ fn a_redis_that_hangs_is_named_until_it_goes_on() {
 #[test]
 fn a_redis_that_is_away_at_start_is_named_and_waited_for() {
     let mut world = World::new();
-    world.sandbox.redis.kill();
+    world.kill_redis();
     let daemon = world.spawn(&["--listen", ANY], &[("RUST_LOG", "debug")]);
     let address = address(&daemon, "listening");
     let body = wait_reason(&address, "redis: no answer since start (");

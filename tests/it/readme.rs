@@ -283,7 +283,7 @@ fn the_journal_shown_has_the_lines_of_the_real_one() {
     world.push(job("a").chat(42).json());
     world.push(job("b").model("fal-ai/refuses").chat(43).json());
     world.wait_ended(&["a".to_owned(), "b".to_owned()], SOON);
-    world.sandbox.redis.kill();
+    world.kill_redis();
     daemon.wait_log("redis lost");
     world.sandbox.redis.restart().unwrap();
     daemon.wait_log("redis back");

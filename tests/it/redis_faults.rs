@@ -27,7 +27,7 @@ fn an_end_that_redis_could_not_take_is_written_when_it_is_back_and_nothing_is_se
     let hold = world.sandbox.telegram.hold("tg.sendphoto");
     world.push(job("a").chat(7).json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     daemon.wait_log("redis lost");
     hold.release();
     // Its end is now in memory alone.
@@ -53,7 +53,7 @@ fn a_result_that_redis_could_not_take_is_fetched_meanwhile_and_delivered_once_it
     let hold = world.sandbox.fal.hold("fal.status");
     world.push(job("a").chat(7).json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     daemon.wait_log("redis lost");
     hold.release();
     // Results vanish at fal: they are read while Redis is away, but nothing is sent.
@@ -93,7 +93,7 @@ fn a_request_id_that_redis_could_not_take_is_written_when_it_is_back_and_not_pai
     let hold = world.sandbox.fal.hold("fal.submit");
     world.push(job("a").json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     daemon.wait_log("redis lost");
     hold.release();
     world.sandbox.redis.restart().unwrap();
@@ -228,7 +228,7 @@ fn redis_that_lost_everything_during_an_outage_gets_each_unsaved_write() {
         .hold_matching("fal.submit", "prompt of paid.");
     world.push_all(&[job("sent").chat(7).json(), job("paid").chat(8).json()]);
     assert!(sends.wait_arrived(1, SOON) && submits.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     daemon.wait_log("redis lost");
     sends.release();
     submits.release();
@@ -292,7 +292,7 @@ fn a_wrong_password_at_start_is_one_clear_line_and_exit_78() {
 #[test]
 fn redis_away_at_start_is_said_once_and_waited_for() {
     let mut world = World::new();
-    world.sandbox.redis.kill();
+    world.kill_redis();
     let daemon = world.spawn(&[], &[]);
     daemon.wait_log("redis lost");
     while_it_lasts(Duration::from_secs(1));
@@ -466,7 +466,7 @@ fn redis_that_comes_back_with_older_data_gets_what_the_workers_know() {
     }
     world.wait_state("quick", "done");
 
-    world.sandbox.redis.kill();
+    world.kill_redis();
     std::fs::remove_dir_all(folder.join("appendonlydir")).unwrap();
     copy(&saved, &folder.join("appendonlydir"));
     world.sandbox.redis.restart().unwrap();

@@ -14,7 +14,7 @@ fn a_request_id_that_redis_never_got_outlives_its_worker() {
     let hold = world.sandbox.fal.hold("fal.submit");
     world.push(job("a").json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     hold.release();
     // It goes on with the request, so it knows the id; only Redis does not.
     let polls = |world: &World| world.sandbox.fal.totals().polls;
@@ -53,7 +53,7 @@ fn a_step_file_is_found_though_the_answer_to_the_first_beat_was_lost() {
     let hold = world.sandbox.fal.hold("fal.submit");
     world.push(job("a").json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     hold.release();
     let polls = |world: &World| world.sandbox.fal.totals().polls;
     eventually(SOON, || polls(&world), |polls| *polls > 0);
@@ -77,7 +77,7 @@ fn a_message_whose_delivery_redis_never_got_is_not_sent_again() {
     let hold = world.sandbox.telegram.hold("tg.sendphoto");
     world.push(job("a").chat(7).json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     hold.release();
     let writes = |world: &World| {
         let files = world.step_files();
@@ -179,7 +179,7 @@ fn a_paid_request_whose_job_redis_forgot_meanwhile_is_named_in_the_log() {
     let hold = world.sandbox.fal.hold("fal.submit");
     world.push(job("a").json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     hold.release();
     eventually(
         SOON,
@@ -271,7 +271,7 @@ fn a_message_whose_write_another_version_cannot_make_again_counts_as_perhaps_sen
     let hold = world.sandbox.telegram.hold("tg.sendphoto");
     world.push(job("a").chat(7).json());
     assert!(hold.wait_arrived(1, SOON));
-    world.sandbox.redis.kill();
+    world.kill_redis();
     hold.release();
     let journal = |world: &World| {
         let mut files = world.step_files().into_iter();

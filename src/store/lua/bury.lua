@@ -1,6 +1,7 @@
 -- bury: marks a silent instance dead, puts its unread entries back into the inbox in their old order
 -- and announces the takeover. Its claims follow in batches (take_back).
 -- KEYS   1 workers   2 hash of the instance   3 its taken   4 inbox   5 events   6 its claims   7 gone
+--        8 stats
 -- ARGV   1 instance   2 its beat as last seen   3 lease, ms   4 cause: lapsed, process_gone   5 by
 --        6 what its step file says (see requeue), if there is one
 -- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
@@ -17,7 +18,8 @@ if ARGV[4] == 'lapsed' and (tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumbe
   return {'alive', 0, 0}
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4])
+redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4], 'death',
+  redis.call('HINCRBY', KEYS[8], 'deaths', 1))
 -- Beside the mark, since whoever sweeps takes the claims back, not only who has read the file.
 if ARGV[6] then redis.call('HSET', KEYS[2], 'steps', ARGV[6]) end
 redis.call('EXPIRE', KEYS[2], 86400)

@@ -12,11 +12,17 @@ local function step_of(steps, token)
   return 'idle'
 end
 
+-- Deaths since the job's first crash that it had no part in. Where workers die without it too, dying with
+-- it proves less: each such death gives it one more crash.
+local function strangers(from, death, crashes)
+  return math.min(7, math.max(0, death - from + 1 - crashes))
+end
+
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
--- via, charged, crashes (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit of
--- unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`. Counts in
--- `k.suspects` whom it held back.
-local function requeue(k, job, id, r, now, wait, crash_limit, step)
+-- via, charged, crashes, crashes_from (HMGET in this order). Keys by name in `k`. `wait`: ms before a new
+-- submit of unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
+-- `death`: its owner's place among all deaths of the store. Counts in `k.suspects` whom it held back.
+local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
   local phase, attempt = r[3] or 'submitting', tonumber(r[5] or '0')
   local crashes = tonumber(r[10] or '0')
   local submits = phase == 'submitting' and not r[4]
@@ -28,6 +34,11 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step)
   if crashed then
     crashes = crashes + 1
     put('crashes', crashes)
+    if death then
+      local from = crashes > 1 and tonumber(r[11]) or death
+      if from == death then put('crashes_from', death) end
+      crash_limit = crash_limit + strangers(from, death, crashes)
+    end
   end
   local over = nil
   if crashed and crashes >= crash_limit then

@@ -8,7 +8,7 @@
 -- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
 -- CALLER Store::take_back
 local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local w = redis.call('HMGET', KEYS[5], 'dead', 'cause', 'steps')
+local w = redis.call('HMGET', KEYS[5], 'dead', 'cause', 'steps', 'death')
 if not w[1] and not redis.call('ZSCORE', KEYS[6], dead) then return {'alive', 0, 0} end
 local wait = tonumber(w[2] == 'process_gone' and ARGV[6] or ARGV[4])
 local steps = w[3]
@@ -35,10 +35,10 @@ for _, claim in ipairs(claims) do
   redis.call('HDEL', KEYS[1], id) -- allowed without memory; so is the rest, then
   local job = ns .. ':job:' .. id
   local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
-    'via', 'charged', 'crashes')
+    'via', 'charged', 'crashes', 'crashes_from')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
   if r[1] == 'running' and r[2] == token then
-    requeue(k, job, id, r, now, wait, limit, step_of(steps, token))
+    requeue(k, job, id, r, now, wait, limit, step_of(steps, token), steps and tonumber(w[4]))
   end
   moved = moved + 1
 end

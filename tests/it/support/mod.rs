@@ -219,6 +219,13 @@ impl World {
         command
     }
 
+    /// SIGKILL for Redis once all that it acknowledged is in its file. Without the order a Redis that is still
+    /// busy with the fsync of `everysec` keeps acknowledged writes to itself for up to two seconds.
+    pub fn kill_redis(&mut self) {
+        let _: String = self.redis(&["CONFIG", "SET", "appendfsync", "always"]);
+        self.sandbox.redis.kill();
+    }
+
     /// One command on Redis, as a person would type it: `redis(&["LLEN", "fal:inbox"])`.
     pub fn redis<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
         let mut cmd = redis::cmd(words[0]);

@@ -139,7 +139,7 @@ impl Scene {
 /// SIGKILL, and a restart with what the append-only file kept.
 pub fn killed_and_restarted() -> Fault {
     Fault::new("killed and restarted", |scene| {
-        scene.world.sandbox.redis.kill();
+        scene.world.kill_redis();
     })
     .lasting(1500, |scene| scene.world.sandbox.redis.restart().unwrap())
 }
@@ -236,7 +236,7 @@ pub fn failed_over_with_a_lost_tail() -> Fault {
             assert!(link.starts_with("+OK"), "{link}");
             // This is what gets lost.
             super::load::while_it_lasts(Duration::from_millis(500));
-            scene.world.sandbox.redis.kill();
+            scene.world.kill_redis();
         })
         .lasting(1000, |scene| {
             let mut master = scene.replica.take().unwrap();
@@ -297,7 +297,7 @@ pub fn loading() -> Fault {
             ];
             words.extend(padding.iter().map(String::as_str));
             scene.ok(&words);
-            scene.world.sandbox.redis.kill();
+            scene.world.kill_redis();
         })
         .lasting(1, |scene| scene.world.sandbox.redis.restart().unwrap())
     }

@@ -7,6 +7,7 @@ mod clocks;
 mod crash;
 mod crash_points;
 mod delivery;
+mod emulator;
 mod fal_answers;
 mod fal_faults;
 mod file_faults;

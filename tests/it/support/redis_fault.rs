@@ -231,6 +231,11 @@ pub fn failed_over_with_a_lost_tail() -> Fault {
         proxied: true,
         replica: true,
         ..Fault::new("failed over with a lost tail", |scene| {
+            // What came before this moment has been replicated, however busy the machine is.
+            let _: String = scene.world.redis(&["SET", "replicated", "1"]);
+            let reached: usize = scene.world.redis(&["WAIT", "1", "10000"]);
+            assert_eq!(reached, 1, "the replica lags");
+            let _: usize = scene.world.redis(&["DEL", "replicated"]);
             let replica = scene.replica.as_ref().unwrap();
             let link = replica.ask(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
             assert!(link.starts_with("+OK"), "{link}");

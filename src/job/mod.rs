@@ -7,6 +7,7 @@ pub mod flight;
 pub mod schedule;
 pub mod spec;
 pub mod state;
+pub mod window;
 pub mod words;
 
 use std::fmt;

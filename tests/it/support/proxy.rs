@@ -41,6 +41,8 @@ struct State {
     stalled: [bool; 2],
     /// A piece with this text waits, and all behind it on its connection.
     watch: Option<(Flow, Vec<u8>)>,
+    /// Not only the first such piece, but the first of each connection.
+    watch_on: bool,
     /// Connections with something held by `watch`.
     held: Vec<u64>,
 }
@@ -107,7 +109,16 @@ impl Proxy {
 
     /// Holds the first piece that contains `text`, with all behind it on that connection.
     pub fn hold_with(&self, direction: Flow, text: &str) {
-        self.shared.lock().watch = Some((direction, text.as_bytes().to_vec()));
+        let mut state = self.shared.lock();
+        state.watch = Some((direction, text.as_bytes().to_vec()));
+        state.watch_on = false;
+    }
+
+    /// Holds each connection from its first piece on that contains `text`.
+    pub fn hold_each_with(&self, direction: Flow, text: &str) {
+        let mut state = self.shared.lock();
+        state.watch = Some((direction, text.as_bytes().to_vec()));
+        state.watch_on = true;
     }
 
     /// Waits until something is held by [`Proxy::hold_with`].
@@ -269,7 +280,9 @@ impl Shared {
         let keep = tail.len().saturating_sub(256);
         tail.drain(..keep);
         if watched {
-            state.watch = None;
+            if !state.watch_on {
+                state.watch = None;
+            }
             state.held.push(number);
             self.changed.notify_all();
         }

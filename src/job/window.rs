@@ -1,0 +1,141 @@
+//! How many requests all workers together keep at fal (`--fal-concurrency auto`), decided from what their
+//! polls see. An account runs 2 to 40 requests at once and nobody can ask how many; what is over that waits
+//! in fal's own first-in-first-out queue, where our priorities, fairness and free cancel no longer count.
+//! So the window should be what runs, and a little more, so that a slot that falls free is filled before we
+//! hear of it.
+//!
+//! Pure: what was seen and the window give the next window, once a second.
+
+use super::UnixMs;
+
+/// Requests kept waiting at fal, so that no paid slot stands idle between an end and the next submit.
+pub const OVERHANG: u32 = 2;
+/// No account runs so many at once.
+pub const MOST: u32 = 1000;
+
+/// Seconds in a row before a window grows beyond where the slots were full.
+const CALM: u32 = 3;
+
+/// What a worker last heard of a request that fal accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing yet.
+    Nothing,
+    /// That it waits in fal's queue.
+    Queued,
+    /// That it runs.
+    Runs,
+}
+
+/// What is known of the requests at fal: of one worker, or of all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// They run.
+    pub running: u32,
+    /// They wait for a slot of the account.
+    pub queued: u32,
+    /// Nobody knows yet.
+    pub unknown: u32,
+}
+
+impl Seen {
+    /// From each request at fal: when it was submitted, and what was heard of it. One that waits although a
+    /// later one runs does not wait for a slot but for its own model's runner (a cold start): it is not counted.
+    pub fn of(requests: impl Iterator<Item = (UnixMs, Heard)> + Clone) -> Seen {
+        let newest = requests
+            .clone()
+            .filter(|(_, heard)| *heard == Heard::Runs)
+            .map(|(at, _)| at)
+            .max();
+        let mut seen = Seen::default();
+        for (at, heard) in requests {
+            match heard {
+                Heard::Runs => seen.running += 1,
+                Heard::Nothing => seen.unknown += 1,
+                Heard::Queued if newest.is_some_and(|newest| at < newest) => {}
+                Heard::Queued => seen.queued += 1,
+            }
+        }
+        seen
+    }
+
+    /// Of several workers together.
+    pub fn and(self, other: Seen) -> Seen {
+        Seen {
+            running: self.running.saturating_add(other.running),
+            queued: self.queued.saturating_add(other.queued),
+            unknown: self.unknown.saturating_add(other.unknown),
+        }
+    }
+}
+
+/// The window, and what it remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// How many requests may be at fal.
+    pub size: u32,
+    /// How many ran when last ours had to wait for slots; 0: never seen, or there are more by now.
+    pub slots: u32,
+    /// Seconds in a row in which all of it ran although more was not expected to.
+    pub calm: u32,
+}
+
+impl Default for Window {
+    /// Nothing is known: a new account's two slots and the overhang.
+    fn default() -> Window {
+        Window {
+            size: 2 + OVERHANG,
+            slots: 0,
+            calm: 0,
+        }
+    }
+}
+
+impl Window {
+    /// After a second in which this was seen.
+    ///
+    /// More than the overhang waits while others of ours run: the slots are full, and the window shrinks
+    /// towards what runs and the overhang, by an eighth a second, since what is known is a poll old. All of the
+    /// window runs: there may be more slots, and it grows, by a half up to where they were full before. There only
+    /// a few such seconds in a row count, since what has ended a moment ago is still believed to run: by one,
+    /// and by a half again once it is clear that there are more. Otherwise it stays.
+    pub fn after(self, seen: Seen) -> Window {
+        let Window {
+            mut size,
+            mut slots,
+            mut calm,
+        } = self;
+        let all_run = seen.queued == 0 && seen.running >= size;
+        if !all_run {
+            calm = 0;
+        }
+        if seen.queued > 0 && seen.running > 0 {
+            slots = seen.running.saturating_add(seen.unknown);
+            if seen.queued > OVERHANG {
+                let target = slots.saturating_add(OVERHANG);
+                size = target.max(size - (size / 8).max(1)).min(size);
+            }
+        } else if all_run {
+            let known = slots.saturating_add(OVERHANG);
+            let half = size.saturating_add((size / 2).max(1));
+            if slots > 0 && size < known {
+                size = half.min(known);
+            } else if slots > 0 && size < known + (slots / 4).max(OVERHANG) {
+                calm += 1;
+                if calm >= CALM {
+                    (size, calm) = (size + 1, 0);
+                }
+            } else {
+                (size, slots) = (half, 0);
+            }
+        }
+        Window {
+            size: size.clamp(OVERHANG, MOST),
+            slots,
+            calm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,9 @@ pub(super) fn fal_key(found: Found) -> Result<Secret, ConfigError> {
     let pair = key
         .split_once(':')
         .is_some_and(|(id, secret)| !id.is_empty() && !secret.is_empty());
-    if pair && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    // `<` and `>` are in no key, but in the example of one.
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"<>".contains(&byte);
+    if pair && key.bytes().all(plain) {
         return Ok(found.text);
     }
     Err(ConfigError(format!(

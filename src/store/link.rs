@@ -7,7 +7,7 @@ use crate::report;
 use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time for a connection to stand, TLS and AUTH included.
@@ -62,6 +62,8 @@ pub(crate) struct Health {
     /// Connections older than this may be dead without a word: one of them left a call unanswered.
     distrusted: Mutex<Option<Instant>>,
     written_again: AtomicU64,
+    /// Host and port, or path: what a start that finds nobody there has to name.
+    address: OnceLock<String>,
 }
 
 impl Default for Health {
@@ -80,6 +82,7 @@ impl Default for Health {
             turned: Mutex::default(),
             distrusted: Mutex::default(),
             written_again: AtomicU64::new(0),
+            address: OnceLock::new(),
         }
     }
 }
@@ -155,10 +158,17 @@ impl Health {
             gone.get_or_insert_with(|| (began, why.to_owned()));
             self.away.store(true, Ordering::Release);
         }
-        if self.auth_refused() && self.version().is_empty() {
-            return; // never reached: it is the configuration that is refused, and said so
+        let reached = !self.version().is_empty();
+        if self.auth_refused() && !reached {
+            return; // it is the configuration that is refused, and said so
         }
-        self.outage.failed_since(why, began);
+        match self.address.get().filter(|_| !reached) {
+            Some(address) => {
+                let why = format!("nothing usable at {address} yet: {why}");
+                self.outage.failed_since(&why, began)
+            }
+            None => self.outage.failed_since(why, began),
+        };
     }
 
     /// A call says how Redis was while it ran: what was under way when Redis turned says nothing of now.
@@ -266,6 +276,7 @@ impl Opener {
         let tcp = redis::io::tcp::TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(keepalive);
+        let _ = health.address.set(info.addr().to_string());
         Ok(Opener {
             client: redis::Client::open(info.clone().set_tcp_settings(tcp))?,
             health,

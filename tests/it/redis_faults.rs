@@ -22,6 +22,16 @@ fn said_once(daemon: &Daemon) {
 }
 
 #[test]
+fn a_start_that_finds_no_redis_names_its_address_and_no_password() {
+    let mut world = World::new();
+    world.redis_url = Some("redis://:hush-hush@127.0.0.1:1/0".to_owned());
+    let mut daemon = world.spawn(&["--threads", "4"], &[]);
+    daemon.wait_log("redis lost reason=\"nothing usable at 127.0.0.1:1 yet: ");
+    assert!(!daemon.log_text().contains("hush"), "{}", daemon.log_text());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
 fn an_end_that_redis_could_not_take_is_written_when_it_is_back_and_nothing_is_sent_again() {
     let (mut world, daemon) = World::running();
     let hold = world.sandbox.telegram.hold("tg.sendphoto");

@@ -576,10 +576,10 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 28] = [
+const OWN_KEYS: [&str; 29] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
-    "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects",
+    "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
 ];
 
 fn inbox(text: &str, namespace: &str) -> Result<String, String> {

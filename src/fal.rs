@@ -8,6 +8,7 @@
 
 mod answer;
 mod outputs;
+mod storage;
 
 pub use outputs::{Found, outputs, outputs_beyond_input};
 

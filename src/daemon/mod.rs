@@ -292,6 +292,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         state,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
+        inputs: Default::default(),
         in_flight: AtomicU64::new(0),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),

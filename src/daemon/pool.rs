@@ -345,11 +345,8 @@ impl Engine {
                     self.scheduler.transferring(Snapshot::of(&flight));
                     self.clear(worker, desk);
                     let [calls, moves] = &self.transfers;
-                    let channel = if flight.phase == Phase::Submitting {
-                        calls
-                    } else {
-                        moves
-                    };
+                    let calls_fal = flight.phase == Phase::Submitting && !flight.brings_files();
+                    let channel = if calls_fal { calls } else { moves };
                     if let Err(closed) = channel.send(flight) {
                         self.scheduler.park(closed.into_inner(), Instant::now());
                     }

@@ -2,7 +2,7 @@
 //! leaves nothing behind after a crash. A file's bytes move here and nowhere else; no key is ever sent,
 //! and each hop of a redirect passes the list of hosts again.
 
-use super::hosts::{FileHosts, Place};
+use super::hosts::{self, FileHosts, Place};
 use super::{Bounds, Broken, Call, Http, Service};
 use std::fmt;
 use std::fs::File;
@@ -139,6 +139,44 @@ impl Http {
             }
         }
         Err(DownloadError::Status(last))
+    }
+}
+
+impl Http {
+    /// Fetches a file from a service that the operator configured: no redirect is followed, since the URL
+    /// may hold a token. For transfer threads. Longest silence: `stall`.
+    pub fn fetch(
+        &self,
+        service: Service,
+        url: &str,
+        bounds: Bounds,
+        stall: Duration,
+    ) -> Result<Spooled, DownloadError> {
+        let not_valid = || DownloadError::HostNotAllowed("a URL that is not valid".into());
+        let place = Place::of(url).ok_or_else(not_valid)?;
+        if !place.tls && !hosts::may_speak_plain(&place, &self.shared.plain_http) {
+            return Err(DownloadError::HostNotAllowed(place.host));
+        }
+        let call = Call {
+            http: self,
+            service,
+            place: &place,
+            bounds,
+            stall: Some(stall),
+        };
+        let request = super::build(ureq::http::Request::builder().method("GET").uri(url), ())
+            .map_err(|_| not_valid())?;
+        let response = call.send(request, bounds.total).map_err(|broken| {
+            self.count(service, 0);
+            DownloadError::Broken(broken.to_string())
+        })?;
+        let status = response.status().as_u16();
+        self.count(service, status);
+        match status {
+            200 => receive(&call, response),
+            403 | 404 | 410 => Err(DownloadError::Gone(status)),
+            _ => Err(DownloadError::Status(status)),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! that one thread works it.
 
 use super::failure::{Failure, Kind};
-use super::spec::{FalSwitches, Model, Target, Via};
+use super::inputs::Brought;
+use super::spec::{FalSwitches, InputFiles, Model, Target, Via};
 use super::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
@@ -44,6 +45,10 @@ pub struct Order {
     pub input: Box<RawValue>,
     /// Switches sent as headers.
     pub switches: FalSwitches,
+    /// Members of the input that are filled before the submit.
+    pub files: InputFiles,
+    /// How far that is.
+    pub brought: Brought,
 }
 
 /// A request at fal that we want ended.
@@ -420,6 +425,12 @@ impl Flight {
                 .as_ref()
                 .filter(|json| json.len() <= LARGE)
                 .map(|json| json.to_string()),
+        );
+        some(
+            "inputs",
+            self.order
+                .as_ref()
+                .and_then(|order| order.brought.to_text()),
         );
         some(
             "via",

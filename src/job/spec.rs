@@ -7,6 +7,9 @@
 //! overflow a stack, and no text of `input` or `caption` gets into an error.
 
 mod fields;
+mod files;
+
+pub use self::files::InputFiles;
 
 use self::fields::{Checked, Field, Fields, Shape};
 use super::{JobId, Lang, Priority, UnixMs};
@@ -93,6 +96,8 @@ pub struct Spec {
     pub model: Model,
     /// Byte for byte as it was pushed.
     pub input: Box<RawValue>,
+    /// Members of `input` to be filled with files that users sent.
+    pub files: InputFiles,
     /// `user_id` as text, else the chat id as text, else `None`.
     pub user: Option<String>,
     /// The queue it waits in.
@@ -472,9 +477,7 @@ fn check(fields: &Fields<'_>, now: Option<UnixMs>) -> Checked<Spec> {
     }
     let via = [("queue", Via::Queue), ("direct", Via::Direct)];
     let via = fields.get("via").word(&via)?.unwrap_or_default();
-    if fields.get("input_files").given().is_some() {
-        return Err("input_files: not supported by this version".to_owned());
-    }
+    let files = InputFiles::read(fields.get("input_files"), &input)?;
     let fal = fal_switches(fields.get("fal"))?;
     let meta = meta(fields.get("meta"))?;
     let telegram = target(fields.get("telegram"))?;
@@ -483,6 +486,7 @@ fn check(fields: &Fields<'_>, now: Option<UnixMs>) -> Checked<Spec> {
         id,
         model,
         input,
+        files,
         user,
         priority,
         timeout_s,

@@ -438,6 +438,19 @@ fn retry_step(flight: &mut Flight, failure: &Failure, moment: Moment) -> Change 
     Change::quiet(Next::In(wait)).saying(say)
 }
 
+/// Files of the job could not be brought to fal. Nothing is paid; what passes is waited for, until the job
+/// has expired.
+pub fn inputs_failed(flight: &mut Flight, failure: Failure, moment: Moment) -> Change {
+    match failure.remedy {
+        Remedy::Final => fail(flight, failure, moment),
+        // The operator's trouble, with a longer wait.
+        _ if matches!(failure.kind, Kind::NoBalance | Kind::Auth) => {
+            later(flight, failure, None, moment)
+        }
+        Remedy::RetryStep | Remedy::TryAnew => retry_step(flight, &failure, moment),
+    }
+}
+
 /// Wants the request at fal ended. Why is recorded before fal is told: a successor that finds the request
 /// cancelled, or gone, must know that it was us.
 pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment) -> Change {

@@ -6,6 +6,9 @@
 
 mod queue;
 mod serve;
+mod storage;
+
+pub use storage::UploadSeen;
 
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -237,6 +240,7 @@ struct Shared {
     key_leaks: Mutex<Vec<String>>,
     violations: Mutex<Vec<String>>,
     uploads: Mutex<HashMap<String, Stored>>,
+    announced: Mutex<Vec<UploadSeen>>,
     gone_files: Mutex<HashSet<String>>,
     state: Mutex<State>,
 }
@@ -271,6 +275,7 @@ impl FalStandIn {
             key_leaks: Mutex::default(),
             violations: Mutex::default(),
             uploads: Mutex::default(),
+            announced: Mutex::default(),
             gone_files: Mutex::default(),
             state: Mutex::new(State {
                 models: default_models(),
@@ -417,7 +422,7 @@ impl FalStandIn {
     }
 
     /// Holds the answers of an endpoint back until released: `fal.submit`, `fal.status`, `fal.result`, `fal.cancel`,
-    /// `fal.direct`, `file`.
+    /// `fal.direct`, `fal.initiate`, `fal.put`, `file`.
     pub fn hold(&self, endpoint: &str) -> Hold {
         self.shared.barriers.hold(endpoint, None)
     }
@@ -494,7 +499,7 @@ impl FalStandIn {
     }
 
     /// What a correct client never does, each with its kind before the colon: `405`, `wrapper`, `content-type`,
-    /// `no-key`, `key-leak`, `wrong-stem`, `poll-after-result`, `foreign-secret`, `expect`.
+    /// `no-key`, `key-leak`, `storage`, `wrong-stem`, `poll-after-result`, `foreign-secret`, `expect`.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.violations).clone()
     }

@@ -101,7 +101,7 @@ impl Fault {
 /// When to misbehave how.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// `fal.submit`, `fal.status`, `fal.result`, `fal.cancel`, `fal.direct`, `fal.upload`, `file` (also
+    /// `fal.submit`, `fal.status`, `fal.result`, `fal.cancel`, `fal.direct`, `fal.initiate`, `fal.put`, `file` (also
     /// `file.worker`, and `file.telegram` for fetches of the Telegram stand-in), `tg.sendphoto`, …; or `fal.*`, `tg.*`, `*`.
     pub endpoint: String,
     /// What to do.

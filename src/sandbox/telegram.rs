@@ -8,6 +8,7 @@
 mod body;
 mod check;
 mod fetch;
+mod files;
 mod limits;
 mod markup;
 mod serve;
@@ -28,6 +29,7 @@ use super::http::{Server, Stop, lock};
 use super::media::{self, Fingerprint};
 use super::unix_ms;
 use fetch::Fetcher;
+use files::Sent;
 use limits::Bucket;
 
 /// Largest photo that can be uploaded.
@@ -262,6 +264,7 @@ struct Shared {
 struct State {
     chats: HashMap<i64, Chat>,
     files: HashMap<String, FileSeen>,
+    sent: Sent,
     next_file: u64,
     next_group: u64,
     sends: u64,
@@ -349,6 +352,7 @@ impl TelegramStandIn {
             state: Mutex::new(State {
                 chats: HashMap::new(),
                 files: HashMap::new(),
+                sent: Sent::default(),
                 next_file: 0,
                 next_group: 0,
                 sends: 0,
@@ -574,7 +578,7 @@ impl TelegramStandIn {
         lock(&self.shared.secrets).push(secret.to_owned());
     }
 
-    /// Holds the answers of a method back until released, e.g. `tg.sendphoto`, `tg.*`.
+    /// Holds the answers of a method back until released, e.g. `tg.sendphoto`, `tg.file` (downloads), `tg.*`.
     pub fn hold(&self, endpoint: &str) -> Hold {
         self.shared.barriers.hold(endpoint, None)
     }

@@ -13,6 +13,8 @@ pub(crate) enum Service {
     Fal,
     /// Telegram; `slow` sends may wait until it has fetched a file.
     Telegram { slow: bool },
+    /// fal's storage, which may be away while its queue is not. No step of the pool goes there.
+    Storage,
 }
 
 /// Failures in a row that open a breaker.
@@ -63,6 +65,7 @@ impl Drop for Inside<'_> {
 pub(crate) struct Gate {
     fal: Rooms,
     telegram: Rooms,
+    storage: Rooms,
     slow: AtomicUsize,
     most: usize,
     most_slow: usize,
@@ -87,6 +90,7 @@ impl Gate {
         Gate {
             fal: Rooms::default(),
             telegram: Rooms::default(),
+            storage: Rooms::default(),
             slow: AtomicUsize::new(0),
             // With what is left over one may wait for the bell and one is free, however long a service
             // hangs: from four threads on it never stops the other's work.
@@ -99,6 +103,7 @@ impl Gate {
         match service {
             Service::Fal => &self.fal,
             Service::Telegram { .. } => &self.telegram,
+            Service::Storage => &self.storage,
         }
     }
 

@@ -7,6 +7,7 @@
 mod collect;
 mod deliver;
 pub(crate) mod gate;
+pub(crate) mod inputs;
 pub(crate) mod intake;
 mod lease;
 mod poll;
@@ -62,6 +63,8 @@ pub(crate) struct Tools {
     pub(crate) state: Option<PathBuf>,
     pub(crate) fal_outage: report::Outage,
     pub(crate) telegram_outage: report::Outage,
+    /// What threads share that bring files of users to fal.
+    pub(crate) inputs: inputs::Shared,
     /// Jobs owned by this process, for the pace of polling.
     pub(crate) in_flight: AtomicU64,
     /// Jobs ended since the last beat.
@@ -199,6 +202,8 @@ pub(crate) fn probe(worker: &Worker, service: Service) -> bool {
             }
             None => true,
         },
+        // What is asked of it is free: each question may be the probe.
+        Service::Storage => true,
     }
 }
 

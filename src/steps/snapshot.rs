@@ -18,6 +18,8 @@ pub(crate) struct Snapshot {
     pub(crate) epoch: u64,
     pub(crate) phase: Phase,
     pub(crate) fields: Fields,
+    /// Its files are on their way to fal, or wait for it: the submit is no part of this step.
+    pub(crate) brings_files: bool,
     /// It holds what Redis has not taken yet.
     pub(crate) unsaved: bool,
     pub(crate) since: Instant,
@@ -47,6 +49,7 @@ pub(crate) struct Fields {
     tell: Option<String>,
     kind: Option<(Kind, String)>,
     cancelling: Option<UnixMs>,
+    inputs: Option<String>,
 }
 
 impl Snapshot {
@@ -89,7 +92,12 @@ impl Snapshot {
                     .flatten(),
                 kind: flight.failure.clone(),
                 cancelling: flight.cancelling.map(|wish| wish.since),
+                inputs: flight
+                    .order
+                    .as_ref()
+                    .and_then(|order| order.brought.to_text()),
             },
+            brings_files: flight.phase == Phase::Submitting && flight.brings_files(),
             unsaved: !flight.unsaved.is_empty(),
             since: Instant::now(),
         }
@@ -132,6 +140,7 @@ impl Snapshot {
             f.kind.as_ref().map(|(kind, _)| kind.as_str().to_owned()),
         );
         some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
+        some("inputs", f.inputs.clone());
         some("cancelling", f.cancelling.map(|at| at.0.to_string()));
         Remembered {
             id: self.id.clone(),
@@ -146,6 +155,7 @@ impl Snapshot {
     /// stands: it pays and sends nothing, and the record knows all. (Without the request id that Redis
     /// has not taken yet somebody would submit, and pay, again.)
     pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(self.phase, Phase::Polling | Phase::Collecting) && !self.unsaved
+        (matches!(self.phase, Phase::Polling | Phase::Collecting) || self.brings_files)
+            && !self.unsaved
     }
 }

@@ -1,11 +1,12 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
-use super::{Heard, Worker};
+use super::{Heard, Worker, inputs};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
+use crate::job::inputs::look_at_age;
 use crate::job::spec::Via;
 use crate::job::state::{self, Next, since};
 use crate::job::{Charged, Phase};
@@ -24,13 +25,22 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if let Some(change) = state::before_submit(flight, worker.moment()) {
         return worker.record(flight, change);
     }
-    if flight.target.is_some() && worker.tools.telegram.is_none() {
-        flight.failure = Some((
-            Kind::Telegram,
-            "no bot token is configured, so nothing could be delivered".to_owned(),
-        ));
+    let has_files = (flight.order.as_ref()).is_some_and(|order| !order.files.is_empty());
+    if (flight.target.is_some() || has_files) && worker.tools.telegram.is_none() {
+        let what = match has_files {
+            true => "the files of the input could not be fetched",
+            false => "nothing could be delivered",
+        };
+        let text = format!("no bot token is configured, so {what}");
+        flight.failure = Some((Kind::Telegram, text));
         let change = state::end_failed(flight, None);
         return worker.record(flight, change);
+    }
+    if has_files {
+        look_at_age(flight, worker.tools.store.now());
+    }
+    if flight.brings_files() {
+        return inputs::bring(worker, flight);
     }
     if flight.via == Via::Direct && !worker.moves_bytes {
         return Next::Transfer;
@@ -57,9 +67,10 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     let left = flight
         .expires_at
         .map_or(worker.tools.policy.queue_timeout, |at| since(now, at));
+    let filled = has_files.then(|| order.files.fill(order.input.get(), &order.brought.all()));
     let order = Order {
         model: &model,
-        input: order.input.get(),
+        input: filled.as_deref().unwrap_or(order.input.get()),
         start_deadline: left
             .min(worker.tools.policy.queue_timeout)
             .max(LEAST_DEADLINE),
@@ -97,7 +108,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
 
 /// Balance or key trouble is no job's fault: it waits, unpaid, and pulling pauses. But one private
 /// model's refusal is: then the free probe says that the key is good.
-fn account_trouble(worker: &Worker, mut failure: Failure) -> Failure {
+pub(super) fn account_trouble(worker: &Worker, mut failure: Failure) -> Failure {
     let whose = match failure.kind {
         Kind::NoBalance => Probe::KeyRefused,
         Kind::Auth => worker.tools.fal.probe(),

@@ -60,6 +60,11 @@ impl Keys {
         format!("{}:result:{id}", self.namespace)
     }
 
+    /// Where in fal's storage a file lies that users sent to this bot.
+    pub(crate) fn upload(&self, bot: &str, file_id: &str) -> String {
+        format!("{}:upload:{bot}:{file_id}", self.namespace)
+    }
+
     /// Hash of one instance.
     pub(crate) fn worker(&self, instance: &str) -> String {
         format!("{}:worker:{instance}", self.namespace)

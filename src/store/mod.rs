@@ -14,6 +14,7 @@ mod record;
 mod replay;
 mod script;
 mod upkeep;
+mod uploads;
 pub mod view;
 
 #[cfg(test)]

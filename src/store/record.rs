@@ -3,6 +3,7 @@
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Token};
+use crate::job::inputs::Brought;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use redis::{Cmd, Value};
@@ -177,6 +178,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         closing: false,
         clock_set_by: None,
     };
+    let inputs = take("inputs").unwrap_or_default();
     if take("via").as_deref() == Some("direct") {
         flight.via = Via::Direct;
     }
@@ -187,6 +189,8 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
                 flight.order = Some(Order {
                     input: spec.input,
                     switches: spec.fal,
+                    brought: Brought::parse(&inputs, spec.files.len()),
+                    files: spec.files,
                 });
                 flight.entry = entry;
             }

@@ -1301,6 +1301,46 @@ fn a_panic_is_a_crash_and_the_third_ends_the_job() {
 }
 
 #[test]
+fn a_job_whose_files_were_on_their_way_has_not_been_submitted() {
+    let inputs = |text: &str| Write::Save {
+        patch: Patch::default().set("inputs", text),
+        count: None,
+        large: None,
+    };
+    for how in ["panic", "death", "silence", "acting"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        one.write(&mut flight, &inputs("uploading"));
+        match how {
+            "panic" => assert_eq!(one.session.crash(&flight.id, &flight.token), Ok(1)),
+            "death" => assert_eq!(one.dies_with(&two, true, None), 1),
+            "silence" => assert_eq!(one.dies_with(&two, false, None), 1),
+            // Redis forgot the write that came before the submit.
+            _ => assert_eq!(one.dies_with(&two, true, Some(&[(&flight.token, true)])), 1),
+        }
+        let sent = how == "acting";
+        let doubt = bench.field("a", "doubt");
+        assert_eq!(doubt.as_deref(), sent.then_some("submit"), "{how}");
+        bench.an_hour_passes();
+        two.session.promote(9).expect("promotes");
+        let flight = two.claim_one();
+        assert_eq!(flight.attempt, u32::from(sent), "{how}");
+        assert_eq!(flight.phase, Phase::Submitting, "{how}");
+    }
+    // All are there: the submit may have gone out.
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    one.write(&mut flight, &inputs("uploading"));
+    one.write(&mut flight, &inputs(r#"{"at":1,"urls":[]}"#));
+    one.dies_with(&two, true, None);
+    assert_eq!(bench.field("a", "doubt").as_deref(), Some("submit"));
+}
+
+#[test]
 fn a_panic_outside_a_submit_uses_no_attempt() {
     let bench = Bench::start();
     let one = bench.instance();

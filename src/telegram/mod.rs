@@ -3,6 +3,7 @@
 //! and strips. It never logs, and the URL of a call, which holds the token, leaves this file only
 //! into [`Http`]; a token that something in front of Telegram echoes is struck out of the answer.
 
+pub mod files;
 pub mod plan;
 pub mod refusal;
 pub mod text;

@@ -343,11 +343,15 @@ fn numbers_and_times(list: &mut List) {
         "expires_at",
     ));
     list.push((
-        "files",
-        job(r#""input_files":{"image_url":"AgACAgIAAx0"}"#),
-        "input_files",
+        "files, a member in its place",
+        job(r#""input_files":{"image_url":["a",null]}"#),
+        "input_files.image_url",
     ));
-    list.push(("files, none", job(r#""input_files":{}"#), "input_files"));
+    list.push((
+        "files, many levels",
+        job(&format!(r#""input_files":{{"a":{}}}"#, nested(100_000))),
+        "input_files.a",
+    ));
     list.push(("files, false", job(r#""input_files":false"#), "input_files"));
 }
 

@@ -13,6 +13,7 @@ mod fal_faults;
 mod file_faults;
 mod health;
 mod hostile;
+mod inputs;
 mod intake;
 mod load;
 mod main_job;

@@ -75,6 +75,7 @@ fn tools() -> Arc<Tools> {
         state: None,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
+        inputs: Default::default(),
         in_flight: AtomicU64::new(0),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),

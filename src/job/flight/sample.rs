@@ -1,7 +1,8 @@
 //! Flights for tests: one builder puts a job into any phase.
 
 use super::{Flight, Order, Token};
-use crate::job::spec::{ChatId, FalSwitches, Model, Target, Via};
+use crate::job::inputs::Brought;
+use crate::job::spec::{ChatId, FalSwitches, InputFiles, Model, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
@@ -52,6 +53,8 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         order: (!submitted).then(|| Order {
             input: RawValue::from_string(r#"{"prompt":"secret"}"#.to_owned()).unwrap(),
             switches: FalSwitches::default(),
+            files: InputFiles::default(),
+            brought: Brought::default(),
         }),
         entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),
         step_tries: 0,

@@ -149,6 +149,30 @@ fn the_contracts_example_is_read_completely() {
 }
 
 #[test]
+fn files_of_the_input_are_read_in_their_order() {
+    let spec = good(
+        r#"{"model":"a/b","input":{"image_url":null,"x":{"mask":1}},
+        "input_files":{"image_url":"AgACAgIAAx0-_","mask":["b","a"]}}"#,
+    );
+    let files: Vec<(String, &str)> = spec.files.files().collect();
+    let named = |place: &str, id| (place.to_owned(), id);
+    assert_eq!(
+        files,
+        [
+            named("image_url", "AgACAgIAAx0-_"),
+            named("mask[0]", "b"),
+            named("mask[1]", "a")
+        ]
+    );
+    for none in ["{}", "null"] {
+        let spec = good(&format!(
+            r#"{{"model":"a/b","input":{{"a":1}},"input_files":{none}}}"#
+        ));
+        assert!(spec.files.is_empty());
+    }
+}
+
+#[test]
 fn values_other_than_the_defaults_arrive() {
     let spec = good(
         r#"{"model":"a/b","input":{},"priority":"low","via":"direct","repay":true,
@@ -245,8 +269,50 @@ fn errors_say_what_was_expected_and_what_was_found() {
             r#"priority: expected one of high, default, low, found "urgent\n""#,
         ),
         (
-            format!(r#"{{{model},"input":{{}},"input_files":{{}}}}"#),
-            "input_files: not supported by this version",
+            format!(r#"{{{model},"input":{{}},"input_files":["a"]}}"#),
+            "input_files: expected an object, found an array",
+        ),
+        (
+            format!(r#"{{{model},"input":{{"a":1}},"input_files":{{"a":"x"}}}}"#),
+            "input_files.a: input has it already",
+        ),
+        (
+            format!(r#"{{{model},"input":{{"\u0061":[]}},"input_files":{{"a":"x"}}}}"#),
+            "input_files.a: input has it already",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":"x","a":"y"}}}}"#),
+            "input_files.a: given twice",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a.b":"x"}}}}"#),
+            "input_files: expected members of 1-64 of [A-Za-z0-9_-], found another name",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":{{"url":"x"}}}}}}"#),
+            "input_files.a: expected a file id or a list of them, found an object",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":null}}}}"#),
+            "input_files.a: expected a file id or a list of them, found null",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":[]}}}}"#),
+            "input_files.a: expected 1 to 10 file ids, found 0",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":["x",7]}}}}"#),
+            "input_files.a: expected file ids of 1-256 of [A-Za-z0-9_-], found another value",
+        ),
+        (
+            format!(r#"{{{model},"input":{{}},"input_files":{{"a":"https://x/y"}}}}"#),
+            "input_files.a: expected file ids of 1-256 of [A-Za-z0-9_-], found another value",
+        ),
+        (
+            format!(
+                r#"{{{model},"input":{{}},"input_files":{{"a":["x","x","x","x","x","x"],"b":["x","x","x","x","x"]}}}}"#
+            ),
+            "input_files: expected at most 10 files a job, found 11",
         ),
         (
             format!(r#"{{{model},"input":{{}},"telegram":{{"chat_id":1,"chat_id":1}}}}"#),

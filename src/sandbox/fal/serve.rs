@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::queue::{End, Event, Job, NewJob, Phase, State, uuid};
+use super::queue::{End, Event, Job, NewJob, Phase, State};
 use super::{CancelledAnswer, Outcome, Script, Shared};
 use crate::sandbox::http::{Gate, Handler, Payload, Request, Response, lock};
 use crate::sandbox::media;
@@ -568,55 +568,13 @@ impl Shared {
             .with_header("x-fal-request-id", id)
     }
 
-    /// `POST /storage/upload/initiate`, with the key.
-    pub(super) fn initiate(&self, request: &Request) -> Response {
-        if request.path.trim_end_matches('/') != "/storage/upload/initiate" {
-            return detail(404, "Not Found");
-        }
-        if request.method != "POST" {
-            return self.wrong_method(request);
-        }
-        if let Some(refusal) = self.refuse_key(request, "storage") {
-            return refusal;
-        }
-        let input = match self.json_input(request) {
-            Ok(input) => input,
-            Err(refusal) => return refusal,
-        };
-        let name = input["file_name"].as_str().unwrap_or("file");
-        let name: String = name
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '.' {
-                    c
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        let id = uuid(&mut lock(&self.state).rng);
-        let url = format!("http://{}/uploads/{id}/{name}", self.urls().1);
-        Response::json(
-            200,
-            json!({"upload_url": format!("{url}?signature={id}"), "file_url": url}).to_string(),
-        )
-    }
-
     /// The file host: no key, GET and HEAD, PUT for announced uploads.
     pub(super) fn file(&self, request: &Request) -> Response {
         let named = |text: &str| Response::new(404, "text/plain", text);
         let path = parts(&request.path);
         match (request.method.as_str(), path.as_slice()) {
             ("PUT", ["uploads", id, _]) if request.query("signature") == Some(id) => {
-                let kind = request
-                    .header("content-type")
-                    .unwrap_or("application/octet-stream")
-                    .to_owned();
-                lock(&self.uploads).insert(
-                    request.path.clone(),
-                    (kind, Arc::from(request.body.as_slice())),
-                );
-                Response::new(200, "", "")
+                self.put(request)
             }
             ("GET" | "HEAD", ["uploads", ..]) => match lock(&self.uploads).get(&request.path) {
                 Some((kind, bytes)) => Response {
@@ -773,7 +731,8 @@ impl Port {
     pub(super) fn endpoint(&self, request: &Request) -> &'static str {
         match self.role {
             Role::Run => "fal.direct",
-            Role::Storage => "fal.upload",
+            Role::Storage => "fal.initiate",
+            Role::Files if request.method == "PUT" => "fal.put",
             Role::Files
                 if request
                     .header("user-agent")

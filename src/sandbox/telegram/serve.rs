@@ -868,11 +868,7 @@ impl Shared {
             return Err(bad("file is too big"));
         }
         let mut result = file_json(file);
-        result["file_path"] = Value::from(format!(
-            "{}s/file_{}",
-            file.kind.field(),
-            file.fingerprint.len
-        ));
+        result["file_path"] = Value::from(state.sent.path_of(file)?);
         Ok(Done::plain(result))
     }
 
@@ -966,7 +962,11 @@ impl Handler for Shared {
     fn answer(&self, request: &Request) -> Response {
         let endpoint = endpoint(request);
         self.faults.around(&endpoint, request, &self.stop, || {
-            let response = self.serve(request);
+            let response = if endpoint == "tg.file" {
+                self.download(request)
+            } else {
+                self.serve(request)
+            };
             self.barriers.pass(&endpoint, request);
             response
         })
@@ -974,5 +974,8 @@ impl Handler for Shared {
 }
 
 pub(super) fn endpoint(request: &Request) -> String {
+    if request.path.starts_with("/file/") {
+        return "tg.file".to_owned();
+    }
     format!("tg.{}", method_of(&request.path))
 }

@@ -27,7 +27,9 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
   local crashes = tonumber(r[10] or '0')
   local submits = phase == 'submitting' and not r[4]
   local sends = phase == 'delivering' or phase == 'telling'
-  local unsure = not step or step == 'acting'
+  -- Its files are on their way to fal's storage: the submit comes only once that has been recorded.
+  local bringing = submits and redis.call('HGET', job, 'inputs') == 'uploading'
+  local unsure = step == 'acting' or (not step and not bringing)
   local crashed = step == 'acting' or step == 'begun' or (not step and submits)
   local set = {'HSET', job, 'state', 'queued'}
   local function put(field, value) set[#set + 1] = field; set[#set + 1] = value end
@@ -88,6 +90,15 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
     redis.call(unpack(set))
     redis.call('HDEL', job, 'worker')
     redis.call('ZADD', k.later, due, id)
+    return
+  end
+  if submits and not step then
+    -- Never sent, and these callers have no ready lists.
+    put('due_at', now + 500)
+    set[4] = 'later'
+    redis.call(unpack(set))
+    redis.call('HDEL', job, 'phase', 'worker')
+    redis.call('ZADD', k.later, now + 500, id)
     return
   end
   if submits then

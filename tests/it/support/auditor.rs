@@ -25,7 +25,7 @@ const WORDS: [&str; 22] = [
     "job", "gone",
 ];
 /// As above: upkeep's own notes.
-const UPKEEP: [&str; 3] = ["audit", "suspects", "told"];
+const UPKEEP: [&str; 4] = ["audit", "suspects", "told", "upload"];
 
 type Fields = BTreeMap<String, String>;
 

@@ -102,7 +102,9 @@ fn refused(entry: &[u8], invalid: &Invalid) -> Outcome {
         name.is_some_and(|name| shape.names.contains(&name))
     };
     hold!(
-        field == "(entry)" || [JOB, FAL, TELEGRAM].iter().any(known),
+        field == "(entry)"
+            || field.starts_with("input_files.")
+            || [JOB, FAL, TELEGRAM].iter().any(known),
         "no field: {error}"
     );
     hold!(
@@ -177,6 +179,11 @@ fn rebuilt(spec: &Spec) -> String {
         } else {
             "queue"
         }),
+    );
+    let ids: Vec<String> = (spec.files.files()).map(|(_, id)| id.to_owned()).collect();
+    put(
+        "input_files",
+        (!ids.is_empty()).then(|| spec.files.fill("{}", &ids)),
     );
     put("meta", spec.meta.as_ref().map(|raw| raw.get().to_owned()));
     let mut fal = Vec::new();

@@ -1,0 +1,187 @@
+//! fal's storage: a file is announced with the key, then put to the URL that the answer names, without it
+//! (fal-api section 7). Both are free and may be repeated.
+
+use super::{CONNECT, Fal, OTHER_BYTES};
+use crate::http::{Answer, Body, Bounds, Broken, Place, Request, Service, Spooled};
+use crate::job::Charged;
+use crate::job::failure::{Failure, Kind, Remedy};
+use serde::Deserialize;
+use serde_json::json;
+use std::io::Seek;
+use std::time::Duration;
+
+const INITIATE: Duration = Duration::from_secs(15);
+/// As uploads to Telegram.
+const PUT_BASE: Duration = Duration::from_secs(60);
+const PUT_BYTES_PER_S: u64 = 128 << 10;
+/// Longest URL.
+const URL: usize = 2048;
+
+#[derive(Deserialize)]
+struct Announced {
+    upload_url: String,
+    file_url: String,
+}
+
+impl Fal {
+    /// Puts a file into fal's storage and gives its public URL. For transfer threads.
+    pub fn store_file(
+        &self,
+        file: &mut Spooled,
+        name: &str,
+        content_type: &str,
+    ) -> Result<String, Failure> {
+        let url = format!(
+            "{}/storage/upload/initiate?storage_type=fal-cdn-v3",
+            self.urls.storage
+        );
+        let about = json!({"file_name": name, "content_type": content_type}).to_string();
+        let bounds = (INITIATE, OTHER_BYTES);
+        let announced = match self.call("POST", &url, &[], Some(&about), bounds) {
+            Ok(answer) if (200..300).contains(&answer.status) => answer,
+            Ok(answer) => return Err(refused(&answer)),
+            Err(broken) => return Err(away(&broken)),
+        };
+        let announced: Option<Announced> = serde_json::from_slice(&announced.body).ok();
+        let fits = |url: &str| is_safe(url, &self.urls.storage);
+        let Some(to) = announced.filter(|to| fits(&to.upload_url) && fits(&to.file_url)) else {
+            let text = "fal's storage gave an answer that cannot be used";
+            return Err(passing(text.to_owned(), None));
+        };
+        file.file
+            .rewind()
+            .map_err(|error| passing(format!("temporary file: {}", error.kind()), None))?;
+        // No key: the URL alone gives the right to write there, and its host may be anybody's.
+        let put = self.http.exchange(Request {
+            service: Service::Files,
+            method: "PUT",
+            url: &to.upload_url,
+            headers: &[],
+            body: Body::Stream {
+                content_type,
+                len: file.len,
+                reader: &mut file.file,
+            },
+            bounds: Bounds {
+                connect: CONNECT,
+                total: PUT_BASE + Duration::from_secs(file.len / PUT_BYTES_PER_S),
+                max_bytes: OTHER_BYTES,
+            },
+        });
+        match put {
+            Ok(answer) if (200..300).contains(&answer.status) => Ok(to.file_url),
+            Ok(answer) if answer.status == 413 => Err(refused(&answer)),
+            // A URL of its own each time: what is refused now says nothing about the next one.
+            Ok(answer) => Err(passing(
+                format!("fal's storage answered {} to the file", answer.status),
+                None,
+            )),
+            Err(broken) => Err(away(&broken)),
+        }
+    }
+}
+
+/// `https`; `http` and this machine only where the storage itself was configured so.
+fn is_safe(url: &str, storage: &str) -> bool {
+    let (Some(place), Some(own)) = (Place::of(url), Place::of(storage)) else {
+        return false;
+    };
+    url.len() <= URL
+        && url.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
+        && (place.tls || !own.tls)
+        && (!place.is_loopback() || own.is_loopback())
+}
+
+fn refused(answer: &Answer) -> Failure {
+    let status = answer.status;
+    let text = format!("fal's storage answered {status}");
+    let wait = answer.header("retry-after");
+    let wait = wait.and_then(|text| text.trim().parse().ok());
+    let wait = wait.map(|seconds: u64| Duration::from_secs(seconds.min(3600)));
+    let of = |kind| Failure {
+        kind,
+        remedy: Remedy::Final,
+        spoke: true,
+        ..passing(text.clone(), wait)
+    };
+    match status {
+        401 | 403 => of(Kind::Auth),
+        402 => of(Kind::NoBalance),
+        413 => of(Kind::FileTooBig),
+        400 | 415 | 422 => of(Kind::InvalidInput),
+        429 => Failure {
+            remedy: Remedy::RetryStep,
+            ..of(Kind::RateLimited)
+        },
+        // 404 and the like: the address may be wrong, or half of fal be away. A person sees the outage.
+        _ => passing(text, wait),
+    }
+}
+
+fn away(broken: &Broken) -> Failure {
+    passing(format!("fal's storage: {broken}"), None)
+}
+
+fn passing(text: String, retry_after: Option<Duration>) -> Failure {
+    Failure {
+        kind: Kind::Unavailable,
+        remedy: Remedy::RetryStep,
+        text,
+        charged: Charged::No,
+        units: None,
+        retry_after,
+        spoke: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_go_to_https_and_to_this_machine_only_from_a_storage_that_is_here() {
+        let (far, here) = ("https://rest.fal.ai", "http://127.0.0.1:9");
+        for (url, storage, safe) in [
+            ("https://v3.fal.media/x?sig=1", far, true),
+            ("https://storage.googleapis.com/x", far, true),
+            ("http://v3.fal.media/x", far, false),
+            ("http://127.0.0.1:1/x", far, false),
+            ("https://localhost/x", far, false),
+            ("https://[::1]/x", far, false),
+            ("https://key@v3.fal.media/x", far, false),
+            ("ftp://v3.fal.media/x", far, false),
+            ("https://v3.fal.media/x\"y", far, false),
+            ("", far, false),
+            ("http://127.0.0.1:1/x", here, true),
+            ("https://v3.fal.media/x", here, true),
+        ] {
+            assert_eq!(is_safe(url, storage), safe, "{url} from {storage}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_storage_costs_nothing_and_says_who_can_help() {
+        use Kind::*;
+        use Remedy::*;
+        for (status, kind, remedy) in [
+            (401, Auth, Final),
+            (403, Auth, Final),
+            (402, NoBalance, Final),
+            (413, FileTooBig, Final),
+            (422, InvalidInput, Final),
+            (429, RateLimited, RetryStep),
+            (404, Unavailable, RetryStep),
+            (500, Unavailable, RetryStep),
+            (502, Unavailable, RetryStep),
+        ] {
+            let failure = refused(&Answer {
+                status,
+                headers: vec![("retry-after".to_owned(), "7".to_owned())],
+                ..Answer::default()
+            });
+            assert_eq!((failure.kind, failure.remedy), (kind, remedy), "{status}");
+            assert_eq!(failure.charged, Charged::No, "{status}");
+            assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Inputs: files that users sent to the bot go into fal's storage, before the submit and apart from it. One
+//! file a step, on a transfer thread. Nothing here is paid or sent: a crash repeats it from what the record
+//! and the list of uploads say, and the write after the last file comes before the submit.
+
+use super::gate::{Entry, Inside, Service};
+use super::submit::account_trouble;
+use super::{REDIS_AWAY, Worker};
+use crate::http::Spooled;
+use crate::job::failure::{Failure, Kind, Remedy};
+use crate::job::flight::Flight;
+use crate::job::inputs::{self, KEPT};
+use crate::job::state::{self, Next};
+use crate::job::{Charged, Phase};
+use crate::report;
+use crate::store::Fault;
+use crate::telegram::Telegram;
+use crate::telegram::files::{Fetched, NoFile};
+use crate::telegram::refusal::Refusal;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Largest file (contract section 1): as much as the public Bot API gives.
+const MAX_BYTES: u64 = 20 << 20;
+/// A file that Telegram may or may not have: how often it is asked before that is believed.
+const MISSING: u32 = 3;
+/// A refused bot token: nothing comes before a person acts.
+const OPERATOR_WAIT: Duration = Duration::from_secs(30);
+/// Another thread uploads this very file.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
+/// What the threads share.
+pub(crate) struct Shared {
+    /// Ids whose files are on their way.
+    under_way: Mutex<HashSet<String>>,
+    outage: report::Outage,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared {
+            under_way: Mutex::default(),
+            outage: report::Outage::new("fal storage"),
+        }
+    }
+}
+
+/// One file on its way, also after a panic no longer than its thread.
+struct UnderWay<'a>(&'a Shared, &'a str);
+
+impl Shared {
+    fn begin<'a>(&'a self, id: &'a str) -> Option<UnderWay<'a>> {
+        let fresh = {
+            let ids = self.under_way.lock();
+            ids.unwrap_or_else(PoisonError::into_inner)
+                .insert(id.to_owned())
+        };
+        // Made only for whoever is first: dropping one takes the id off again.
+        fresh.then(|| UnderWay(self, id))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let ids = self.0.under_way.lock();
+        ids.unwrap_or_else(PoisonError::into_inner).remove(self.1);
+    }
+}
+
+/// Why there is no URL yet.
+enum Trouble {
+    Wait(Duration),
+    /// Perhaps gone, perhaps only not there now.
+    Missing,
+    Failed(Failure),
+}
+
+/// Brings the next file of a job to fal; after the last one the record is told.
+pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
+    if !worker.moves_bytes {
+        return Next::Transfer;
+    }
+    flight.untouched = false;
+    if let Err(next) = worker.may_act(flight) {
+        return next;
+    }
+    if let Some(slot) = &worker.slot {
+        slot.begin(&flight.token.0, flight.id.as_str());
+    }
+    if flight
+        .order
+        .as_ref()
+        .is_some_and(|order| !order.brought.begun)
+    {
+        let change = inputs::begin(flight);
+        let next = worker.record(flight, change);
+        if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
+            return next;
+        }
+    }
+    let (Some(order), Some(telegram)) = (&mut flight.order, &worker.tools.telegram) else {
+        return Next::Over; // the submit has looked at both
+    };
+    let files: Vec<(String, &str)> = order.files.files().collect();
+    order.brought.urls.resize(files.len(), None);
+    let urls = &mut order.brought.urls;
+    let missing = urls.iter().position(Option::is_none);
+    if let Some((number, (place, id))) = missing.and_then(|n| Some((n, files.get(n)?))) {
+        match url_of(worker, telegram, id, number) {
+            Ok(url) => {
+                // The same file may stand in several places.
+                for (slot, (_, other)) in urls.iter_mut().zip(&files) {
+                    if other == id {
+                        *slot = Some(url.clone());
+                    }
+                }
+                order.brought.missing = 0;
+                flight.step_tries = 0;
+            }
+            Err(Trouble::Wait(wait)) => return Next::In(wait),
+            Err(trouble) => {
+                let failure = match trouble {
+                    Trouble::Failed(failure) => failure,
+                    Trouble::Missing | Trouble::Wait(_) => {
+                        order.brought.missing += 1;
+                        let text = "Telegram no longer has this file, or it is not this bot's";
+                        let last = order.brought.missing >= MISSING;
+                        let remedy = if last {
+                            Remedy::Final
+                        } else {
+                            Remedy::RetryStep
+                        };
+                        Failure {
+                            retry_after: Some(Duration::from_secs(1)),
+                            ..failure(Kind::InvalidInput, remedy, text)
+                        }
+                    }
+                };
+                let text = format!("input_files.{place}: {}", failure.text);
+                let failure = Failure { text, ..failure };
+                let change = state::inputs_failed(flight, failure, worker.moment());
+                return worker.record(flight, change);
+            }
+        }
+    }
+    if flight
+        .order
+        .as_ref()
+        .is_some_and(|order| order.brought.urls.iter().any(Option::is_none))
+    {
+        return Next::Now;
+    }
+    let change = inputs::all_brought(flight, worker.tools.store.now());
+    worker.record(flight, change)
+}
+
+/// The URL of one file in fal's storage: known from before, or put there now.
+fn url_of(
+    worker: &Worker,
+    telegram: &Telegram,
+    id: &str,
+    number: usize,
+) -> Result<String, Trouble> {
+    // Whoever uploads it now will have noted it: nobody else needs to.
+    let _mine = (worker.tools.inputs.begin(id)).ok_or(Trouble::Wait(UNDER_WAY))?;
+    match worker.session.upload(telegram.bot(), id) {
+        Ok(Some(url)) => return Ok(url),
+        Ok(None) => {}
+        Err(Fault::Away(_) | Fault::Refused(_)) => return Err(Trouble::Wait(REDIS_AWAY)),
+    }
+    let Fetched {
+        mut file,
+        extension,
+    } = fetch(worker, telegram, id)?;
+    if file.len == 0 {
+        return Err(final_failure(Kind::InvalidInput, "the file is empty"));
+    }
+    let (kind, ending) = media_type(&file, &extension);
+    // A name of our own: what the user or Telegram called it is nobody's business at fal.
+    let name = format!("input-{}.{ending}", number + 1);
+    let url = {
+        let _inside = enter(worker, Service::Storage)?;
+        let answer = worker.tools.fal.store_file(&mut file, &name, kind);
+        heard(worker, answer.as_ref().err());
+        answer.map_err(|failure| {
+            Trouble::Failed(match failure.kind {
+                Kind::Auth | Kind::NoBalance => account_trouble(worker, failure),
+                _ => failure,
+            })
+        })?
+    };
+    // Without this note the file is only uploaded once more.
+    let _ = worker.session.note_upload(telegram.bot(), id, &url, KEPT);
+    Ok(url)
+}
+
+fn fetch(worker: &Worker, telegram: &Telegram, id: &str) -> Result<Fetched, Trouble> {
+    let path = {
+        let _inside = enter(worker, Service::Telegram { slow: false })?;
+        let answer = telegram.file_path(id, MAX_BYTES);
+        match &answer {
+            Err(NoFile::Away(refusal)) => worker.telegram_heard(Some(refusal)),
+            Err(NoFile::Operator(text)) => {
+                worker.telegram_heard(Some(&Refusal::Operator(text.clone())));
+            }
+            Ok(_) | Err(_) => worker.telegram_heard(None),
+        }
+        answer.map_err(|why| no_file(worker, why))?
+    };
+    let file = telegram.fetch_file(&path, MAX_BYTES);
+    file.map_err(|why| no_file(worker, why))
+}
+
+fn no_file(worker: &Worker, why: NoFile) -> Trouble {
+    match why {
+        NoFile::Wrong => final_failure(Kind::InvalidInput, "Telegram does not know this file id"),
+        NoFile::Missing => Trouble::Missing,
+        NoFile::TooBig => final_failure(Kind::FileTooBig, "the file is over 20 MB"),
+        NoFile::Local(text) => final_failure(Kind::Telegram, &text),
+        NoFile::Wait(wait) => Trouble::Wait(wait),
+        NoFile::Away(refusal) => {
+            let text = format!("Telegram: {refusal}");
+            Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text))
+        }
+        NoFile::Operator(text) => {
+            worker.tools.telegram_outage.failed(&text);
+            Trouble::Wait(OPERATOR_WAIT)
+        }
+    }
+}
+
+/// A place in a service, or when to ask again. What is asked there is free: it may be the one probe.
+fn enter(worker: &Worker, service: Service) -> Result<Inside<'_>, Trouble> {
+    match worker.tools.gate.enter(service, false, Instant::now()) {
+        Entry::Go(inside) | Entry::Probe(inside) => Ok(inside),
+        Entry::Wait(wait) => Err(Trouble::Wait(wait.max(UNDER_WAY))),
+    }
+}
+
+/// Notes whether the storage is there; says once that it went away, and that it is back.
+fn heard(worker: &Worker, failed: Option<&Failure>) {
+    let gate = &worker.tools.gate;
+    match failed {
+        Some(failure) if !failure.spoke => {
+            if gate.failed(Service::Storage, Instant::now()) {
+                worker.tools.inputs.outage.failed(&failure.text);
+            }
+        }
+        Some(_) | None => {
+            if gate.answered(Service::Storage) {
+                worker.tools.inputs.outage.succeeded();
+            }
+        }
+    }
+}
+
+fn failure(kind: Kind, remedy: Remedy, text: &str) -> Failure {
+    Failure {
+        kind,
+        remedy,
+        text: text.to_owned(),
+        charged: Charged::No,
+        units: None,
+        retry_after: None,
+        spoke: true,
+    }
+}
+
+fn final_failure(kind: Kind, text: &str) -> Trouble {
+    Trouble::Failed(failure(kind, Remedy::Final, text))
+}
+
+/// What a file is, by its first bytes, else by its name: Telegram calls all of them octet streams, and models
+/// refuse those.
+fn media_type(file: &Spooled, extension: &str) -> (&'static str, &'static str) {
+    const TYPES: [(&str, &str); 14] = [
+        ("jpg", "image/jpeg"),
+        ("png", "image/png"),
+        ("webp", "image/webp"),
+        ("gif", "image/gif"),
+        ("mp4", "video/mp4"),
+        ("mov", "video/quicktime"),
+        ("webm", "video/webm"),
+        ("mp3", "audio/mpeg"),
+        ("m4a", "audio/mp4"),
+        ("ogg", "audio/ogg"),
+        ("wav", "audio/wav"),
+        ("pdf", "application/pdf"),
+        ("zip", "application/zip"),
+        ("bin", "application/octet-stream"),
+    ];
+    let head = file.head.as_slice();
+    let at = |place: usize, text: &[u8]| head.get(place..place + text.len()) == Some(text);
+    let seen = [
+        (at(0, b"\xff\xd8\xff"), "jpg"),
+        (at(0, b"\x89PNG\r\n\x1a\n"), "png"),
+        (at(0, b"RIFF") && at(8, b"WEBP"), "webp"),
+        (at(0, b"GIF8"), "gif"),
+        (at(4, b"ftypqt"), "mov"),
+        (at(4, b"ftypM4A"), "m4a"),
+        (at(4, b"ftyp"), "mp4"),
+        (at(0, b"\x1a\x45\xdf\xa3"), "webm"),
+        (at(0, b"ID3"), "mp3"),
+        (at(0, b"OggS"), "ogg"),
+        (at(0, b"RIFF") && at(8, b"WAVE"), "wav"),
+        (at(0, b"%PDF-"), "pdf"),
+        (at(0, b"PK\x03\x04"), "zip"),
+    ];
+    let seen = seen.iter().find(|(is, _)| *is).map(|(_, ending)| *ending);
+    let named = match extension {
+        "jpeg" => "jpg",
+        "oga" | "opus" => "ogg",
+        other => other,
+    };
+    let find = |ending: &str| TYPES.iter().find(|(known, _)| *known == ending);
+    let (ending, kind) = seen
+        .and_then(find)
+        .or_else(|| find(named))
+        .unwrap_or(&TYPES[TYPES.len() - 1]);
+    (kind, ending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_at_a_time_brings_a_file() {
+        let shared = Shared::default();
+        let first = shared.begin("a");
+        assert!(first.is_some() && shared.begin("a").is_none() && shared.begin("a").is_none());
+        assert!(shared.begin("b").is_some());
+        drop(first);
+        assert!(shared.begin("a").is_some());
+    }
+
+    #[test]
+    fn a_file_is_what_its_bytes_say_else_what_its_name_says() {
+        for (head, extension, expected) in [
+            (&b"\xff\xd8\xff\xe0"[..], "png", ("image/jpeg", "jpg")),
+            (b"\x89PNG\r\n\x1a\n..", "", ("image/png", "png")),
+            (b"RIFF....WEBPVP8 ", "", ("image/webp", "webp")),
+            (b"....ftypisom", "", ("video/mp4", "mp4")),
+            (b"OggS", "oga", ("audio/ogg", "ogg")),
+            (b"what", "jpeg", ("image/jpeg", "jpg")),
+            (b"what", "exe", ("application/octet-stream", "bin")),
+            (b"", "", ("application/octet-stream", "bin")),
+        ] {
+            let file = Spooled {
+                file: tempfile::tempfile().unwrap(),
+                len: head.len() as u64,
+                content_type: None,
+                head: head.to_vec(),
+            };
+            assert_eq!(media_type(&file, extension), expected, "{head:?}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Files that users sent to the bot: from their id to bytes in an unnamed temporary file. The URL of a file
+//! holds the bot's token, so it never leaves this room, no redirect of it is followed, and no error holds it.
+
+use super::refusal::{Cause, Refusal, classify};
+use super::{CONNECT, JSON_CALL, Telegram, UPLOAD_BASE, UPLOAD_BYTES_PER_S, without_token};
+use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path};
+use std::time::Duration;
+
+/// Longest silence of a download.
+const STALL: Duration = Duration::from_secs(30);
+/// How much of a file tells its type.
+const HEAD: u64 = 512;
+
+/// Why a file did not come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NoFile {
+    /// The id is none, or is another bot's.
+    Wrong,
+    /// It may be gone, or only not there now: Telegram has one text for both.
+    Missing,
+    /// Over the limit.
+    TooBig,
+    /// Not before this time.
+    Wait(Duration),
+    /// Telegram, or what is in front of it, did not answer or broke.
+    Away(Refusal),
+    /// Token, server or disk: the operator's trouble.
+    Operator(String),
+    /// Its server names a file of this machine that cannot be taken.
+    Local(String),
+}
+
+/// A file on its way.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its bytes.
+    pub file: Spooled,
+    /// Extension of its name at Telegram, lower case; empty when it has none.
+    pub extension: String,
+}
+
+impl Telegram {
+    /// The public half of the token, which says whose ids are meant.
+    pub fn bot(&self) -> &str {
+        self.token.split(':').next().unwrap_or_default()
+    }
+
+    /// Where a file is. Free, and may be asked again.
+    pub fn file_path(&self, file_id: &str, max_bytes: u64) -> Result<String, NoFile> {
+        let url = format!("{}/bot{}/getFile", self.base(), self.token);
+        let args = json!({ "file_id": file_id }).to_string();
+        let body = Body::Bytes {
+            content_type: "application/json",
+            bytes: args.as_bytes(),
+        };
+        let answer = match self.exchange(&url, body, JSON_CALL) {
+            Ok(answer) => answer,
+            Err(Broken::NotSent(text)) => {
+                return Err(NoFile::Away(Refusal::NotSent(self.quote(&text))));
+            }
+            Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
+                return Err(NoFile::Away(Refusal::Unknown(self.quote(&text))));
+            }
+            Err(Broken::TooBig { status }) => {
+                return Err(NoFile::Away(classify(status, None, b"", false)));
+            }
+        };
+        let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        if let Some(json) = &json
+            && json["ok"] == true
+        {
+            let size = json["result"]["file_size"].as_u64();
+            if size.is_some_and(|size| size > max_bytes) {
+                return Err(NoFile::TooBig);
+            }
+            // A file that Telegram has no path for is not there (its page: "may be absent").
+            let path = json["result"]["file_path"].as_str();
+            return path.map(str::to_owned).ok_or(NoFile::Missing);
+        }
+        let said = json.as_ref().and_then(|json| json["description"].as_str());
+        let said = said.unwrap_or_default().to_lowercase();
+        let said = said.strip_prefix("bad request: ").unwrap_or(&said);
+        if said.ends_with("the file is temporarily unavailable") {
+            return Err(NoFile::Missing);
+        }
+        let wrong = [
+            "invalid file_id",
+            "wrong file_id",
+            "wrong file identifier",
+            "wrong remote file identifier specified",
+            "file_id not specified",
+        ];
+        if wrong.iter().any(|text| said.starts_with(text)) {
+            return Err(NoFile::Wrong);
+        }
+        let text = without_token(&String::from_utf8_lossy(&answer.body), &self.token);
+        let refusal = classify(
+            answer.status,
+            answer.header("retry-after"),
+            text.as_bytes(),
+            false,
+        );
+        Err(match refusal {
+            Refusal::FallBack(Cause::TooBig) => NoFile::TooBig,
+            Refusal::RetryAfter { wait } => NoFile::Wait(wait),
+            Refusal::Operator(text) => NoFile::Operator(text),
+            away @ (Refusal::Unknown(_) | Refusal::Broke(_) | Refusal::NotSent(_)) => {
+                NoFile::Away(away)
+            }
+            // A text that is not known yet: looked at a few times, like one that may pass.
+            _ => NoFile::Missing,
+        })
+    }
+
+    /// The file behind a path of [`Telegram::file_path`]. For transfer threads.
+    pub fn fetch_file(&self, path: &str, max_bytes: u64) -> Result<Fetched, NoFile> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        let extension = extension.to_ascii_lowercase();
+        let file = if path.starts_with('/') {
+            self.local_file(path, max_bytes)?
+        } else {
+            self.remote_file(path, max_bytes)?
+        };
+        Ok(Fetched { file, extension })
+    }
+
+    fn remote_file(&self, path: &str, max_bytes: u64) -> Result<Spooled, NoFile> {
+        let odd = || {
+            let text = "its path cannot be read".to_owned();
+            NoFile::Away(Refusal::Broke(text))
+        };
+        let path = escaped(path).ok_or_else(odd)?;
+        let url = format!("{}/file/bot{}/{path}", self.base(), self.token);
+        let bounds = Bounds {
+            connect: CONNECT,
+            total: UPLOAD_BASE + Duration::from_secs(max_bytes / UPLOAD_BYTES_PER_S),
+            max_bytes,
+        };
+        let fetched = self.http.fetch(Service::Telegram, &url, bounds, STALL);
+        fetched.map_err(|error| match error {
+            DownloadError::TooBig { .. } => NoFile::TooBig,
+            DownloadError::Gone(_) => NoFile::Missing,
+            DownloadError::Status(401) => NoFile::Operator("the token is refused".to_owned()),
+            other => NoFile::Away(Refusal::Broke(self.quote(&other.to_string()))),
+        })
+    }
+
+    /// A server that was started with `--local` names a file of its own folder, `<folder>/<token>/…`. It is
+    /// believed only on this machine, only below a folder of this bot, and only for a plain file: whatever is
+    /// read here becomes public.
+    fn local_file(&self, path: &str, max_bytes: u64) -> Result<Spooled, NoFile> {
+        let refused = |why: &str| Err(NoFile::Local(why.to_owned()));
+        if !Place::of(self.base()).is_some_and(|place| place.is_loopback()) {
+            return refused("the Bot API server names a file of another machine");
+        }
+        let path = Path::new(path);
+        let own = |part: &str| {
+            part.strip_prefix(self.bot())
+                .is_some_and(|rest| rest.starts_with([':', '~']))
+        };
+        let mut parts = path.components();
+        let climbs = parts.clone().any(|part| part == Component::ParentDir);
+        if climbs || !parts.any(|part| part.as_os_str().to_str().is_some_and(own)) {
+            return refused("the Bot API server names a file that is not in this bot's folder");
+        }
+        match spool(path, max_bytes) {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => Err(NoFile::TooBig),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NoFile::Missing),
+            Err(error) => refused(&format!(
+                "the file of the local Bot API server cannot be read: {}",
+                error.kind()
+            )),
+        }
+    }
+
+    fn base(&self) -> &str {
+        self.base_url.trim_end_matches('/')
+    }
+}
+
+/// Opens a plain file as it is; `None`: it is too big.
+fn spool(path: &Path, max_bytes: u64) -> io::Result<Option<Spooled>> {
+    // Not through a link, and not waiting for whoever writes into a pipe.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if about.len() > max_bytes {
+        return Ok(None);
+    }
+    let mut head = Vec::new();
+    (&mut file).take(HEAD).read_to_end(&mut head)?;
+    file.rewind()?;
+    Ok(Some(Spooled {
+        file,
+        len: about.len(),
+        content_type: None,
+        head,
+    }))
+}
+
+/// A relative path for a URL; `None` for one that leads out of its folder.
+fn escaped(path: &str) -> Option<String> {
+    let mut out = String::with_capacity(path.len());
+    for (number, part) in path.split('/').enumerate() {
+        if matches!(part, "" | "." | "..") {
+            return None;
+        }
+        if number > 0 {
+            out.push('/');
+        }
+        for byte in part.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(byte.into());
+            } else {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Http, HttpSettings};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn telegram(base: &str) -> Telegram {
+        let http = Http::new(HttpSettings {
+            threads: 1,
+            plain_http: Vec::new(),
+        });
+        Telegram::new(http, base.to_owned(), "7:secret-secret".to_owned())
+    }
+
+    #[test]
+    fn a_path_cannot_leave_its_folder_nor_change_the_url() {
+        for (path, expected) in [
+            ("photos/file_1.jpg", Some("photos/file_1.jpg")),
+            ("docs/a b?c#ä.pdf", Some("docs/a%20b%3Fc%23%C3%A4.pdf")),
+            ("../getMe", None),
+            ("a/../b", None),
+            ("a//b", None),
+            ("", None),
+        ] {
+            assert_eq!(escaped(path).as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_plain_files_of_this_bots_folder_on_this_machine_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("7:secret-secret");
+        fs::create_dir_all(own.join("photos")).unwrap();
+        let at = |name: &str| own.join(name).to_str().unwrap().to_owned();
+        fs::write(at("photos/a.JPG"), b"bytes").unwrap();
+        fs::write(folder.path().join("foreign"), b"secret").unwrap();
+        symlink(folder.path().join("foreign"), at("link")).unwrap();
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(at("pipe"))
+            .status();
+        assert!(pipe.unwrap().success());
+        let local = telegram("http://127.0.0.1:8081");
+        let mut got = local.fetch_file(&at("photos/a.JPG"), 5).unwrap();
+        let mut bytes = Vec::new();
+        got.file.file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(
+            (bytes.as_slice(), got.extension.as_str()),
+            (&b"bytes"[..], "jpg")
+        );
+        assert_eq!(got.file.head, b"bytes");
+        let too_big = local.fetch_file(&at("photos/a.JPG"), 4).unwrap_err();
+        assert_eq!(too_big, NoFile::TooBig);
+        let none = local.fetch_file(&at("photos/b.jpg"), 5).unwrap_err();
+        assert_eq!(none, NoFile::Missing);
+        let climbing = at("../foreign");
+        let foreign = folder.path().join("foreign").to_str().unwrap().to_owned();
+        for path in [&at("link"), &at("pipe"), &at("photos"), &climbing, &foreign] {
+            let refused = local.fetch_file(path, 100).unwrap_err();
+            assert!(matches!(refused, NoFile::Local(_)), "{path}: {refused:?}");
+            assert!(!format!("{refused:?}").contains("secret-secret"));
+        }
+        let far = telegram("https://bots.example").fetch_file(&at("photos/a.JPG"), 5);
+        assert!(matches!(far, Err(NoFile::Local(_))), "{far:?}");
+    }
+}

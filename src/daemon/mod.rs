@@ -278,11 +278,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
             crate::config::DeliveryMode::Url => DeliveryMode::Url,
         },
         delivery_timeout: config.limits.delivery_timeout,
-        transfer_limits: if config.urls.telegram.as_str() == "https://api.telegram.org" {
-            TransferLimits::PUBLIC
-        } else {
-            TransferLimits::LOCAL
-        },
+        transfer_limits: TransferLimits::of(config.urls.telegram.as_str()),
         file_hosts,
         lang: config.lang,
         admin_chat: config.admin_chat.clone(),

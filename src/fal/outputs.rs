@@ -11,6 +11,8 @@ use std::fmt;
 
 /// Deeper than this nothing is looked for.
 const DEPTH: usize = 128;
+/// Levels of a result in which texts are looked for.
+const TEXT_DEPTH: usize = 8;
 /// Longest URL that is not a `data:` URI.
 const LONGEST_URL: usize = 8 << 10;
 
@@ -328,26 +330,57 @@ fn by_url(url: &str) -> Option<String> {
     Some(kind.to_owned())
 }
 
-/// Texts of a result without files.
-fn texts(members: &Members) -> Vec<Item> {
+/// Texts of a result without files: those of the shallowest level that has any. A transcript beside its
+/// pieces is one text, and an answer may lie as deep as `choices[0].message.content`.
+fn texts(top: &Members) -> Vec<Item> {
+    let mut level: Vec<Members> = vec![top.clone()];
     let mut found: Vec<String> = Vec::new();
-    for (key, raw) in members {
-        let some = match key.as_str() {
-            "output" | "text" | "results" => text(raw).into_iter().collect(),
-            "outputs" => list(raw)
+    for _ in 0..TEXT_DEPTH {
+        let mut below = Vec::new();
+        for (key, raw) in level.iter().flatten().filter(|(key, _)| !is_echo(key)) {
+            if names_a_text(key) {
+                let listed = list(raw).unwrap_or_default().into_iter().filter_map(text);
+                let some = text(raw).into_iter().chain(listed);
+                for text in some.filter(|text| !text.trim().is_empty()) {
+                    if !found.contains(&text) {
+                        found.push(text);
+                    }
+                }
+            }
+            let listed = list(raw)
                 .unwrap_or_default()
                 .into_iter()
-                .filter_map(text)
-                .collect(),
-            _ => Vec::new(),
-        };
-        for text in some {
-            if !text.trim().is_empty() && !found.contains(&text) {
-                found.push(text);
-            }
+                .filter_map(members);
+            below.extend(members(raw).into_iter().chain(listed));
         }
+        if !found.is_empty() || below.is_empty() {
+            break;
+        }
+        level = below;
     }
     found.into_iter().map(Item::Text).collect()
+}
+
+/// Names under which a string is meant to be read.
+fn names_a_text(key: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "output",
+        "outputs",
+        "text",
+        "texts",
+        "result",
+        "results",
+        "response",
+        "answer",
+        "content",
+        "caption",
+        "captions",
+        "description",
+        "transcript",
+        "transcription",
+        "generated_text",
+    ];
+    NAMES.contains(&key)
 }
 
 fn all_flagged(members: &Members) -> bool {

@@ -821,6 +821,8 @@ pub struct Receipt {
     pub file_ids: Vec<String>,
     /// URLs of the files, for the event.
     pub files: Vec<String>,
+    /// The group's new id, where it became a supergroup meanwhile: the bot's own records are to follow.
+    pub migrated_to: Option<i64>,
 }
 
 /// Everything is delivered: delivery and end are one write.
@@ -840,6 +842,9 @@ pub fn delivered(flight: &mut Flight, receipt: &Receipt) -> Change {
     if flight.target.is_some() {
         let mut event = with_ids(flight.event("delivered"));
         event.since = flight.completed_at;
+        if let Some(chat) = receipt.migrated_to {
+            event = event.with("migrated_to", chat.to_string());
+        }
         patch = patch.event(event);
     }
     let patch = patch.event(done);

@@ -1,6 +1,8 @@
 //! Deliver: the plan says which call comes next, this makes it, and records what it left in the chat
 //! before the next one goes out. Telling a failure is the same with a text of our own.
 
+mod files;
+
 use super::collect::file_urls;
 use super::{Worker, job};
 use crate::fal;
@@ -69,6 +71,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
                 message_ids: progress.message_ids,
                 file_ids: progress.file_ids,
                 files: file_urls(&items),
+                migrated_to: progress.migrated_to,
             };
             let change = state::delivered(flight, &receipt);
             worker.record(flight, change)
@@ -199,50 +202,11 @@ fn act(
             worker.about_to_act(flight);
             telegram.perform(&call, None)
         }
-        Op::Upload { .. } if !worker.moves_bytes => return Outcome::Transfer,
-        Op::Upload {
-            url,
-            max_bytes,
-            content_type,
-            ..
-        } => {
-            let fetched = fetch(worker, &url, max_bytes);
-            let mut file = match fetched.and_then(|file| no_page(file, &content_type)) {
-                Ok(file) => file,
-                Err(error) => return not_fetched(worker, flight, parcel, progress, &error),
-            };
-            // Its true length may choose another rung; the file at hand stays the right one.
-            *progress = plan::sized(parcel, progress, file.len);
-            let Op::Upload {
-                call,
-                file_name,
-                content_type,
-                max_bytes,
-                ..
-            } = plan::next(parcel, progress)
-            else {
-                return Outcome::After(Box::new(After::Go(progress.clone())));
-            };
-            if file.len > max_bytes {
-                let after = plan::after_download(parcel, progress, DownloadProblem::TooBig);
-                return Outcome::After(Box::new(after));
-            }
-            if let Err(next) = worker.may_act(flight) {
-                // The download took its time: the lease is looked at again before anything goes out.
-                let Next::In(wait) = next else {
-                    return Outcome::Again(super::REDIS_AWAY);
-                };
-                return Outcome::Again(wait);
-            }
-            let len = file.len;
-            let upload = Upload {
-                reader: &mut file.file,
-                len,
-                file_name: &file_name,
-                content_type: &content_type,
-            };
-            worker.about_to_act(flight);
-            telegram.perform(&call, Some(upload))
+        Op::Upload { .. } | Op::UploadAlbum { .. } if !worker.moves_bytes => {
+            return Outcome::Transfer;
+        }
+        op @ (Op::Upload { .. } | Op::UploadAlbum { .. }) => {
+            return upload(worker, flight, telegram, parcel, progress, &op);
         }
     };
     note(worker, flight, &sent);
@@ -252,6 +216,64 @@ fn act(
         sent,
         fastrand::f64(),
     )))
+}
+
+/// Gets the files of an upload and makes the call.
+fn upload(
+    worker: &Worker,
+    flight: &mut Flight,
+    telegram: &Telegram,
+    parcel: &Parcel<'_>,
+    progress: &mut Progress,
+    op: &Op,
+) -> Outcome {
+    let Some((pieces, max_bytes)) = files::wanted(op) else {
+        return Outcome::After(Box::new(After::Go(progress.clone())));
+    };
+    let mut here = match files::load(worker, flight, parcel, progress, &pieces, max_bytes) {
+        Ok(here) => here,
+        Err(outcome) => return outcome,
+    };
+    // What they turned out to be may choose another rung; the files at hand stay the right ones.
+    let parcel = &Parcel {
+        items: &here.items,
+        ..*parcel
+    };
+    *progress = plan::fetched(parcel, progress, here.files.len());
+    let op = plan::next(parcel, progress);
+    let (Some((pieces, max_bytes)), Op::Upload { call, .. } | Op::UploadAlbum { call, .. }) =
+        (files::wanted(&op), &op)
+    else {
+        return Outcome::After(Box::new(After::Go(progress.clone())));
+    };
+    here.files.truncate(pieces.len());
+    if here.files.iter().map(|file| file.len).sum::<u64>() > max_bytes {
+        let after = plan::after_download(parcel, progress, DownloadProblem::TooBig);
+        return Outcome::After(Box::new(after));
+    }
+    if let Err(next) = worker.may_act(flight) {
+        // The download took its time: the lease is looked at again before anything goes out.
+        let Next::In(wait) = next else {
+            return Outcome::Again(super::REDIS_AWAY);
+        };
+        return Outcome::Again(wait);
+    }
+    let uploads = here
+        .files
+        .iter_mut()
+        .zip(&pieces)
+        .map(|(file, piece)| Upload {
+            len: file.len,
+            reader: &mut file.file,
+            file_name: &piece.file_name,
+            content_type: &piece.content_type,
+        });
+    let uploads = uploads.collect();
+    worker.about_to_act(flight);
+    let sent = telegram.perform_with(call, uploads);
+    note(worker, flight, &sent);
+    let after = plan::after(parcel, progress, sent, fastrand::f64());
+    Outcome::After(Box::new(after))
 }
 
 /// Notes whether Telegram is there, and at debug what it refused.
@@ -270,8 +292,21 @@ fn note(worker: &Worker, flight: &Flight, sent: &Result<Sent, Refusal>) {
     }
 }
 
-fn fetch(worker: &Worker, url: &str, max_bytes: u64) -> Result<Spooled, DownloadError> {
-    if url.starts_with("data:") {
+/// The whole download of so many bytes at its slowest.
+fn transfer_time(max_bytes: u64) -> Duration {
+    Duration::from_secs(60 + max_bytes / (128 << 10))
+}
+
+fn fetch(
+    worker: &Worker,
+    url: &str,
+    max_bytes: u64,
+    total: Duration,
+) -> Result<Spooled, DownloadError> {
+    if url
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    {
         return spool_data_uri(url, max_bytes);
     }
     let rules = DownloadRules {
@@ -279,7 +314,7 @@ fn fetch(worker: &Worker, url: &str, max_bytes: u64) -> Result<Spooled, Download
         max_bytes,
         connect: Duration::from_secs(10),
         stall: Duration::from_secs(30),
-        total: Duration::from_secs(60 + max_bytes / (128 << 10)),
+        total,
     };
     worker.tools.http.download(url, &rules)
 }

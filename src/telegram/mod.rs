@@ -23,6 +23,8 @@ const UPLOAD_BASE: Duration = Duration::from_secs(60);
 const UPLOAD_BYTES_PER_S: u64 = 128 * 1024;
 /// Largest answer read.
 const ANSWER_BYTES: u64 = 256 * 1024;
+/// Parts of an album's files.
+const PARTS: [&str; 10] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
 
 /// Methods in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +43,8 @@ pub enum Method {
     SendAnimation,
     /// Music.
     SendAudio,
+    /// Two to ten files as one album.
+    SendMediaGroup,
     /// Another text in the same message.
     EditMessageText,
     /// A file in place of what the message held.
@@ -62,6 +66,7 @@ impl Method {
             Method::SendVideo => "sendVideo",
             Method::SendAnimation => "sendAnimation",
             Method::SendAudio => "sendAudio",
+            Method::SendMediaGroup => "sendMediaGroup",
             Method::EditMessageText => "editMessageText",
             Method::EditMessageMedia => "editMessageMedia",
             Method::EditMessageCaption => "editMessageCaption",
@@ -91,10 +96,24 @@ pub struct Call {
     pub method: Method,
     /// Its arguments, in their JSON form.
     pub args: Map<String, Value>,
-    /// Name of the multipart part that carries the file; `None`: the call has no file of its own.
+    /// Name of the multipart part that carries the file; `None`: the call has no file of its own. An
+    /// album's further files are in `f1` to `f9`.
     pub file_part: Option<&'static str>,
     /// Telegram fetches a file from a URL before it answers (slow: 0.5-20 s).
     pub by_url: bool,
+}
+
+impl Call {
+    /// How many messages Telegram's limits count for it: an album counts each item, `getMe` nothing.
+    pub fn messages(&self) -> usize {
+        match self.method {
+            Method::GetMe => 0,
+            Method::SendMediaGroup => self.args.get("media").map_or(1, |media| {
+                media.as_array().map_or(1, |items| items.len().max(1))
+            }),
+            _ => 1,
+        }
+    }
 }
 
 /// The file of a call that uploads.
@@ -107,6 +126,15 @@ pub struct Upload<'a> {
     pub file_name: &'a str,
     /// `application/octet-stream` if it is no plain media type.
     pub content_type: &'a str,
+}
+
+impl Upload<'_> {
+    fn exactly(&mut self) -> Exactly<'_> {
+        Exactly {
+            file: &mut *self.reader,
+            left: self.len,
+        }
+    }
 }
 
 /// What a successful call says. Anything may be missing: only the success itself is certain.
@@ -149,6 +177,11 @@ impl Telegram {
 
     /// Makes one call. `upload` must be given exactly when the call has a `file_part`.
     pub fn perform(&self, call: &Call, upload: Option<Upload<'_>>) -> Result<Sent, Refusal> {
+        self.perform_with(call, upload.into_iter().collect())
+    }
+
+    /// The same with the files of an album, in the order of their parts.
+    pub fn perform_with(&self, call: &Call, mut uploads: Vec<Upload<'_>>) -> Result<Sent, Refusal> {
         let method = call.method;
         let url = format!(
             "{}/bot{}/{}",
@@ -156,8 +189,8 @@ impl Telegram {
             self.token,
             method.as_str()
         );
-        let answer = match (call.file_part, upload) {
-            (None, None) => {
+        let answer = match (call.file_part, uploads.as_mut_slice()) {
+            (None, []) => {
                 let bytes = serde_json::to_vec(&call.args)
                     .map_err(|error| Refusal::Bug(error.to_string()))?;
                 let body = Body::Bytes {
@@ -166,21 +199,36 @@ impl Telegram {
                 };
                 self.exchange(&url, body, if call.by_url { BY_URL } else { JSON_CALL })
             }
-            (Some(part), Some(upload)) => {
-                let form = Form::new(&call.args, part, upload.file_name, upload.content_type);
-                let seconds = upload.len.div_ceil(UPLOAD_BYTES_PER_S);
-                let mut reader = form.reader(upload.reader, upload.len);
+            (Some(part), [first, more @ ..]) if more.len() < PARTS.len() => {
+                let form = Form::new(&call.args, part, first.file_name, first.content_type);
+                let heads: Vec<Vec<u8>> = more
+                    .iter()
+                    .zip(&PARTS[1..])
+                    .map(|(file, part)| form.next_head(part, file.file_name, file.content_type))
+                    .collect();
+                let mut len = form.len(first.len);
+                let mut bytes = first.len;
+                let mut reader: Box<dyn Read + '_> =
+                    Box::new(form.head.as_slice().chain(first.exactly()));
+                for (file, head) in more.iter_mut().zip(&heads) {
+                    len += head.len() as u64 + file.len;
+                    bytes += file.len;
+                    reader = Box::new(reader.chain(head.as_slice()).chain(file.exactly()));
+                }
+                let mut reader = reader.chain(form.tail.as_slice());
                 let body = Body::Stream {
                     content_type: &form.content_type,
-                    len: form.len(upload.len),
+                    len,
                     reader: &mut reader,
                 };
+                let seconds = bytes.div_ceil(UPLOAD_BYTES_PER_S);
                 self.exchange(&url, body, UPLOAD_BASE + Duration::from_secs(seconds))
             }
-            (Some(_), None) => {
+            (Some(_), []) => {
                 return Err(Refusal::Bug("a call with a file part and no file".into()));
             }
-            (None, Some(_)) => {
+            (Some(_), _) => return Err(Refusal::Bug("too many files for one call".into())),
+            (None, _) => {
                 return Err(Refusal::Bug("a file for a call without a file part".into()));
             }
         };
@@ -293,6 +341,7 @@ fn file_id(message: &Value) -> Option<String> {
 
 /// A multipart body around a file that is never in memory: what stands before and after its bytes.
 struct Form {
+    boundary: String,
     content_type: String,
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -316,33 +365,45 @@ impl Form {
                 "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n"
             );
         }
-        let file_name = safe_name(file_name);
-        let content_type = if is_media_type(content_type) {
-            content_type
-        } else {
-            "application/octet-stream"
-        };
-        head += &format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"{part}\"; filename=\"{file_name}\"\r\n\
-             Content-Type: {content_type}\r\n\r\n"
-        );
+        head += &file_head(&boundary, part, file_name, content_type);
         Form {
             content_type: format!("multipart/form-data; boundary={boundary}"),
             head: head.into_bytes(),
             tail: format!("\r\n--{boundary}--\r\n").into_bytes(),
+            boundary,
         }
+    }
+
+    /// What stands between the bytes of one file and those of the next.
+    fn next_head(&self, part: &str, file_name: &str, content_type: &str) -> Vec<u8> {
+        let head = file_head(&self.boundary, part, file_name, content_type);
+        format!("\r\n{head}").into_bytes()
     }
 
     fn len(&self, file: u64) -> u64 {
         self.head.len() as u64 + file + self.tail.len() as u64
     }
 
+    #[cfg(test)]
     fn reader<'a>(&'a self, file: &'a mut dyn Read, len: u64) -> impl Read + 'a {
         self.head
             .as_slice()
             .chain(Exactly { file, left: len })
             .chain(self.tail.as_slice())
     }
+}
+
+fn file_head(boundary: &str, part: &str, file_name: &str, content_type: &str) -> String {
+    let file_name = safe_name(file_name);
+    let content_type = if is_media_type(content_type) {
+        content_type
+    } else {
+        "application/octet-stream"
+    };
+    format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"{part}\"; filename=\"{file_name}\"\r\n\
+         Content-Type: {content_type}\r\n\r\n"
+    )
 }
 
 /// Gives `left` bytes or an error: a file that ends early must break the request off, not make

@@ -3,6 +3,7 @@
 //! after it. No clock, no socket, no randomness (jitter comes in as a number).
 //!
 //! ```text
+//! for each album:  by URL ──> upload ──> its items one by one
 //! for each item:   by URL ──> upload ──> as document ──> text with the link        (each at most once)
 //!                  the same rung again after a repair: no markup, no keyboard, cut caption, …
 //!                  then, as replies, what did not fit: rest of a long text, whole caption
@@ -13,17 +14,19 @@
 //! Progress changes only by answers, so the rung is right again after a restart. One rule the ladder
 //! never breaks: after an outcome nobody knows, the same call is repeated, never another one made.
 //!
-//! `kind` knows what a file is to Telegram, `compose` what stands in a call; the steps are all here.
+//! `kind` knows what a file is to Telegram, `looks` what it turns out to be once it is here, `compose` what
+//! stands in a call; `album` has the steps of several files in one call, all others are here.
 //!
 //! The caller makes the call of [`next`], gives its outcome to [`after`], and records the progress it
 //! gets: always before a call that is not repeatable ([`Method::is_repeatable`](super::Method)) goes
 //! out on progress that differs from the record, else a crash would repeat messages that are out.
-//!
-//! Albums will take the place marked in [`next`]: a run of items that may go together becomes one
-//! call and one count of `sends`; refused ones come back to the ladder of single messages below.
 
+mod album;
 mod compose;
 mod kind;
+mod looks;
+
+pub use looks::{Looks, seen};
 
 use super::refusal::{Cause, Refusal, Repair};
 use super::text::{self, CAPTION};
@@ -87,6 +90,18 @@ impl TransferLimits {
         upload_body: 2_000_000_000,
         ..TransferLimits::PUBLIC
     };
+
+    /// Of the server at this `--telegram-url`: anything but the public one is somebody's own.
+    pub fn of(telegram_url: &str) -> TransferLimits {
+        let rest = telegram_url.trim_end_matches('/');
+        let host = rest.split_once("://").map_or(rest, |(_, rest)| rest);
+        let host = host.split(['/', ':']).next().unwrap_or_default();
+        if host.eq_ignore_ascii_case("api.telegram.org") {
+            TransferLimits::PUBLIC
+        } else {
+            TransferLimits::LOCAL
+        }
+    }
 }
 
 /// What is to be delivered, where and under which rules. The same for every call of one delivery.
@@ -235,6 +250,18 @@ pub struct Progress {
     /// The ping is still to be tried.
     #[serde(rename = "g", skip_serializing_if = "is_default")]
     pub ping_due: bool,
+    /// Items in the album under way, once something happened to it; 0: to be counted anew.
+    #[serde(rename = "a", skip_serializing_if = "is_default")]
+    pub album: usize,
+    /// Items below this index go one by one: their album was refused.
+    #[serde(rename = "al", skip_serializing_if = "is_default")]
+    pub alone: usize,
+    /// Items below this index do not go by URL: their album was refused by URL, or is being uploaded.
+    #[serde(rename = "nu", skip_serializing_if = "is_default")]
+    pub no_url: usize,
+    /// The album at the end took no keyboard: a text carries it.
+    #[serde(rename = "k", skip_serializing_if = "is_default")]
+    pub keyboard_due: bool,
     /// Ids of all messages of the result.
     #[serde(rename = "m", skip_serializing_if = "is_default")]
     pub message_ids: Vec<i64>,
@@ -272,7 +299,7 @@ impl Progress {
 pub enum Op {
     /// Make this call.
     Call(Call),
-    /// Get a file, ask [`sized`] about its length, make this call with it.
+    /// Get a file, say what it is ([`seen`], [`fetched`]), ask again and make that call with it.
     Upload {
         /// `http`, `https` or `data:`.
         url: String,
@@ -285,8 +312,28 @@ pub enum Op {
         /// For [`Upload`](super::Upload).
         content_type: String,
     },
+    /// The same with the files of an album, in this order: as many of them as there are.
+    UploadAlbum {
+        /// The call, to be completed with the files.
+        call: Call,
+        /// Two to ten.
+        files: Vec<Piece>,
+        /// All of them together must not be larger.
+        max_bytes: u64,
+    },
     /// Everything is done.
     Finished,
+}
+
+/// A file of an album that is uploaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// `http`, `https` or `data:`.
+    pub url: String,
+    /// For [`Upload`](super::Upload).
+    pub file_name: String,
+    /// For [`Upload`](super::Upload).
+    pub content_type: String,
 }
 
 /// What an outcome leads to.
@@ -336,7 +383,10 @@ pub enum DownloadProblem {
 /// The next call of a delivery.
 pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
     let p = &settled(parcel, progress);
-    // Albums: a run of two to ten files from `p.item` on that may go together is decided here.
+    let together = album::count(parcel, p);
+    if together > 1 {
+        return album::op(parcel, p, together);
+    }
     match parcel.items.get(p.item) {
         Some(Item::File(file)) if p.part == 0 => match way(parcel, p, file) {
             Way::Link => Op::Call(link_call(parcel, p, file)),
@@ -352,8 +402,13 @@ pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
         },
         Some(Item::File(file)) => {
             let (texts, markup) = caption_texts(parcel, p, file);
+            let keyboard = if p.keyboard_due && p.part == texts.len() {
+                Keyboard::Wanted
+            } else {
+                Keyboard::Absent
+            };
             let text = texts.into_iter().nth(p.part - 1).unwrap_or_default();
-            Op::Call(text_call(parcel, p, text, markup, Keyboard::Absent))
+            Op::Call(text_call(parcel, p, text, markup, keyboard))
         }
         Some(Item::Text(body)) => {
             let (texts, markup) = body_texts(parcel, p, body);
@@ -383,6 +438,18 @@ pub fn after(
     if p.item >= parcel.items.len() {
         return after_epilogue(p, outcome, jitter);
     }
+    let together = album::count(parcel, &p);
+    let outcome = if together > 1 {
+        match album::after(parcel, p.clone(), together, outcome, jitter) {
+            Ok(after) => return after,
+            Err(refusal) => {
+                p.album = together;
+                Err(refusal)
+            }
+        }
+    } else {
+        outcome
+    };
     let editing = editing(parcel, &p);
     let refusal = match outcome {
         Ok(sent) => return delivered(parcel, p, editing, sent),
@@ -397,7 +464,7 @@ pub fn after(
             Kind::Telegram,
             format!("our request is wrong: {text}"),
         )),
-        Refusal::RetryAfter { wait } => After::Wait {
+        Refusal::RetryAfter { wait } | Refusal::AlbumHeld { wait } => After::Wait {
             progress: p,
             for_: wait + Duration::from_secs_f64(jitter.clamp(0.0, 1.0)),
             counted: false,
@@ -460,21 +527,24 @@ pub fn after_download(parcel: &Parcel<'_>, progress: &Progress, problem: Downloa
             }
         });
     }
-    p.way = Way::Link;
+    (p.way, p.album) = (Way::Link, 0);
     After::Go(p)
 }
 
-/// The progress once the length of an upload's file is known: a photo that is too large goes as a
-/// document at once. If the result differs, call [`next`] again; the file at hand stays the right one.
-pub fn sized(parcel: &Parcel<'_>, progress: &Progress, len: u64) -> Progress {
+/// The progress once the files of an upload, the first `got` of them, are here, and `parcel` says what
+/// they turned out to be ([`seen`]): a photo that cannot be one goes as a document at once, an album may
+/// have to be smaller. Call [`next`] again; the files at hand stay the right ones.
+pub fn fetched(parcel: &Parcel<'_>, progress: &Progress, got: usize) -> Progress {
     let mut p = settled(parcel, progress);
-    if let Some(Item::File(file)) = parcel.items.get(p.item)
-        && p.part == 0
-        && way(parcel, &p, file) == Way::Upload
-        && kind(parcel.target.send_as, file) == SendKind::Photo
-        && len > parcel.limits.photo_upload
-    {
-        p.way = Way::Document;
+    let Some(Item::File(file)) = parcel.items.get(p.item).filter(|_| p.part == 0) else {
+        return p;
+    };
+    // More than one, or the rest of an album whose further files could not be had.
+    if got > 1 || (p.album > 1 && p.way == Way::Undecided) {
+        return album::fetched(parcel, p, got);
+    }
+    if p.way <= Way::Upload {
+        p.way = upload_rung(parcel, file, kind(parcel.target.send_as, file));
     }
     p
 }
@@ -495,6 +565,10 @@ pub fn resumed_in_doubt(
     }
     if editing(parcel, &p) {
         return Ok((p, false));
+    }
+    let together = album::count(parcel, &p);
+    if together > 1 {
+        p.album = together;
     }
     match in_doubt(p, true, "the worker died".into(), 0.0) {
         After::Unknown { progress, .. } => Ok((progress, true)),
@@ -523,6 +597,7 @@ fn settled(parcel: &Parcel<'_>, progress: &Progress) -> Progress {
             p.ping_due = p.edited && parcel.ping_due && messages == 1;
         }
         p.part = 0;
+        p.album = 0;
         p.way = Way::Undecided;
         p.caption = Caption::Whole;
         p.other_used = false;
@@ -574,6 +649,11 @@ fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {
     if p.way != Way::Undecided {
         return p.way;
     }
+    first_way(parcel, p.item < p.no_url, file)
+}
+
+/// Where a file enters the ladder. `no_url`: its URL was refused already.
+fn first_way(parcel: &Parcel<'_>, no_url: bool, file: &File) -> Way {
     let kind = kind(parcel.target.send_as, file);
     if is_data(&file.url) {
         return upload_rung(parcel, file, kind);
@@ -588,6 +668,7 @@ fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {
         limits.file_by_url
     };
     let by_url = parcel.delivery != DeliveryMode::Upload
+        && !no_url
         && taken_by_url(kind, file)
         && file.size.is_none_or(|size| size <= by_url_limit)
         && !(kind == SendKind::Photo && misshapen(file));
@@ -759,7 +840,24 @@ fn rung_below(parcel: &Parcel<'_>, p: &Progress, file: &File, cause: Cause) -> O
     (!is_data(&file.url)).then_some(Way::Link)
 }
 
-fn mend(parcel: &Parcel<'_>, mut p: Progress, repair: Repair, editing: bool) -> After {
+fn mend(parcel: &Parcel<'_>, p: Progress, repair: Repair, editing: bool) -> After {
+    match repaired(parcel, p.clone(), repair, editing) {
+        Ok(Some(p)) => After::Go(p),
+        Ok(None) => {
+            let words = format!("refused after its repair: {repair:?}");
+            other(parcel, p, editing, words)
+        }
+        Err(end) => *end,
+    }
+}
+
+/// The progress with one thing changed. `None`: it is changed already. `Err`: what ends the message.
+fn repaired(
+    parcel: &Parcel<'_>,
+    mut p: Progress,
+    repair: Repair,
+    editing: bool,
+) -> Result<Option<Progress>, Box<After>> {
     let was = p.clone();
     match repair {
         Repair::Migrated(id) if p.migrated_to.is_none() => {
@@ -782,29 +880,24 @@ fn mend(parcel: &Parcel<'_>, mut p: Progress, repair: Repair, editing: bool) -> 
         }
         Repair::TextEmpty => match parcel.items.get(p.item) {
             // A caption that shows nothing is not missed.
-            Some(Item::File(_)) if p.part > 0 => return next_message(parcel, p),
+            Some(Item::File(_)) if p.part > 0 => return Err(Box::new(next_message(parcel, p))),
             Some(_) | None => p.fixed_text = true,
         },
         Repair::ReplyGone => p.no_reply = true,
         Repair::ThreadGone if p.no_thread => {
-            return After::Failed(failure(
+            return Err(Box::new(After::Failed(failure(
                 Kind::ChatUnreachable,
                 "the topic is gone or closed".into(),
-            ));
+            ))));
         }
         Repair::ThreadGone => p.no_thread = true,
         Repair::MarkupRefused => p.no_markup = true,
     }
     if p == was {
-        return other(
-            parcel,
-            p,
-            editing,
-            format!("refused after its repair: {repair:?}"),
-        );
+        return Ok(None);
     }
     p.waits = 0;
-    After::Go(p)
+    Ok(Some(p))
 }
 
 /// A 400 that nobody knows: one step to what is most likely to pass, away from the edit and down the
@@ -842,7 +935,7 @@ fn after_epilogue(mut p: Progress, outcome: Result<Sent, Refusal>, jitter: f64) 
         return After::Go(p);
     }
     let passing = match outcome {
-        Err(Refusal::RetryAfter { wait }) => Some(wait),
+        Err(Refusal::RetryAfter { wait } | Refusal::AlbumHeld { wait }) => Some(wait),
         Err(Refusal::Unknown(_) | Refusal::Broke(_) | Refusal::NotSent(_)) => Some(growing(
             Duration::from_secs(1),
             p.repeats,

@@ -21,6 +21,11 @@ pub enum Refusal {
         /// How long Telegram wants silence.
         wait: Duration,
     },
+    /// A 429 of one item of an album: the others may be there.
+    AlbumHeld {
+        /// How long Telegram wants silence.
+        wait: Duration,
+    },
     /// 5xx, no JSON, time-out, reset after sending: it may have been carried out.
     Unknown(String),
     /// A 500 in Telegram's own words: it may have been carried out, and Telegram is there all the same.
@@ -103,7 +108,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Unreachable(text) => write!(f, "chat unreachable: {text}"),
-            Refusal::RetryAfter { wait } => {
+            Refusal::RetryAfter { wait } | Refusal::AlbumHeld { wait } => {
                 write!(f, "too many requests: retry after {} s", wait.as_secs())
             }
             Refusal::Unknown(text) | Refusal::Broke(text) => {
@@ -119,6 +124,16 @@ impl fmt::Display for Refusal {
             Refusal::Operator(text) => write!(f, "Telegram refuses the bot: {text}"),
             Refusal::Bug(text) => write!(f, "our request is wrong: {text}"),
             Refusal::Other400(text) => write!(f, "refused: {text}"),
+        }
+    }
+}
+
+impl Refusal {
+    /// How long Telegram wants silence, in whatever disguise it said so.
+    pub fn silence(&self) -> Option<Duration> {
+        match self {
+            Refusal::RetryAfter { wait } | Refusal::AlbumHeld { wait } => Some(*wait),
+            _ => None,
         }
     }
 }
@@ -139,7 +154,7 @@ pub fn classify(
     } else {
         tidy(&answer.description)
     };
-    let text = bare(&answer.description.to_lowercase());
+    let (text, wrapped) = bare(&answer.description.to_lowercase());
     match status {
         501 | 505 => return Refusal::Operator(shown),
         500.. if fits("sent message was immediately deleted*", &text) => {
@@ -160,7 +175,10 @@ pub fn classify(
     }
     match verdict(&text, editing) {
         Some(Verdict::Chat) => Refusal::Unreachable(shown),
-        Some(Verdict::Wait) => wait(answer.retry_after.or_else(|| last_number(&text))),
+        Some(Verdict::Wait) => match wait(answer.retry_after.or_else(|| last_number(&text))) {
+            Refusal::RetryAfter { wait } if wrapped => Refusal::AlbumHeld { wait },
+            plain => plain,
+        },
         Some(Verdict::Fall(cause)) => Refusal::FallBack(cause),
         Some(Verdict::Mend(repair)) => Refusal::Repair(repair),
         Some(Verdict::Migrated) => match answer.migrate_to {
@@ -228,8 +246,9 @@ impl Answer {
     }
 }
 
-/// The lower-cased description without the name of its status, and out of an album's wrapping.
-fn bare(text: &str) -> String {
+/// The lower-cased description without the name of its status, and out of an album's wrapping; whether
+/// there was one.
+fn bare(text: &str) -> (String, bool) {
     const NAMES: [&str; 8] = [
         "bad request: ",
         "forbidden: ",
@@ -253,7 +272,10 @@ fn bare(text: &str) -> String {
         .strip_prefix("failed to send message #")
         .and_then(|rest| rest.split_once(" with the error message \""))
         .and_then(|(_, inner)| inner.strip_suffix('"'));
-    inner.map_or_else(|| text.clone(), unnamed)
+    match inner {
+        Some(inner) => (unnamed(inner), true),
+        None => (text, false),
+    }
 }
 
 fn header_seconds(header: Option<&str>) -> Option<u64> {
@@ -436,6 +458,7 @@ mod tests {
         match refusal {
             Refusal::Unreachable(_) => "A".into(),
             Refusal::RetryAfter { wait } => format!("wait {}", wait.as_secs()),
+            Refusal::AlbumHeld { wait } => format!("held {}", wait.as_secs()),
             Refusal::Unknown(_) => "unknown".into(),
             Refusal::Broke(_) => "broke".into(),
             Refusal::NotSent(_) => "not sent".into(),
@@ -509,7 +532,7 @@ mod tests {
         assert_eq!(album("USER_IS_BLOCKED"), "A");
         assert_eq!(album("Forbidden: bot was blocked by the user"), "A");
         assert_eq!(album("WEBPAGE_CURL_FAILED"), "UrlRefused");
-        assert_eq!(album("Too Many Requests: retry after 8"), "wait 8");
+        assert_eq!(album("Too Many Requests: retry after 8"), "held 8");
         assert_eq!(
             album("Wrong file identifier/HTTP URL specified"),
             "UrlRefused"

@@ -307,23 +307,26 @@ fn killed_during_a_fresh_send_it_is_sent_once_more_and_counted() {
 #[test]
 fn killed_between_the_sends_of_several_outputs_only_the_missing_ones_are_sent() {
     let (mut world, mut daemon) = World::running();
-    // Four pictures; the third send is cut off before Telegram acts on it.
-    let hang = Rule::first(1, "tg.sendphoto", Fault::Hang(60_000)).for_requests_with("/2.png");
+    // Two albums of six; the second is cut off before Telegram acts on it.
+    let twelve = Script::new(Outcome::Images(12));
+    world.sandbox.fal.model("fal-ai/twelve", twelve);
+    let hang = Rule::first(1, "tg.sendmediagroup", Fault::Hang(60_000));
+    let hang = hang.for_requests_with("/11.png");
     let hang = world.sandbox.faults.add(hang);
-    world.push(job("a").model("fal-ai/flux/schnell").chat(7).json());
+    world.push(job("a").model("fal-ai/twelve").chat(7).json());
     eventually(
         SOON,
         || world.sandbox.faults.fired(hang),
         |fired| *fired == 1,
     );
-    assert_eq!(files_in(&world, 7), 2);
+    assert_eq!(files_in(&world, 7), 6);
     daemon.kill();
 
     let _next = world.daemon(&[]);
     let record = world.wait_state("a", "done");
-    assert_eq!(files_in(&world, 7), 4);
+    assert_eq!(files_in(&world, 7), 12);
     assert!(world.sandbox.telegram.duplicates().is_empty());
-    assert_eq!(record["message_ids"], "[1,2,3,4]");
+    assert_eq!(record["message_ids"], "[1,2,3,4,5,6,7,8,9,10,11,12]");
     world.assert_clean_after_kills();
 }
 

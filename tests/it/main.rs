@@ -1,6 +1,8 @@
 //! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
 
+mod albums;
 mod audit;
+mod chain;
 mod chaos;
 mod cli;
 mod clocks;

@@ -347,10 +347,12 @@ fn a_stop_between_the_messages_of_one_result_repeats_none_of_them() {
     let held = world
         .sandbox
         .telegram
-        .hold_matching("tg.sendphoto", "1.png");
+        .hold_matching("tg.sendmediagroup", "/0.png");
+    let twelve = Script::new(Outcome::Images(12));
+    world.sandbox.fal.model("fal-ai/twelve", twelve);
     world.push(
-        job("four")
-            .model("fal-ai/flux/schnell")
+        job("twelve")
+            .model("fal-ai/twelve")
             .chat(7)
             .telegram("status_message_id", status)
             .json(),
@@ -359,20 +361,20 @@ fn a_stop_between_the_messages_of_one_result_repeats_none_of_them() {
     begin_stop(&mut world, &daemon);
     held.release();
     assert_eq!(daemon.wait_exit(SOON), Some(0));
-    let record = world.record("four");
+    let record = world.record("twelve");
     assert_eq!(record["state"], "queued", "{record:?}");
     assert_eq!(record["phase"], "delivering", "{record:?}");
 
     world.sandbox.faults.remove(parked);
     let _next = world.daemon(&["--threads", "4"]);
-    let record = world.wait_state("four", "done");
+    let record = world.wait_state("twelve", "done");
     let messages = world.sandbox.telegram.messages(7);
     let ids: Vec<i64> = messages.iter().map(|message| message.id).collect();
-    assert_eq!(ids.len(), 4, "{messages:#?}");
+    assert_eq!(ids.len(), 12, "{messages:#?}");
     assert!(!ids.contains(&status));
     assert_eq!(record["message_ids"], serde_json::json!(ids).to_string());
     world.wait_state("parked", "done");
-    assert_eq!(world.sandbox.telegram.sends_count(), 5);
+    assert_eq!(world.sandbox.telegram.sends_count(), 13);
     world.assert_clean();
 }
 

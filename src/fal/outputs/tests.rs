@@ -133,6 +133,22 @@ fn texts_count_only_where_there_is_no_file() {
 }
 
 #[test]
+fn texts_are_those_of_the_shallowest_level_that_has_any() {
+    for (json, expected) in [
+        (r#"{"output":{"text":"a"}}"#, &["a"][..]),
+        (r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"a"}}]}"#, &["a"]),
+        (r#"{"results":[{"text":"a"},{"text":"b"},{"text":"a"}]}"#, &["a", "b"]),
+        (r#"{"data":{"text":"a","chunks":[{"text":"a piece"}]}}"#, &["a"]),
+        (r#"{"a":{"b":{"text":"deep"}},"text":"a"}"#, &["a"]),
+        (r#"{"input":{"text":"an echo"},"prompt":{"text":"an echo"},"logs":[{"text":"a log"}]}"#, &[]),
+        (r#"{"label":"cat","score":0.9,"embedding":[1,2],"has_nsfw_concepts":[false]}"#, &[]),
+        (r#"{"text":7,"output":null,"answer":{},"content":[[]]}"#, &[]),
+    ] {
+        assert_eq!(outputs(json).items, some_texts(expected), "{json}");
+    }
+}
+
+#[test]
 fn a_result_is_flagged_when_all_of_it_is() {
     assert!(outputs(wire!("result_flagged")).all_flagged);
     for (flags, all) in [("[true,true]", true), ("[true,false]", false), ("[]", false), ("null", false), ("true", true)] {

@@ -944,6 +944,7 @@ fn delivery_and_end_are_one_write() {
         message_ids: vec![11, 12],
         file_ids: vec!["f".to_owned()],
         files: vec!["https://fal.media/a.png".to_owned()],
+        migrated_to: Some(-1009),
     };
     let change = delivered(&mut flight, &receipt);
     assert_eq!(end_state(&change), Some(EndState::Done));
@@ -952,6 +953,8 @@ fn delivery_and_end_are_one_write() {
         assert_eq!(field(event, "message_ids"), Some("[11,12]"));
         assert_eq!(field(event, "file_ids"), Some(r#"["f"]"#));
     }
+    let moved = field(&patch(&change).events[0], "migrated_to");
+    assert_eq!(moved, Some("-1009"));
     assert_eq!(patch(&change).events[0].since, Some(at(9000).now));
     assert_eq!(field(&patch(&change).events[1], "charged"), Some("yes"));
     assert_eq!(set(&change, "message_ids"), Some("[11,12]"));

@@ -36,29 +36,10 @@ pub(super) fn file_call(
     kind: SendKind,
     url: Option<&str>,
 ) -> Call {
-    let mut media = Map::new();
+    let mut media = media_args(parcel, file, kind);
     if let Some((caption, markup)) = caption(parcel, p) {
         media.insert("caption".into(), caption.into());
         put_mode(&mut media, markup);
-    }
-    let seen = matches!(kind, SendKind::Video | SendKind::Animation);
-    let mut number = |name: &str, value: Option<u32>, fits: bool| {
-        if let Some(value) = value.filter(|value| fits && *value > 0) {
-            media.insert(name.into(), value.into());
-        }
-    };
-    number("width", file.width, seen);
-    number("height", file.height, seen);
-    number("duration", file.duration_s, seen || kind == SendKind::Audio);
-    if parcel.target.has_spoiler && (seen || kind == SendKind::Photo) {
-        media.insert("has_spoiler".into(), true.into());
-    }
-    if kind == SendKind::Video {
-        media.insert("supports_streaming".into(), true.into());
-    }
-    if kind == SendKind::Document {
-        // Else a GIF turns into an animation and a WebP into a sticker.
-        media.insert("disable_content_type_detection".into(), true.into());
     }
 
     let (method, mut args, file_part);
@@ -87,8 +68,33 @@ pub(super) fn file_call(
     }
 }
 
+/// What is said of a file beside its caption and its source.
+pub(super) fn media_args(parcel: &Parcel<'_>, file: &File, kind: SendKind) -> Map<String, Value> {
+    let mut media = Map::new();
+    let seen = matches!(kind, SendKind::Video | SendKind::Animation);
+    let mut number = |name: &str, value: Option<u32>, fits: bool| {
+        if let Some(value) = value.filter(|value| fits && *value > 0) {
+            media.insert(name.into(), value.into());
+        }
+    };
+    number("width", file.width, seen);
+    number("height", file.height, seen);
+    number("duration", file.duration_s, seen || kind == SendKind::Audio);
+    if parcel.target.has_spoiler && (seen || kind == SendKind::Photo) {
+        media.insert("has_spoiler".into(), true.into());
+    }
+    if kind == SendKind::Video {
+        media.insert("supports_streaming".into(), true.into());
+    }
+    if kind == SendKind::Document {
+        // Else a GIF turns into an animation and a WebP into a sticker.
+        media.insert("disable_content_type_detection".into(), true.into());
+    }
+    media
+}
+
 /// The caption under the file, with its markup; it goes with the last item.
-fn caption(parcel: &Parcel<'_>, p: &Progress) -> Option<(String, Option<ParseMode>)> {
+pub(super) fn caption(parcel: &Parcel<'_>, p: &Progress) -> Option<(String, Option<ParseMode>)> {
     let target = parcel.target;
     let whole = target.caption.as_deref().filter(|_| is_last(parcel, p))?;
     let plain = || text::plain(whole, target.parse_mode);
@@ -123,8 +129,13 @@ pub(super) fn caption_texts(
     file: &File,
 ) -> (Vec<String>, Option<ParseMode>) {
     let target = parcel.target;
+    // A keyboard that an album could not take needs a text to stand under.
+    let bare = || match p.keyboard_due && !p.no_markup {
+        true => (vec![ready(parcel.lang).to_owned()], None),
+        false => (Vec::new(), None),
+    };
     let Some(whole) = target.caption.as_deref().filter(|_| is_last(parcel, p)) else {
-        return (Vec::new(), None);
+        return bare();
     };
     let apart = match way(parcel, p, file) {
         Way::Link => link_text(parcel, p, file).1 == Caption::Apart,
@@ -136,6 +147,9 @@ pub(super) fn caption_texts(
         return (Vec::new(), None);
     }
     let plain = text::plain(whole, target.parse_mode);
+    if plain.trim().is_empty() && p.keyboard_due {
+        return bare();
+    }
     if !p.plain
         && target.parse_mode.is_some()
         && text::units(plain.trim()) <= MESSAGE
@@ -205,7 +219,8 @@ pub(super) fn link_call(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Call 
         Keyboard::Absent
     };
     let mut call = text_call(parcel, p, link_text(parcel, p, file).0, None, keyboard);
-    if is_http(&file.url) && !p.plain && call.method != Method::EditMessageCaption {
+    let shown = is_http(&file.url) && file.url.len() < MESSAGE;
+    if shown && !p.plain && call.method != Method::EditMessageCaption {
         call.args.insert(
             "link_preview_options".into(),
             json!({"is_disabled": false, "url": file.url}),
@@ -235,10 +250,30 @@ fn link_text(parcel: &Parcel<'_>, p: &Progress, file: &File) -> (String, Caption
     }
 }
 
+/// Where the file is. A link that no message holds would be refused, and cut it leads nowhere.
 pub(super) fn link(parcel: &Parcel<'_>, file: &File) -> String {
-    match parcel.lang {
+    let link = match parcel.lang {
         Lang::En => format!("The file is here: {}", file.url),
         Lang::Ru => format!("Файл здесь: {}", file.url),
+    };
+    if text::units(&link) <= MESSAGE {
+        return link;
+    }
+    let fixed = match parcel.lang {
+        Lang::En => {
+            "The file is ready, but it cannot be sent here, and its link is too long for a message."
+        }
+        Lang::Ru => {
+            "Файл готов, но отправить его сюда нельзя, а ссылка на него слишком длинная для сообщения."
+        }
+    };
+    fixed.to_owned()
+}
+
+fn ready(lang: Lang) -> &'static str {
+    match lang {
+        Lang::En => "Ready",
+        Lang::Ru => "Готово",
     }
 }
 
@@ -307,11 +342,7 @@ pub(super) fn delete_call(parcel: &Parcel<'_>, p: &Progress) -> Call {
 
 pub(super) fn ping_call(parcel: &Parcel<'_>, p: &Progress) -> Call {
     let mut args = send_args(parcel, p, parcel.target.status_message_id);
-    let text = match parcel.lang {
-        Lang::En => "Ready",
-        Lang::Ru => "Готово",
-    };
-    args.insert("text".into(), text.into());
+    args.insert("text".into(), ready(parcel.lang).into());
     Call {
         method: Method::SendMessage,
         args,
@@ -340,7 +371,11 @@ fn edit_args(parcel: &Parcel<'_>, p: &Progress) -> Map<String, Value> {
 }
 
 /// Arguments that all sends share.
-fn send_args(parcel: &Parcel<'_>, p: &Progress, reply_to: Option<i64>) -> Map<String, Value> {
+pub(super) fn send_args(
+    parcel: &Parcel<'_>,
+    p: &Progress,
+    reply_to: Option<i64>,
+) -> Map<String, Value> {
     let target = parcel.target;
     let mut args = Map::new();
     args.insert("chat_id".into(), chat(parcel, p));
@@ -366,7 +401,7 @@ fn send_args(parcel: &Parcel<'_>, p: &Progress, reply_to: Option<i64>) -> Map<St
     args
 }
 
-fn put_mode(args: &mut Map<String, Value>, markup: Option<ParseMode>) {
+pub(super) fn put_mode(args: &mut Map<String, Value>, markup: Option<ParseMode>) {
     let word = match markup {
         None => return,
         Some(ParseMode::Html) => "HTML",
@@ -374,6 +409,11 @@ fn put_mode(args: &mut Map<String, Value>, markup: Option<ParseMode>) {
         Some(ParseMode::Markdown) => "Markdown",
     };
     args.insert("parse_mode".into(), word.into());
+}
+
+/// Whether the job wants a keyboard under its last message that Telegram did not refuse.
+pub(super) fn keyboard_due(parcel: &Parcel<'_>, p: &Progress) -> bool {
+    parcel.target.reply_markup.is_some() && !p.no_markup
 }
 
 fn put_keyboard(parcel: &Parcel<'_>, p: &Progress, args: &mut Map<String, Value>) {

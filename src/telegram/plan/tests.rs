@@ -9,6 +9,8 @@ use crate::telegram::text::MESSAGE;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+mod albums;
+mod errors;
 mod fuzz;
 
 const STATUS: i64 = 310;
@@ -57,6 +59,11 @@ fn photo() -> Item {
     Item::File(file("https://v3.fal.media/files/a/cat.png", "image/png"))
 }
 
+/// What no album takes.
+fn gif() -> Item {
+    Item::File(file("https://v3.fal.media/files/a/cat.gif", "image/gif"))
+}
+
 fn parcel<'a>(items: &'a [Item], target: &'a Target) -> Parcel<'a> {
     Parcel {
         items,
@@ -74,12 +81,23 @@ fn describe(op: &Op) -> String {
     let (call, upload) = match op {
         Op::Finished => return "finished".into(),
         Op::Call(call) => (call, false),
-        Op::Upload { call, .. } => (call, true),
+        Op::Upload { call, .. } | Op::UploadAlbum { call, .. } => (call, true),
     };
     assert_eq!(upload, call.file_part.is_some());
     let media = call.args.get("media").and_then(Value::as_object);
-    let in_media = |name: &str| media.unwrap_or(&call.args).contains_key(name);
+    let group = call.args.get("media").and_then(Value::as_array);
+    let in_media = |name: &str| match group {
+        Some(group) => group.iter().filter(|one| one.get(name).is_some()).count() == 1,
+        None => media.unwrap_or(&call.args).contains_key(name),
+    };
     let mut words = vec![call.method.as_str().to_owned()];
+    // An album by the first letters of its kinds.
+    words.extend(group.map(|group| {
+        let letters = group
+            .iter()
+            .filter_map(|one| one["type"].as_str()?.chars().next());
+        letters.collect::<String>()
+    }));
     words.extend(media.and_then(|m| m["type"].as_str()).map(str::to_owned));
     words.extend(upload.then(|| "up".into()));
     words.extend(call.by_url.then(|| "url".into()));
@@ -124,11 +142,17 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
             return (calls, End::Finished(progress));
         }
         calls.push(describe(&op));
+        let messages = match &op {
+            Op::Call(call) | Op::Upload { call, .. } | Op::UploadAlbum { call, .. } => {
+                call.messages() as i64
+            }
+            Op::Finished => 0,
+        };
         let outcome = outcomes.next().map_or_else(
             || {
-                id += 1;
+                id += messages;
                 Ok(Sent {
-                    message_ids: vec![id],
+                    message_ids: (id - messages + 1..=id).collect(),
                     file_ids: vec![],
                 })
             },
@@ -418,14 +442,14 @@ fn errors_of_the_deletion_never_fail_a_delivery() {
 }
 
 #[test]
-fn several_files_go_one_by_one_and_the_last_has_caption_and_keyboard() {
-    let (items, target) = ([photo(), photo(), Item::Text("a tale".into())], rich());
+fn what_no_album_takes_goes_one_by_one_and_the_last_has_caption_and_keyboard() {
+    let (items, target) = ([photo(), gif(), Item::Text("a tale".into())], rich());
     let progress = finishes(
         &parcel(&items, &target),
         vec![],
         &[
             "sendPhoto url +re +th",
-            "sendPhoto url +re +th",
+            "sendAnimation url +re +th",
             "sendMessage +mode +kb +re +th",
             "deleteMessage",
         ],
@@ -438,7 +462,7 @@ fn several_files_go_one_by_one_and_the_last_has_caption_and_keyboard() {
         &[
             "sendPhoto url +re +th",
             "sendPhoto up +re +th",
-            "sendPhoto url +cap +mode +kb +re +th",
+            "sendAnimation url +cap +mode +kb +re +th",
             "deleteMessage",
         ],
     );
@@ -874,12 +898,14 @@ fn an_unknown_send_is_repeated_up_to_five_sends_and_never_changed() {
     ];
     assert_eq!(fails(&parcel, outcomes, &calls), Kind::Telegram);
     // The next message counts anew.
-    let two = [photo(), photo()];
+    let two = [photo(), gif()];
     let parcel = Parcel {
         items: &two,
         ..parcel
     };
-    finishes(&parcel, vec![unknown(); 4], &["sendPhoto url"; 6]);
+    let mut calls = five.to_vec();
+    calls.push("sendAnimation url");
+    finishes(&parcel, vec![unknown(); 4], &calls);
 }
 
 #[test]
@@ -1243,12 +1269,19 @@ fn what_cannot_be_downloaded_is_sent_as_a_link() {
         ));
     }
     // A photo that turns out to be large goes as a document, with the same file.
-    let progress = sized(&parcel(&items, &target), &at, 10 * 1024 * 1024 + 1);
-    assert_eq!(
-        describe(&next(&parcel(&items, &target), &progress)),
-        "editMessageMedia document up"
-    );
-    assert_eq!(sized(&parcel(&items, &target), &at, 10 * 1024 * 1024), at);
+    for (size, wanted) in [(10 << 20, "photo"), ((10 << 20) + 1, "document")] {
+        let mut items = items.clone();
+        let looks = Looks {
+            len: size,
+            ..Looks::default()
+        };
+        seen(&mut items, 0, &looks);
+        let progress = fetched(&parcel(&items, &target), &at, 1);
+        assert_eq!(
+            describe(&next(&parcel(&items, &target), &progress)),
+            format!("editMessageMedia {wanted} up")
+        );
+    }
     // Its own data has no link.
     assert_eq!(
         fails(
@@ -1465,7 +1498,7 @@ fn every_ladder_ends_within_a_bound() {
             let op = next(&parcel, &progress);
             let call = match &op {
                 Op::Finished => break,
-                Op::Call(call) | Op::Upload { call, .. } => call,
+                Op::Call(call) | Op::Upload { call, .. } | Op::UploadAlbum { call, .. } => call,
             };
             let repeatable = call.method.is_repeatable();
             assert_eq!(

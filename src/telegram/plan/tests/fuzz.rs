@@ -89,7 +89,27 @@ fn any_delivery(input: &[u8]) -> Outcome {
                     };
                     continue;
                 }
-                p = sized(&parcel, &p, url.len() as u64 * 200_000);
+                p = fetched(&parcel, &p, 1);
+                call
+            }
+            Op::UploadAlbum { call, files, .. } => {
+                hold!((2..=10).contains(&files.len()), "{} files", files.len());
+                for Piece { url, file_name, .. } in &files {
+                    hold!(is_http(url) || is_data(url), "fetched from {url}");
+                    hold!(is_data(url) || host(url), "fetched from {url}");
+                    hold!((1..=60).contains(&file_name.len()), "named {file_name:?}");
+                }
+                let here = files.iter().take_while(|file| !file.url.contains("away"));
+                p = match here.count() {
+                    0 => match after_download(&parcel, &p, DownloadProblem::Exhausted) {
+                        After::Go(progress) => progress,
+                        _ => return Ok("no file".to_owned()),
+                    },
+                    got => fetched(&parcel, &p, got),
+                };
+                if let Op::UploadAlbum { files: now, .. } = next(&parcel, &p) {
+                    hold!(now.len() <= files.len(), "an album grew");
+                }
                 call
             }
         };
@@ -138,15 +158,31 @@ fn fits(call: &Call) -> Result<(), String> {
     };
     if let Some(message) = call.args.get("text").and_then(Value::as_str) {
         let plain = text::plain(message, mode(parsed));
-        // A link that is longer than any message cannot be cut: Telegram refuses it, and the job fails.
-        let link = message.contains("://") && !call.args.contains_key("parse_mode");
         hold!(
-            link || text::units(plain.trim()) <= MESSAGE,
+            text::units(plain.trim()) <= MESSAGE,
             "a text of {} units",
             text::units(&plain)
         );
     }
     let media = call.args.get("media");
+    if let Some(album) = media.and_then(Value::as_array) {
+        hold!(
+            (2..=10).contains(&album.len()),
+            "an album of {}",
+            album.len()
+        );
+        let captions = album.iter().filter(|one| one.get("caption").is_some());
+        hold!(captions.count() <= 1, "several captions");
+        hold!(
+            !call.args.contains_key("reply_markup"),
+            "a keyboard under an album"
+        );
+        let of = |kind: &str| album.iter().filter(|one| one["type"] == kind).count();
+        hold!(of("animation") == 0, "an animation in an album");
+        for alone in ["document", "audio"] {
+            hold!([0, album.len()].contains(&of(alone)), "{alone}s are mixed");
+        }
+    }
     let media = media
         .filter(|media| media.is_object())
         .and_then(Value::as_object);
@@ -194,6 +230,15 @@ fn any_delivery_ends_within_a_bound_and_within_telegrams_limits() {
     let files = format!(
         "{photo}\u{1}https://v3.fal.media/files/a/away.mp4 video/mp4 60000000\u{1}data:image/png;base64,AAAA image/png\u{1}a text"
     );
+    let album = [
+        "a.png image/png",
+        "b.mp4 video/mp4",
+        "away.png image/png",
+        "c.pdf application/pdf",
+    ]
+    .map(|one| format!("https://v3.fal.media/files/{one}"))
+    .join("\u{1}");
+    let album = format!("{album}\u{1}{album}\u{1}{album}").replace(".mp4", ".png");
     let long = format!("https://forbidden.example/{}.bin x/y", "long".repeat(300));
     let rows = include_str!("../../../../tests/fixtures/telegram/errors.tsv");
     let refusals: Vec<String> = rows
@@ -211,12 +256,16 @@ fn any_delivery_ends_within_a_bound_and_within_telegrams_limits() {
     let mut seeds = Vec::new();
     for (number, rows) in refusals.chunks(3).enumerate() {
         let job = [contract, plain][number % 2];
-        let result = [photo, &files, &long, "only a text"][number % 4];
+        let result = [photo, &files, &long, "only a text", &album][number % 5];
         seeds.push(format!("\n{job}\n{result}\n{}", rows.join("\n")));
     }
     let progress = r#"{"i":0,"p":1,"w":"f","e":"c","c":"c","pl":true,"nr":true,"nt":true,"nm":true,"x":true,"o":true,"ch":-100,"s":2,"r":1,"t":3,"l":311,"ed":true,"d":true,"g":true,"m":[1,2],"f":["A"]}"#;
     seeds.push(format!(
         "{progress}\n{contract}\n{files}\n?\n-\n429 Too Many Requests: retry after 3"
+    ));
+    let pinned = r#"{"i":0,"a":2,"al":1,"nu":3,"k":true,"s":1}"#;
+    seeds.push(format!(
+        "{pinned}\n{contract}\n{album}\n?\n400 Bad Request: group send failed"
     ));
     seeds.push(format!(
         "{{\"i\":1}}\n{contract}\n{}\n?\n?\n?",
@@ -236,6 +285,10 @@ fn any_delivery_ends_within_a_bound_and_within_telegrams_limits() {
         ])
         .words([
             "i",
+            "a",
+            "al",
+            "nu",
+            "k",
             "p",
             "w",
             "e",

@@ -1,0 +1,577 @@
+//! Albums: what goes together, what follows, and what becomes of one that is refused or in doubt.
+
+use super::*;
+
+fn fresh() -> Target {
+    Target {
+        status_message_id: None,
+        ..target()
+    }
+}
+
+/// Items by letter: Photo, Video, Gif, Audio, Document that is uploaded, Text, Foreign host, a photo that
+/// is Inline, one too Big for its URL, a Wide one.
+fn items(letters: &str) -> Vec<Item> {
+    let one = |(number, letter): (usize, char)| {
+        let url = |ending: &str| format!("https://v3.fal.media/{number}{ending}");
+        let item = match letter {
+            'P' => file(&url(".png"), "image/png"),
+            'V' => file(&url(".mp4"), "video/mp4"),
+            'G' => file(&url(".gif"), "image/gif"),
+            'A' => file(&url(".mp3"), "audio/mpeg"),
+            'D' => file(&url(".glb"), "model/gltf-binary"),
+            'F' => file(
+                &format!("https://elsewhere.example/{number}.png"),
+                "image/png",
+            ),
+            'I' => file(&format!("data:image/png;base64,AA{number:02}"), "image/png"),
+            'B' => File {
+                size: Some(6_000_000),
+                ..file(&url(".png"), "image/png")
+            },
+            'W' => File {
+                width: Some(2001),
+                height: Some(100),
+                ..file(&url(".png"), "image/png")
+            },
+            _ => return Item::Text("word".into()),
+        };
+        Item::File(item)
+    };
+    letters.chars().enumerate().map(one).collect()
+}
+
+const HERE: &dyn Fn(&str) -> bool = &|url| !url.contains("elsewhere");
+
+fn at_home<'a>(items: &'a [Item], target: &'a Target) -> Parcel<'a> {
+    Parcel {
+        may_fetch: HERE,
+        ..parcel(items, target)
+    }
+}
+
+#[test]
+fn what_may_go_together_goes_together_and_in_order() {
+    let target = fresh();
+    #[rustfmt::skip]
+    let table: Vec<(&str, DeliveryMode, Vec<&str>)> = vec![
+        ("P", DeliveryMode::Auto, vec!["sendPhoto url"]),
+        ("PP", DeliveryMode::Auto, vec!["sendMediaGroup pp url"]),
+        ("PVPV", DeliveryMode::Auto, vec!["sendMediaGroup pvpv url"]),
+        ("PPPPPPPPPP", DeliveryMode::Auto, vec!["sendMediaGroup pppppppppp url"]),
+        ("PPPPPPPPPPP", DeliveryMode::Auto, vec!["sendMediaGroup pppppp url", "sendMediaGroup ppppp url"]),
+        ("PPPPPPPPPPPPPPPPPPPPP", DeliveryMode::Auto, vec!["sendMediaGroup ppppppp url"; 3]),
+        ("AAPP", DeliveryMode::Auto, vec!["sendMediaGroup aa url", "sendMediaGroup pp url"]),
+        ("DDD", DeliveryMode::Auto, vec!["sendMediaGroup ddd up"]),
+        ("PDP", DeliveryMode::Auto, vec!["sendPhoto url", "sendDocument up", "sendPhoto url"]),
+        ("PGP", DeliveryMode::Auto, vec!["sendPhoto url", "sendAnimation url", "sendPhoto url"]),
+        ("GG", DeliveryMode::Auto, vec!["sendAnimation url", "sendAnimation url"]),
+        ("PPFPP", DeliveryMode::Auto, vec!["sendMediaGroup pp url", "sendMessage link", "sendMediaGroup pp url"]),
+        ("PBP", DeliveryMode::Auto, vec!["sendMediaGroup ppp up"]),
+        ("PI", DeliveryMode::Auto, vec!["sendMediaGroup pp up"]),
+        ("WDP", DeliveryMode::Auto, vec!["sendMediaGroup dd up", "sendPhoto url"]),
+        ("PPTT", DeliveryMode::Auto, vec!["sendMediaGroup pp url", "sendMessage", "sendMessage"]),
+        ("PP", DeliveryMode::Upload, vec!["sendMediaGroup pp up"]),
+        ("PPIID", DeliveryMode::Url, vec!["sendMediaGroup pp url", "sendMediaGroup pp up", "sendMessage link"]),
+    ];
+    for (letters, delivery, wanted) in table {
+        let items = items(letters);
+        let parcel = Parcel {
+            delivery,
+            ..at_home(&items, &target)
+        };
+        let (calls, end) = walk(&parcel, vec![]);
+        assert_eq!(calls, wanted, "{letters}");
+        let End::Finished(progress) = end else {
+            panic!("{letters}")
+        };
+        let ids: Vec<i64> = (1001..1001 + items.len() as i64).collect();
+        assert_eq!(progress.message_ids, ids, "{letters}");
+    }
+    // As documents even pictures and music go together.
+    let (items, target) = (
+        items("PVAG"),
+        Target {
+            send_as: SendAs::Document,
+            ..fresh()
+        },
+    );
+    finishes(
+        &at_home(&items, &target),
+        vec![],
+        &["sendMediaGroup dddd up"],
+    );
+}
+
+#[test]
+fn an_album_counts_its_items_as_messages() {
+    let (many, target) = (items("PPPPPPPPPPP"), fresh());
+    let Op::Call(call) = next(&at_home(&many, &target), &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!((call.method, call.messages()), (Method::SendMediaGroup, 6));
+    let one = items("P");
+    let Op::Call(call) = next(&at_home(&one, &target), &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!(call.messages(), 1);
+}
+
+#[test]
+fn the_caption_is_on_one_item_with_its_markup_inside_and_the_status_message_is_deleted_at_last() {
+    let (items, target) = (
+        items("PPV"),
+        Target {
+            reply_markup: None,
+            has_spoiler: true,
+            ..rich()
+        },
+    );
+    let parcel = at_home(&items, &target);
+    let Op::Call(call) = next(&parcel, &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!(
+        Value::Object(call.args),
+        json!({
+            "chat_id": 42, "message_thread_id": 7,
+            "reply_parameters": {"message_id": 305, "allow_sending_without_reply": true},
+            "media": [
+                {"type": "photo", "media": "https://v3.fal.media/0.png", "has_spoiler": true},
+                {"type": "photo", "media": "https://v3.fal.media/1.png", "has_spoiler": true},
+                {"type": "video", "media": "https://v3.fal.media/2.mp4", "has_spoiler": true,
+                 "supports_streaming": true, "caption": "<b>Done</b>", "parse_mode": "HTML"},
+            ],
+        })
+    );
+    finishes(
+        &parcel,
+        vec![],
+        &["sendMediaGroup ppv url +cap +mode +re +th", "deleteMessage"],
+    );
+    // Of several albums the last one has it.
+    let many = super::albums::items("PPPPPPPPPPPP");
+    finishes(
+        &at_home(&many, &target),
+        vec![],
+        &[
+            "sendMediaGroup pppppp url +re +th",
+            "sendMediaGroup pppppp url +cap +mode +re +th",
+            "deleteMessage",
+        ],
+    );
+}
+
+#[test]
+fn the_keyboard_that_an_album_cannot_take_goes_with_a_text() {
+    let items = items("PP");
+    let target = Target {
+        status_message_id: None,
+        ..rich()
+    };
+    let calls = [
+        "sendMediaGroup pp url +re +th",
+        "sendMessage +mode +kb +re +th",
+    ];
+    let progress = finishes(&at_home(&items, &target), vec![], &calls);
+    assert_eq!(progress.message_ids, [1001, 1002, 1003]);
+    let text = |target: &Target| {
+        let sent = Sent {
+            message_ids: vec![7, 8],
+            file_ids: vec![],
+        };
+        let parcel = at_home(&items, target);
+        let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
+            panic!()
+        };
+        let Op::Call(call) = next(&parcel, &progress) else {
+            panic!()
+        };
+        assert_eq!(call.args["reply_parameters"]["message_id"], 7);
+        call.args["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(text(&target), "<b>Done</b>");
+    for bare in [None, Some("  ".to_owned())] {
+        let bare = Target {
+            caption: bare,
+            ..target.clone()
+        };
+        assert_eq!(text(&bare), "Ready");
+        // A keyboard that is refused takes its text with it.
+        let refused = Refusal::Repair(Repair::MarkupRefused);
+        let (calls, end) = walk(&at_home(&items, &bare), vec![]);
+        assert_eq!(calls.len(), 2);
+        assert!(matches!(end, End::Finished(_)));
+        let parcel = at_home(&items, &bare);
+        let sent = Sent {
+            message_ids: vec![7, 8],
+            file_ids: vec![],
+        };
+        let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
+            panic!()
+        };
+        let After::Go(progress) = after(&parcel, &progress, Err(refused), 0.0) else {
+            panic!()
+        };
+        assert_eq!(next(&parcel, &progress), Op::Finished);
+    }
+}
+
+#[test]
+fn an_album_refused_by_url_is_uploaded_and_then_sent_singly_from_the_upload_on() {
+    let (items, target) = (items("PVP"), fresh());
+    let parcel = at_home(&items, &target);
+    let refused = fall(Cause::UrlRefused);
+    finishes(
+        &parcel,
+        vec![refused.clone()],
+        &["sendMediaGroup pvp url", "sendMediaGroup pvp up"],
+    );
+    // One has its ladder to walk, the others go as they are.
+    finishes(
+        &parcel,
+        vec![
+            refused.clone(),
+            fall(Cause::PhotoRefused),
+            fall(Cause::PhotoRefused),
+        ],
+        &[
+            "sendMediaGroup pvp url",
+            "sendMediaGroup pvp up",
+            "sendPhoto up",
+            "sendDocument up",
+            "sendVideo up",
+            "sendPhoto up",
+        ],
+    );
+    // What was no matter of URLs does not cost the others their URL.
+    for cause in [Cause::KindForbidden, Cause::AlbumRefused, Cause::TooBig] {
+        finishes(
+            &parcel,
+            vec![fall(cause)],
+            &[
+                "sendMediaGroup pvp url",
+                "sendPhoto url",
+                "sendVideo url",
+                "sendPhoto url",
+            ],
+        );
+    }
+    // Where nothing is to be uploaded each finds its own way.
+    let parcel = Parcel {
+        delivery: DeliveryMode::Url,
+        ..parcel
+    };
+    finishes(
+        &parcel,
+        vec![refused.clone(), refused],
+        &[
+            "sendMediaGroup pvp url",
+            "sendPhoto url",
+            "sendMessage link",
+            "sendVideo url",
+            "sendPhoto url",
+        ],
+    );
+}
+
+#[test]
+fn a_group_that_failed_is_sent_once_more_and_then_singly() {
+    let (items, target) = (items("PP"), fresh());
+    let parcel = at_home(&items, &target);
+    let album = "sendMediaGroup pp url";
+    finishes(&parcel, vec![fall(Cause::AlbumAgain)], &[album, album]);
+    finishes(
+        &parcel,
+        vec![fall(Cause::AlbumAgain); 2],
+        &[album, album, "sendPhoto url", "sendPhoto url"],
+    );
+}
+
+#[test]
+fn an_album_in_doubt_is_the_same_album_again_and_five_of_them_are_the_last() {
+    let (items, target) = (items("PPPPPPPPPPP"), fresh());
+    let parcel = at_home(&items, &target);
+    let held = || Refusal::AlbumHeld {
+        wait: Duration::from_secs(120),
+    };
+    for doubt in [unknown(), held()] {
+        let (first, rest) = ("sendMediaGroup pppppp url", "sendMediaGroup ppppp url");
+        finishes(
+            &parcel,
+            vec![doubt.clone(); 4],
+            &[first, first, first, first, first, rest],
+        );
+        assert_eq!(
+            fails(&parcel, vec![doubt.clone(); 5], &[first; 5]),
+            Kind::Telegram
+        );
+    }
+    let After::Unknown { wait, resend, .. } =
+        after(&parcel, &Progress::default(), Err(held()), 0.5)
+    else {
+        panic!()
+    };
+    assert!(resend && wait >= Duration::from_secs(120), "{wait:?}");
+    // Of a whole request that was refused nothing is there.
+    let wait = Duration::from_secs(120);
+    let told = after(
+        &parcel,
+        &Progress::default(),
+        Err(Refusal::RetryAfter { wait }),
+        0.5,
+    );
+    assert!(
+        matches!(told, After::Wait { counted: false, .. }),
+        "{told:?}"
+    );
+    // And so it is after a crash.
+    let (progress, resent) = resumed_in_doubt(&parcel, &Progress::default()).unwrap();
+    assert_eq!((progress.album, progress.sends, resent), (6, 1, true));
+    assert_eq!(
+        next(&parcel, &progress),
+        next(&parcel, &Progress::default())
+    );
+}
+
+#[test]
+fn of_an_album_that_is_partly_there_only_the_missing_items_go() {
+    let (items, target) = (
+        items("PPPP"),
+        Target {
+            caption: Some("c".into()),
+            ..fresh()
+        },
+    );
+    let parcel = at_home(&items, &target);
+    for (there, wanted) in [
+        (1, "sendMediaGroup ppp url +cap"),
+        (2, "sendMediaGroup pp url +cap"),
+        (3, "sendPhoto url +cap"),
+    ] {
+        let sent = Sent {
+            message_ids: (1..=there).collect(),
+            file_ids: vec![],
+        };
+        let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
+            panic!()
+        };
+        let progress = Progress::parse(&progress.to_text()).unwrap();
+        let op = next(&parcel, &progress);
+        assert_eq!(describe(&op), wanted);
+        let Op::Call(call) = op else { panic!() };
+        let first = format!("https://v3.fal.media/{there}.png");
+        assert!(Value::Object(call.args).to_string().contains(&first));
+    }
+    // An answer that names none was a success all the same.
+    let told = after(&parcel, &Progress::default(), Ok(Sent::default()), 0.0);
+    let After::Go(progress) = told else { panic!() };
+    assert_eq!(next(&parcel, &progress), Op::Finished);
+}
+
+#[test]
+fn an_album_is_repaired_as_a_whole_and_only_once() {
+    let (items, target) = (
+        items("PP"),
+        Target {
+            reply_markup: None,
+            status_message_id: None,
+            ..rich()
+        },
+    );
+    let parcel = at_home(&items, &target);
+    let album = "sendMediaGroup pp url +cap +mode +re +th";
+    for (repair, wanted) in [
+        (Repair::ParseError, "sendMediaGroup pp url +cap +re +th"),
+        (Repair::Entities, "sendMediaGroup pp url +cap +re +th"),
+        (Repair::ReplyGone, "sendMediaGroup pp url +cap +mode +th"),
+        (Repair::ThreadGone, "sendMediaGroup pp url +cap +mode +re"),
+        (
+            Repair::Migrated(-1009),
+            "sendMediaGroup pp url +cap +mode +th @-1009",
+        ),
+    ] {
+        finishes(&parcel, vec![Refusal::Repair(repair)], &[album, wanted]);
+    }
+    finishes(
+        &parcel,
+        vec![Refusal::Repair(Repair::CaptionTooLong); 2],
+        &[
+            album,
+            "sendMediaGroup pp url +cap +re +th",
+            "sendMediaGroup pp url +re +th",
+            "sendMessage +mode +re +th",
+        ],
+    );
+    finishes(
+        &parcel,
+        vec![Refusal::Repair(Repair::ParseError); 2],
+        &[
+            album,
+            "sendMediaGroup pp url +cap +re +th",
+            "sendPhoto url +re +th",
+            "sendPhoto url +cap +re +th",
+        ],
+    );
+}
+
+/// A file as it turns out to be: its bytes, how many, and its shape.
+type Here<'a> = (&'a [u8], u64, (u32, u32));
+
+/// What is sent once these files are here.
+fn here(parcel: &Parcel<'_>, at: &Progress, files: &[Here]) -> (Progress, Op) {
+    let mut items = parcel.items.to_vec();
+    for (number, (head, len, shape)) in files.iter().enumerate() {
+        let looks = Looks {
+            head,
+            len: *len,
+            shape: Some(*shape),
+        };
+        seen(&mut items, at.item + number, &looks);
+    }
+    let parcel = Parcel {
+        items: &items,
+        ..*parcel
+    };
+    let progress = fetched(&parcel, at, files.len());
+    let op = next(&parcel, &progress);
+    (progress, op)
+}
+
+#[test]
+fn an_upload_is_cut_to_what_its_files_turn_out_to_be() {
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+    const GIF: &[u8] = b"GIF89a";
+    const MP4: &[u8] = b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2";
+    let target = fresh();
+    let ok = (8, 8);
+    #[rustfmt::skip]
+    let table: Vec<(&str, Vec<Here>, &str)> = vec![
+        ("as said", vec![(PNG, 9, ok), (PNG, 9, ok), (PNG, 9, ok)], "sendMediaGroup ppp up"),
+        ("one is a video", vec![(PNG, 9, ok), (MP4, 9, ok), (PNG, 9, ok)], "sendMediaGroup pvp up"),
+        ("the last is a large photo", vec![(PNG, 9, ok), (PNG, 9, ok), (PNG, 11 << 20, ok)], "sendMediaGroup pp up"),
+        ("the second is narrow", vec![(PNG, 9, ok), (PNG, 9, (21, 1)), (PNG, 9, ok)], "sendPhoto up"),
+        ("the first is narrow", vec![(PNG, 9, (21, 1)), (PNG, 9, ok), (PNG, 9, ok)], "sendDocument up"),
+        ("all are narrow", vec![(PNG, 9, (21, 1)); 3], "sendMediaGroup ddd up"),
+        ("the first moves", vec![(GIF, 9, ok), (PNG, 9, ok), (PNG, 9, ok)], "sendAnimation up"),
+        ("two fit", vec![(MP4, 24_000_000, ok), (MP4, 24_000_000, ok), (MP4, 24_000_000, ok)], "sendMediaGroup vv up"),
+        ("one fits", vec![(MP4, 40_000_000, ok), (MP4, 40_000_000, ok)], "sendVideo up"),
+        ("one came", vec![(PNG, 9, ok)], "sendPhoto up"),
+    ];
+    for (name, files, wanted) in table {
+        let items = items("III");
+        let parcel = at_home(&items, &target);
+        let (progress, op) = here(&parcel, &Progress::default(), &files);
+        assert_eq!(describe(&op), wanted, "{name}");
+        if let Op::UploadAlbum {
+            files: pieces,
+            max_bytes,
+            ..
+        } = &op
+        {
+            let sum: u64 = files[..pieces.len()].iter().map(|file| file.1).sum();
+            assert!(sum <= *max_bytes && *max_bytes < 50_000_000, "{name}");
+        }
+        // In doubt, it is the same again, from the files as they are then.
+        let After::Unknown {
+            progress: again, ..
+        } = after(&parcel, &progress, Err(unknown()), 0.0)
+        else {
+            panic!("{name}")
+        };
+        let again = Progress::parse(&again.to_text()).unwrap();
+        if let Op::UploadAlbum { files: pieces, .. } = next(&parcel, &again) {
+            let (_, repeated) = here(&parcel, &again, &files[..pieces.len()]);
+            assert_eq!(repeated, op, "{name}");
+        }
+    }
+    // Known sizes are minded before anything is fetched.
+    let videos: Vec<Item> = (0..3)
+        .map(|n| {
+            Item::File(File {
+                size: Some(23_000_000),
+                ..file(&format!("https://v3.fal.media/{n}.mp4"), "video/mp4")
+            })
+        })
+        .collect();
+    finishes(
+        &at_home(&videos, &target),
+        vec![],
+        &["sendMediaGroup vv up", "sendVideo up"],
+    );
+}
+
+#[test]
+fn a_file_of_an_album_that_cannot_be_had_goes_as_a_link_alone() {
+    let (items, target) = (items("BBB"), fresh());
+    let parcel = at_home(&items, &target);
+    for progress in [
+        Progress::default(),
+        Progress {
+            album: 3,
+            no_url: 3,
+            ..Progress::default()
+        },
+    ] {
+        let After::Go(progress) = after_download(&parcel, &progress, DownloadProblem::Gone) else {
+            panic!()
+        };
+        assert_eq!(describe(&next(&parcel, &progress)), "sendMessage link");
+        let After::Go(progress) = after(&parcel, &progress, Ok(Sent::default()), 0.0) else {
+            panic!()
+        };
+        assert_eq!(describe(&next(&parcel, &progress)), "sendMediaGroup pp up");
+    }
+}
+
+#[test]
+fn what_a_version_without_albums_began_it_goes_on_with_singly() {
+    let (items, target) = (items("PPPP"), fresh());
+    let parcel = at_home(&items, &target);
+    for (text, wanted) in [
+        (r#"{"i":2,"m":[1,2]}"#, "sendMediaGroup pp url"),
+        (r#"{"i":1,"s":1,"m":[1]}"#, "sendPhoto url"),
+        (r#"{"i":1,"w":"f","m":[1]}"#, "sendPhoto up"),
+        (r#"{"i":3,"m":[1,2,3]}"#, "sendPhoto url"),
+    ] {
+        let progress = Progress::parse(text).unwrap();
+        assert_eq!(describe(&next(&parcel, &progress)), wanted, "{text}");
+    }
+}
+
+#[test]
+fn a_link_that_no_message_holds_is_not_put_into_one() {
+    let long = format!("https://elsewhere.example/{}", "a".repeat(5000));
+    let items = [Item::File(file(&long, "image/png"))];
+    for (lang, wanted) in [(Lang::En, "The file is ready"), (Lang::Ru, "Файл готов")] {
+        let target = Target {
+            status_message_id: None,
+            ..rich()
+        };
+        let parcel = Parcel {
+            lang,
+            ..at_home(&items, &target)
+        };
+        let Op::Call(call) = next(&parcel, &Progress::default()) else {
+            panic!()
+        };
+        let text = call.args["text"].as_str().unwrap();
+        assert!(text.contains(wanted) && !text.contains("://"), "{text}");
+        assert!(text.starts_with("Done"), "the caption stays: {text}");
+        assert!(!call.args.contains_key("link_preview_options"));
+    }
+}
+
+#[test]
+fn only_the_public_server_has_the_public_limits() {
+    for (url, wanted) in [
+        ("https://api.telegram.org", TransferLimits::PUBLIC),
+        ("https://api.telegram.org/", TransferLimits::PUBLIC),
+        ("https://API.telegram.org:443/x", TransferLimits::PUBLIC),
+        ("http://127.0.0.1:8081", TransferLimits::LOCAL),
+        ("https://bots.example/telegram", TransferLimits::LOCAL),
+        ("https://api.telegram.org.example", TransferLimits::LOCAL),
+    ] {
+        assert_eq!(TransferLimits::of(url), wanted, "{url}");
+    }
+}

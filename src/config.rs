@@ -57,6 +57,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Language where a job names none.
     pub lang: Lang,
+    /// Messages of the bot; `None`: no limit of our own.
+    pub telegram_rate: Option<Rate>,
     /// Who is told of trouble with the account.
     pub admin_chat: Option<ChatId>,
     /// fal's key, `<id>:<secret>`.
@@ -117,6 +119,15 @@ pub struct Urls {
     pub file_hosts: Vec<String>,
     /// Hosts that may be spoken to without TLS, beside loopback.
     pub plain_http: Vec<String>,
+}
+
+/// So many in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many, 1-10000.
+    pub number: u32,
+    /// In this time, 100ms-1h.
+    pub per: Duration,
 }
 
 /// How files reach Telegram.
@@ -274,6 +285,7 @@ impl Config {
             poll,
             urls,
             delivery: read.value("delivery", |text| one_of(text, &delivery))?,
+            telegram_rate: read.value("telegram-rate", |text| limit(text, rate))?,
             lease: read.value("lease", |text| duration(text, 3 * SECOND..=600 * SECOND))?,
             retention,
             shutdown_timeout: read.value("shutdown-timeout", |text| {
@@ -522,6 +534,20 @@ fn limit<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Opt
         "off" | "0" | "0s" => Ok(None),
         text => parse(text).map(Some),
     }
+}
+
+/// `30/1s`: so many in a time.
+fn rate(text: &str) -> Result<Rate, String> {
+    let Some((number, per)) = text.split_once('/') else {
+        return Err(format!(
+            "{} is neither a number in a time such as 30/1s nor off",
+            quoted(text)
+        ));
+    };
+    Ok(Rate {
+        number: whole(number, 1..=10_000)? as u32,
+        per: duration(per, Duration::from_millis(100)..=HOUR)?,
+    })
 }
 
 fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {

@@ -345,6 +345,12 @@ pub fn warning(sentence: &str, fields: &Fields<'_>) {
     line(Level::Warn, sentence, fields);
 }
 
+/// `telegram held`: it wants silence of a chat (or of all) for so long. Once a silence, not once a job.
+pub fn telegram_held(chat: &str, wait: Duration) {
+    let wait_s = wait.as_secs();
+    warning("telegram held", &[("chat", &chat), ("wait_s", &wait_s)]);
+}
+
 /// Detail, shown with `RUST_LOG=debug`.
 pub fn debug(sentence: &str, fields: &Fields<'_>) {
     line(Level::Debug, sentence, fields);

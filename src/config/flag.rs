@@ -198,6 +198,14 @@ pub static RUN_FLAGS: &[Flag] = &[
         "How files reach Telegram: auto (by URL where Telegram takes it, else upload), upload, url",
     ),
     Flag::new(
+        "telegram-rate",
+        "FAL_WORKER_TELEGRAM_RATE",
+        "N/D",
+        Means("30/1s"),
+        "Messages and edits of the bot in a time, over all workers that share it; beside that 1/s in a \
+         chat and 20/min in a group. off: no limits of our own (Telegram's 429 is obeyed all the same)",
+    ),
+    Flag::new(
         "delivery-timeout",
         "FAL_WORKER_DELIVERY_TIMEOUT",
         "D",

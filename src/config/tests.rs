@@ -82,6 +82,11 @@ fn the_defaults_are_the_contracts() {
     );
     assert_eq!(config.lease, Duration::from_secs(30));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+    let rate = Rate {
+        number: 30,
+        per: Duration::from_secs(1),
+    };
+    assert_eq!(config.telegram_rate, Some(rate));
     assert_eq!(
         (config.delivery, config.log_format),
         (DeliveryMode::Auto, LogFormat::Auto)
@@ -118,6 +123,7 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("telegram-url", "https://api.telegram.org/bot12:AAA"), ("telegram-url", "https://h/a b"),
         ("file-host", "https://h"), ("file-host", ""), ("file-host", "h:0"), ("file-host", "*.h"), ("file-host", ".h:1"),
         ("plain-http", "http://h"), ("plain-http", ".h"), ("plain-http", "a/b"),
+        ("telegram-rate", "30"), ("telegram-rate", "0/1s"), ("telegram-rate", "30/s"), ("telegram-rate", "30/1ms"),
         ("delivery", "mail"), ("delivery", "AUTO"), ("delivery-timeout", "0"), ("delivery-timeout", "6"),
         ("poll-min", "49ms"), ("poll-min", "6s"), ("poll-max", "10ms"), ("poll-max", "soon"), ("poll-max", "99999y"),
         ("job-timeout", "0"), ("job-timeout", "25h"), ("fal-queue-timeout", "1ms"),
@@ -147,6 +153,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("namespace", "{fal}"), ("inbox", "shop:inbox"), ("inbox", "fal:inbox"), ("name", "A.b_c-9"),
         ("fal-url", "https://h/p/"), ("fal-run-url", "http://127.0.0.1:1"), ("fal-storage-url", "http://[::1]:1/x"),
         ("telegram-url", "http://localhost:8081"), ("file-host", "h"), ("plain-http", "h"), ("delivery", "url"),
+        ("telegram-rate", "1000/1s"), ("telegram-rate", "20/1m"), ("telegram-rate", "off"),
         ("delivery-timeout", "1h 30m"), ("poll-min", "50ms"), ("poll-max", "250ms"), ("job-timeout", "24h"),
         ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"), ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
@@ -182,6 +189,10 @@ fn off_and_zero_switch_limits_off() {
         );
     }
     assert_eq!(typed([("admin-chat", "0")]).unwrap().admin_chat, None);
+    assert_eq!(
+        typed([("telegram-rate", "off")]).unwrap().telegram_rate,
+        None
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::steps::pull::Blocker;
 use crate::steps::{self, LastFlush, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
+use crate::telegram::limits::Rate;
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use health::{Failed, Seen};
@@ -243,6 +244,9 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
     let me = process::own(&config.name, config.threads.pool);
     let store = Store::new(&access, keep, me)
         .map_err(|fault| StartError::Config(format!("--redis-url: {fault}")))?;
+    if let Some(token) = &config.bot_token {
+        store.set_bot(token.expose());
+    }
     let urls = FalUrls {
         queue: config.urls.fal.as_str().to_owned(),
         run: config.urls.fal_run.as_str().to_owned(),
@@ -279,6 +283,10 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         },
         delivery_timeout: config.limits.delivery_timeout,
         transfer_limits: TransferLimits::of(config.urls.telegram.as_str()),
+        telegram_rate: config.telegram_rate.map(|rate| Rate {
+            messages: rate.number,
+            per: rate.per,
+        }),
         file_hosts,
         lang: config.lang,
         admin_chat: config.admin_chat.clone(),

@@ -158,6 +158,21 @@ pub struct Flight {
     pub closing: bool,
     /// By how much Redis's clock had been set when its times were last looked at, ms.
     pub clock_set_by: Option<i64>,
+    /// When its next message may go out.
+    pub turn: Option<Turn>,
+    /// Since when the file that is next cannot be fetched.
+    pub unfetched_since: Option<UnixMs>,
+}
+
+/// A place among the messages of the bot and of the chat.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Turn {
+    /// The chat.
+    pub chat: String,
+    /// Messages.
+    pub messages: u32,
+    /// Not before.
+    pub at: UnixMs,
 }
 
 /// One event of the stream; the script adds `at`, and `ms` counted from `since`.
@@ -310,12 +325,16 @@ impl Flight {
             &mut self.completed_at,
             &mut self.running_at,
             &mut self.telling_at,
+            &mut self.unfetched_since,
         ];
         for at in spans.into_iter().flatten() {
             at.0 += by;
         }
         if let Some((_, at)) = &mut self.missing {
             at.0 += by;
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.at.0 += by;
         }
         if let Some(cancelling) = &mut self.cancelling {
             cancelling.since.0 += by;

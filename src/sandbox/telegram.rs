@@ -269,6 +269,7 @@ struct State {
     next_group: u64,
     sends: u64,
     edits: u64,
+    held: u64,
     limits: Limits,
     bot_bucket: Bucket,
     bot_parked: Parked,
@@ -357,6 +358,7 @@ impl TelegramStandIn {
                 next_group: 0,
                 sends: 0,
                 edits: 0,
+                held: 0,
                 limits: Limits::off(),
                 bot_bucket: Bucket::default(),
                 bot_parked: Parked::default(),
@@ -556,6 +558,11 @@ impl TelegramStandIn {
     /// The next send is answered with `message_id` 0, as for a video that is scheduled while it is re-encoded.
     pub fn hide_next_id(&self) {
         lock(&self.shared.state).hide_next_id = true;
+    }
+
+    /// Answers held back for a limit, a tenth of a second or longer: without that they were 429s.
+    pub fn held_count(&self) -> u64 {
+        lock(&self.shared.state).held
     }
 
     /// Rate limits; default [`Limits::off`].

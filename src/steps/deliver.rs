@@ -16,15 +16,15 @@ use crate::job::{Charged, Phase, words};
 use crate::report;
 use crate::store::Fault;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
-use crate::telegram::refusal::{Refusal, Repair};
-use crate::telegram::{Sent, Telegram, Upload};
+use crate::telegram::{Telegram, Upload};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A job that took longer than this ends with a sound.
 const PING_AFTER: Duration = Duration::from_secs(30);
-/// Passing troubles of one download before the user gets the link instead.
-const DOWNLOAD_TRIES: u32 = 4;
+/// How long one file may stay unreachable before the user gets its link instead; at most half of the
+/// time that the whole delivery has, so that the link still goes out.
+const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(600);
 /// A refused bot token: nothing can be sent before a person acts.
 const OPERATOR_WAIT: Duration = Duration::from_secs(30);
 
@@ -157,6 +157,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
     match after {
         After::Go(progress) => {
             flight.step_tries = 0;
+            flight.unfetched_since = None;
             if plan::next(parcel, &progress) == Op::Finished {
                 return Step::Finished(progress);
             }
@@ -165,6 +166,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         }
         After::Wait { progress, for_, .. } => {
             flight.rung = progress.to_text();
+            let for_ = worker.until_its_turn(flight).unwrap_or(for_);
             let (job, in_ms) = (job(flight).job, for_.as_millis() as u64);
             report::debug("delivery waits", &[("job", &job), ("in_ms", &in_ms)]);
             Step::Go(park(worker, flight, Next::In(for_)))
@@ -199,8 +201,13 @@ fn act(
     let sent = match plan::next(parcel, progress) {
         Op::Finished => return Outcome::After(Box::new(After::Go(progress.clone()))),
         Op::Call(call) => {
+            if let Err(wait) = worker.turn(flight, &call) {
+                return Outcome::Again(wait);
+            }
             worker.about_to_act(flight);
-            telegram.perform(&call, None)
+            let sent = telegram.perform(&call, None);
+            worker.note(flight, &call, &sent);
+            sent
         }
         Op::Upload { .. } | Op::UploadAlbum { .. } if !worker.moves_bytes => {
             return Outcome::Transfer;
@@ -209,7 +216,6 @@ fn act(
             return upload(worker, flight, telegram, parcel, progress, &op);
         }
     };
-    note(worker, flight, &sent);
     Outcome::After(Box::new(plan::after(
         parcel,
         progress,
@@ -227,9 +233,14 @@ fn upload(
     progress: &mut Progress,
     op: &Op,
 ) -> Outcome {
-    let Some((pieces, max_bytes)) = files::wanted(op) else {
+    let (Some((pieces, max_bytes)), Op::Upload { call, .. } | Op::UploadAlbum { call, .. }) =
+        (files::wanted(op), op)
+    else {
         return Outcome::After(Box::new(After::Go(progress.clone())));
     };
+    if let Err(wait) = worker.turn(flight, call) {
+        return Outcome::Again(wait);
+    }
     let mut here = match files::load(worker, flight, parcel, progress, &pieces, max_bytes) {
         Ok(here) => here,
         Err(outcome) => return outcome,
@@ -258,6 +269,9 @@ fn upload(
         };
         return Outcome::Again(wait);
     }
+    if let Err(wait) = worker.still_its_turn(flight, call) {
+        return Outcome::Again(wait);
+    }
     let uploads = here
         .files
         .iter_mut()
@@ -271,25 +285,9 @@ fn upload(
     let uploads = uploads.collect();
     worker.about_to_act(flight);
     let sent = telegram.perform_with(call, uploads);
-    note(worker, flight, &sent);
+    worker.note(flight, call, &sent);
     let after = plan::after(parcel, progress, sent, fastrand::f64());
     Outcome::After(Box::new(after))
-}
-
-/// Notes whether Telegram is there, and at debug what it refused.
-fn note(worker: &Worker, flight: &Flight, sent: &Result<Sent, Refusal>) {
-    let refusal = sent.as_ref().err();
-    worker.telegram_heard(refusal);
-    if let Some(refusal) = refusal {
-        let (job, why) = (job(flight), refusal.to_string());
-        let fields: &[(&str, &dyn report::Value)] = &[("job", &job.job), ("why", &why.as_str())];
-        match refusal {
-            Refusal::Bug(_) | Refusal::Repair(Repair::MarkupRefused) => {
-                report::warning("telegram refused a call", fields);
-            }
-            _ => report::debug("telegram refused a call", fields),
-        }
-    }
 }
 
 /// The whole download of so many bytes at its slowest.
@@ -337,6 +335,14 @@ fn no_page(file: Spooled, content_type: &str) -> Result<Spooled, DownloadError> 
     Ok(file)
 }
 
+/// How long a file that does not come is still waited for, from its first failure on.
+fn patience_left(worker: &Worker, flight: &mut Flight) -> Duration {
+    let now = worker.tools.store.now();
+    let first = *flight.unfetched_since.get_or_insert(now);
+    let patience = DOWNLOAD_PATIENCE.min(worker.tools.delivery_timeout / 2);
+    patience.saturating_sub(since(first, now))
+}
+
 fn not_fetched(
     worker: &Worker,
     flight: &mut Flight,
@@ -349,16 +355,18 @@ fn not_fetched(
         "a file could not be fetched",
         &[("job", &job.job), ("why", &why.as_str())],
     );
-    if error.retryable() && flight.step_tries < DOWNLOAD_TRIES {
-        flight.step_tries += 1;
+    let left = patience_left(worker, flight);
+    if error.retryable() && !left.is_zero() {
         let wait = crate::job::schedule::backoff(
             flight.step_tries,
-            Duration::from_secs(1),
+            Duration::from_millis(500),
             Duration::from_secs(30),
             worker.moment().random,
         );
-        return Outcome::Again(wait);
+        flight.step_tries = flight.step_tries.saturating_add(1);
+        return Outcome::Again(wait.min(left));
     }
+    flight.unfetched_since = None;
     let problem = match error {
         DownloadError::HostNotAllowed(_) => DownloadProblem::HostNotAllowed,
         DownloadError::TooBig { .. } => DownloadProblem::TooBig,
@@ -444,10 +452,17 @@ impl Worker {
         let items = [Item::Text(format!("fal-worker: pulling is paused. {text}"))];
         let target = Target::to_chat(chat.clone());
         let parcel = self.parcel(&items, &target, &|_| false, false);
-        if let Op::Call(call) = plan::next(&parcel, &Progress::default())
-            && let Err(refusal) = telegram.perform(&call, None)
-        {
-            let why = refusal.to_string();
+        let Op::Call(call) = plan::next(&parcel, &Progress::default()) else {
+            return;
+        };
+        let sent = match self.may_tell_admin(&call) {
+            Ok(()) => telegram.perform(&call, None).map_err(|refusal| {
+                self.heard(&call, &refusal);
+                refusal.to_string()
+            }),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = sent {
             report::warning(
                 "the admin chat could not be told",
                 &[("why", &why.as_str())],

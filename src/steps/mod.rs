@@ -15,6 +15,7 @@ pub(crate) mod pull;
 pub(crate) mod recover;
 mod snapshot;
 mod submit;
+mod turn;
 
 pub(crate) use lease::Lease;
 pub(crate) use snapshot::Snapshot;
@@ -30,6 +31,7 @@ use crate::job::{Lang, Phase, RequestId, UnixMs};
 use crate::recorder::{Command, Recorder, Slot};
 use crate::report;
 use crate::store::{Call, Defaults, Denied, Fault, Session, Store, Written};
+use crate::telegram::limits::Rate;
 use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
@@ -53,6 +55,8 @@ pub(crate) struct Tools {
     pub(crate) delivery: DeliveryMode,
     pub(crate) delivery_timeout: Duration,
     pub(crate) transfer_limits: TransferLimits,
+    /// What the bot may send; `None`: no limits of our own.
+    pub(crate) telegram_rate: Option<Rate>,
     pub(crate) file_hosts: FileHosts,
     pub(crate) lang: Lang,
     pub(crate) admin_chat: Option<ChatId>,
@@ -137,8 +141,12 @@ pub(crate) fn advance<'a>(
     match flight.phase {
         // Its one act comes first of all, and says so itself.
         Phase::Submitting => {}
-        // Each note costs; between here and the send lies no wait.
-        Phase::Delivering | Phase::Telling if !worker.moves_bytes => worker.about_to_act(flight),
+        // Each note costs; between here and the send lies no wait, unless it is for its turn.
+        Phase::Delivering | Phase::Telling
+            if !worker.moves_bytes && worker.tools.telegram_rate.is_none() =>
+        {
+            worker.about_to_act(flight);
+        }
         Phase::Polling | Phase::Collecting | Phase::Delivering | Phase::Telling => {
             if let Some(slot) = &worker.slot {
                 slot.begin(&flight.token.0, flight.id.as_str());

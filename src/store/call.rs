@@ -182,8 +182,13 @@ impl Session {
     }
 
     pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
-        let (word, request, now): (String, String, i64) = read(self.script(call)?)?;
-        self.store.learn_time(now);
+        let mut parts = read::<Vec<Value>>(self.script(call)?)?.into_iter();
+        let mut part = || parts.next().unwrap_or(Value::Nil);
+        let (word, request): (String, String) = (read(part())?, read(part())?);
+        self.store.learn_time(read(part())?);
+        if let Some(silence) = read::<Option<i64>>(part())? {
+            self.store.heard_of_silence(silence);
+        }
         Ok((word, (!request.is_empty()).then_some(RequestId(request))))
     }
 }

@@ -3,6 +3,14 @@
 
 use super::*;
 
+/// Names of keys, the last one only if there is a bot that it belongs to.
+fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
+    match names.split_last() {
+        Some((&"", others)) => others,
+        Some(_) | None => names,
+    }
+}
+
 impl Session {
     /// Takes up to `n` jobs; `paid_only` looks at `resume` alone.
     pub(crate) fn claim(&self, n: usize, paid_only: bool) -> Result<Claim, Denied> {
@@ -12,6 +20,7 @@ impl Session {
         let claims = keys.claims(&me.instance);
         let worker = keys.worker(&me.instance);
         let [resume, high, default, low] = &keys.ready;
+        let unreachable = self.store.unreachable();
         let names = [
             resume.as_str(),
             high,
@@ -24,10 +33,12 @@ impl Session {
             &worker,
             &keys.paused,
             &keys.settling,
+            &unreachable,
         ];
+        let names = with_bot(&names);
         let script = &self.store.scripts.claim;
         let build = |repeat: bool| {
-            let mut call = Call::new(script, &names)
+            let mut call = Call::new(script, names)
                 .arg(&keys.namespace)
                 .arg(&me.instance)
                 .arg(n)
@@ -162,8 +173,9 @@ impl Session {
                 count,
                 large,
             } => {
-                let result = keys.result(id);
-                Call::new(&scripts.save, &[&job, &keys.events, &keys.stats, &result])
+                let (result, silence) = (keys.result(id), self.store.silence());
+                let names = [job.as_str(), &keys.events, &keys.stats, &result, &silence];
+                Call::new(&scripts.save, with_bot(&names))
                     .arg(&flight.token.0)
                     .arg(seq)
                     .arg(count.unwrap_or(""))
@@ -210,6 +222,7 @@ impl Session {
         let job = keys.job(id);
         let claims = keys.claims(&self.store.identity().instance);
         let (spec, result) = (keys.spec(id), keys.result(id));
+        let unreachable = self.store.unreachable();
         let names = [
             job.as_str(),
             &keys.events,
@@ -217,8 +230,9 @@ impl Session {
             &keys.dead,
             &spec,
             &result,
+            &unreachable,
         ];
-        Call::new(&self.store.scripts.end, &names)
+        Call::new(&self.store.scripts.end, with_bot(&names))
             .arg(&token.0)
             .arg(seq)
             .arg(id)

@@ -9,6 +9,7 @@ mod call;
 mod jobs;
 mod keys;
 pub(crate) mod link;
+pub(crate) mod rate;
 mod reassert;
 mod record;
 mod replay;
@@ -34,7 +35,7 @@ pub(crate) use replay::{Paid, Replayed};
 use script::{Script, Scripts};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 pub(crate) use upkeep::steps_text;
 
@@ -141,6 +142,7 @@ pub struct Store {
     started: Instant,
     /// Ends of the last seconds, written again when Redis forgot them.
     ended: Mutex<reassert::Ended>,
+    bot: OnceLock<rate::Bot>,
 }
 
 /// One thread's access to the store: not shared, keeps its connection.
@@ -271,6 +273,7 @@ impl Store {
             clock_set_by: AtomicI64::new(0),
             started: Instant::now(),
             ended: Mutex::default(),
+            bot: OnceLock::new(),
         }))
     }
 

@@ -1,5 +1,6 @@
 //! Translation between what scripts take and give and the domain's types.
 
+use super::rate::chat_name;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Token};
@@ -177,6 +178,8 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         unsaved: VecDeque::new(),
         closing: false,
         clock_set_by: None,
+        turn: None,
+        unfetched_since: None,
     };
     let inputs = take("inputs").unwrap_or_default();
     if take("via").as_deref() == Some("direct") {
@@ -223,7 +226,7 @@ pub(crate) fn entry_args(cmd: &mut Cmd, entry: &Entry, defaults: &Defaults) {
             } else {
                 ""
             })
-            .arg("")
+            .arg((spec.telegram.as_ref()).map_or(String::new(), |to| chat_name(&to.chat)))
             .arg("")
             .arg("");
         }

@@ -1,10 +1,10 @@
 //! The Lua scripts, embedded, each with the shared pieces in front of it.
 
-use sha1::digest;
+pub(super) use sha1::digest;
 
 mod sha1 {
     /// SHA-1 as Redis names a script: the redis crate computes it.
-    pub(super) fn digest(code: &str) -> String {
+    pub(in crate::store) fn digest(code: &str) -> String {
         redis::Script::new(code).get_hash().to_owned()
     }
 }
@@ -77,5 +77,6 @@ scripts! {
     leave: ["head", "leave"],
     reassert: ["head", "reassert"],
     pause: ["head", "pause"],
+    rate: ["head", "rate"],
     audit: ["head", "requeue", "audit"],
 }

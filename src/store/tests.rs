@@ -5,6 +5,7 @@ mod audit;
 mod bench;
 mod fuzz;
 mod model;
+mod rate;
 
 use super::*;
 use crate::job::{Charged, Phase};

@@ -4,6 +4,7 @@
 //! into [`Http`]; a token that something in front of Telegram echoes is struck out of the answer.
 
 pub mod files;
+pub mod limits;
 pub mod plan;
 pub mod refusal;
 pub mod text;
@@ -101,19 +102,6 @@ pub struct Call {
     pub file_part: Option<&'static str>,
     /// Telegram fetches a file from a URL before it answers (slow: 0.5-20 s).
     pub by_url: bool,
-}
-
-impl Call {
-    /// How many messages Telegram's limits count for it: an album counts each item, `getMe` nothing.
-    pub fn messages(&self) -> usize {
-        match self.method {
-            Method::GetMe => 0,
-            Method::SendMediaGroup => self.args.get("media").map_or(1, |media| {
-                media.as_array().map_or(1, |items| items.len().max(1))
-            }),
-            _ => 1,
-        }
-    }
 }
 
 /// The file of a call that uploads.

@@ -21,14 +21,16 @@ fn main() {
     // Side by side: what the step file costs, in turns, since the machine is never quiet.
     for _ in 0..2 {
         for step_file in [true, false] {
-            backlog(jobs, threads, step_file);
+            backlog(jobs, threads, step_file, "off");
         }
     }
+    // A turn for each message, at a rate that makes none of them wait.
+    backlog(jobs, threads, true, "10000/1s");
     idle();
 }
 
 /// All jobs wait before the daemon starts; generations take no time; delivery is by URL.
-fn backlog(jobs: u32, threads: u32, step_file: bool) {
+fn backlog(jobs: u32, threads: u32, step_file: bool, rate: &str) {
     let sandbox = Sandbox::start().expect("sandbox");
     sandbox.fal.set_generation(Duration::ZERO, Duration::ZERO);
     let mut con = connect(&sandbox);
@@ -41,7 +43,7 @@ fn backlog(jobs: u32, threads: u32, step_file: bool) {
     }
     let () = pipe.query(&mut con).expect("push");
     let before = calls(&mut con);
-    let daemon = Daemon::start(&sandbox, threads, step_file);
+    let daemon = Daemon::start(&sandbox, threads, step_file, rate);
     let started = Instant::now();
     let done = wait_done(&mut con, jobs, LIMIT);
     let took = started.elapsed();
@@ -50,7 +52,7 @@ fn backlog(jobs: u32, threads: u32, step_file: bool) {
     let redis = redis_cpu(&mut con);
     let file = if step_file { "with" } else { "without" };
     println!(
-        "backlog of {jobs} jobs, {threads} threads, generation 0, photos by URL, {file} a step file"
+        "backlog of {jobs} jobs, {threads} threads, generation 0, photos by URL, {file} a step file, --telegram-rate {rate}"
     );
     println!("  done                          {done}");
     println!(
@@ -94,7 +96,7 @@ fn idle() {
     let sandbox = Sandbox::start().expect("sandbox");
     sandbox.fal.set_generation(Duration::ZERO, Duration::ZERO);
     let mut con = connect(&sandbox);
-    let daemon = Daemon::start(&sandbox, 8, true);
+    let daemon = Daemon::start(&sandbox, 8, true, "30/1s");
     wait_for(LIMIT, || {
         let workers: u64 = redis::cmd("ZCARD")
             .arg("fal:workers")
@@ -265,7 +267,7 @@ fn connect(sandbox: &Sandbox) -> Connection {
 struct Daemon(Child);
 
 impl Daemon {
-    fn start(sandbox: &Sandbox, threads: u32, step_file: bool) -> Daemon {
+    fn start(sandbox: &Sandbox, threads: u32, step_file: bool, rate: &str) -> Daemon {
         let folder = std::env::temp_dir().join("fal-worker-bench");
         let folder = if step_file {
             folder.as_os_str()
@@ -296,6 +298,7 @@ impl Daemon {
             .env_clear()
             .env("FAL_WORKER_STATE_DIR", folder)
             .env("FAL_KEY", sandbox.fal.key())
+            .env("FAL_WORKER_TELEGRAM_RATE", rate)
             .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

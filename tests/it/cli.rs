@@ -515,6 +515,7 @@ fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_n
         ("fal-storage-url", "https://rest.fal.ai?x=1"),
         ("telegram-url", "https://api.telegram.org/bot1:x"),
         ("file-host", "https://fal.media/"),
+        ("telegram-rate", "fast"),
         ("delivery", "mail"),
         ("delivery-timeout", "soon"),
         ("poll-min", "10ms"),

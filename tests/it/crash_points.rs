@@ -292,6 +292,7 @@ impl Stage {
     /// fal and Telegram are well again.
     fn well_again(&mut self) {
         self.world.sandbox.faults.clear();
+        self.world.end_silence();
         self.world.sandbox.fal.set_slots(1_000_000);
     }
 
@@ -552,8 +553,8 @@ impl Stage {
                     let id = key.splitn(3, ':').nth(2).unwrap_or_default();
                     ttl > 0 && self.world.state(id) == "dead"
                 }
-                // A mark of the dead.
-                "worker" => ttl > 0,
+                // A mark of the dead; turns of messages.
+                "worker" | "rate" => ttl > 0,
                 _ => false,
             };
             assert!(kept, "left over: {key} (expires in {ttl} s)");

@@ -306,9 +306,10 @@ fn a_file_that_the_worker_has_to_fetch_is_fetched_again_or_else_sent_as_its_link
 }
 
 #[test]
-fn a_file_host_that_stays_down_costs_some_tries_and_then_the_user_gets_the_link() {
+fn a_file_host_that_stays_down_is_waited_for_half_of_the_delivery_time_then_the_user_gets_the_link()
+{
     check(
-        &["--delivery", "upload"],
+        &["--delivery", "upload", "--delivery-timeout", "10s"],
         &[
             (
                 "down",
@@ -327,6 +328,15 @@ fn a_file_host_that_stays_down_costs_some_tries_and_then_the_user_gets_the_link(
                 Seen::Link,
             ),
         ],
+    );
+}
+
+#[test]
+fn a_file_host_that_comes_back_after_many_tries_gives_the_file_all_the_same() {
+    let down = Fault::ResetBeforeRead;
+    check(
+        &["--delivery", "upload"],
+        &[("back", None, "file.worker", Some(5), down, Seen::Photo)],
     );
 }
 

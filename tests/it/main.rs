@@ -17,6 +17,7 @@ mod health;
 mod hostile;
 mod inputs;
 mod intake;
+mod limits;
 mod load;
 mod main_job;
 mod outage;

@@ -148,6 +148,7 @@ fn a_submit_under_way_is_waited_for_and_its_request_id_kept() {
     assert_nothing_is_owned(&mut world);
 
     world.sandbox.faults.remove(parked);
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     let record = world.wait_state("paid", "done");
     assert_eq!(record["attempt"], "1");
@@ -190,6 +191,7 @@ fn a_send_under_way_is_waited_for_and_not_repeated() {
     held.release();
     assert_eq!(daemon.wait_exit(SOON), Some(0));
     world.sandbox.faults.remove(parked);
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     world.wait_state("sent", "done");
     assert_eq!(world.sandbox.telegram.messages(7).len(), 1);
@@ -312,6 +314,7 @@ fn a_delivery_that_waits_for_telegram_is_given_back_with_its_result() {
     assert_eq!(record["state"], "queued", "{record:?}");
     assert_eq!(record["phase"], "delivering", "{record:?}");
     world.sandbox.faults.clear();
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     world.wait_state("waits", "done");
     assert_eq!(submits_of(&world, "waits"), 1);
@@ -366,6 +369,7 @@ fn a_stop_between_the_messages_of_one_result_repeats_none_of_them() {
     assert_eq!(record["phase"], "delivering", "{record:?}");
 
     world.sandbox.faults.remove(parked);
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     let record = world.wait_state("twelve", "done");
     let messages = world.sandbox.telegram.messages(7);
@@ -394,6 +398,7 @@ fn an_upload_under_way_is_waited_for_and_not_repeated() {
         daemon.log_text()
     );
     world.sandbox.faults.remove(parked);
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     world.wait_state("big", "done");
     world.wait_state("parked", "done");
@@ -431,6 +436,7 @@ fn direct_calls_that_wait_for_a_transfer_thread_are_given_back_unpaid() {
     assert_eq!(world.sandbox.fal.totals().submits, 2);
     assert_nothing_is_owned(&mut world);
     world.sandbox.faults.remove(parked);
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     for id in ids {
         world.wait_state(id, "done");
@@ -460,6 +466,7 @@ fn a_large_result_that_waits_for_telegram_is_kept_in_a_key_of_its_own_and_delete
     assert!(took < QUICK, "{took:?}");
     assert_eq!(world.redis::<u64>(&key), kept);
     world.sandbox.faults.clear();
+    world.end_silence();
     let _next = world.daemon(&["--threads", "4"]);
     world.wait_state("large", "done");
     assert_eq!(world.redis::<u64>(&key), 0);

@@ -66,6 +66,7 @@ fn tools() -> Arc<Tools> {
         delivery: DeliveryMode::Auto,
         delivery_timeout: Duration::from_secs(60),
         transfer_limits: TransferLimits::PUBLIC,
+        telegram_rate: None,
         file_hosts: FileHosts::new::<&str>(&[]).unwrap(),
         lang: Lang::En,
         admin_chat: None,

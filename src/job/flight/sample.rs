@@ -65,6 +65,8 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         unsaved: VecDeque::new(),
         closing: false,
         clock_set_by: None,
+        turn: None,
+        unfetched_since: None,
     }
 }
 

@@ -518,6 +518,7 @@ impl Shared {
         if counts_for_chat {
             chat.bucket.take(n);
         }
+        state.held += u64::from(wait >= Duration::from_millis(100));
         Ok(wait)
     }
 

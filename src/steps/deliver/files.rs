@@ -1,7 +1,7 @@
 //! The files of a call that uploads: fetched into spooled files one after the other, looked at, and
 //! given to Telegram from there. Never more of one in memory than a buffer.
 
-use super::{Outcome, fetch, no_page, not_fetched};
+use super::{Outcome, fetch, no_page, not_fetched, patience_left};
 use crate::http::{DownloadError, Spooled};
 use crate::job::answer::Item;
 use crate::job::flight::Flight;
@@ -66,7 +66,7 @@ pub(super) fn load(
         let mut file = match fetched {
             Ok(file) => file,
             Err(error) => {
-                let again = error.retryable() && flight.step_tries < super::DOWNLOAD_TRIES;
+                let again = error.retryable() && !patience_left(worker, flight).is_zero();
                 if files.is_empty() || again && !matches!(error, DownloadError::TooBig { .. }) {
                     return Err(not_fetched(worker, flight, parcel, progress, &error));
                 }

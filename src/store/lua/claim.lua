@@ -1,10 +1,10 @@
 -- claim: takes up to n ids from the ready lists and gives the jobs to one instance under tokens that
 -- the worker made: a repeated claim gives the same jobs, so a lost answer loses nothing.
 -- KEYS   1 resume   2 high   3 default   4 low   5 bell   6 claims of the instance   7 later   8 events
---        9 hash of the instance   10 paused   11 settling
+--        9 hash of the instance   10 paused   11 settling   12 start of the names of unreachable chats, perhaps
 -- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
--- MAKES  records of the ids (same slot on a cluster)
+-- MAKES  records of the ids, names of their chats (same slot on a cluster)
 -- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
@@ -75,6 +75,12 @@ for l = 1, lists do
           phase = 'telling'
           set[#set + 1] = 'kind'; set[#set + 1] = 'expired'
           set[#set + 1] = 'error'; set[#set + 1] = 'too old to be paid for: it waited beyond expires_at'
+        elseif phase == 'submitting' and r.chat and KEYS[12]
+          and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1 then
+          phase = 'telling' -- which is what nobody tries there
+          set[#set + 1] = 'kind'; set[#set + 1] = 'chat_unreachable'
+          set[#set + 1] = 'error'; set[#set + 1] = 'not paid for: an earlier message could not reach this chat'
+          set[#set + 1] = 'told'; set[#set + 1] = 'no'
         end
         set[#set + 1] = 'phase'; set[#set + 1] = phase
         if not r.started_at and phase ~= 'telling' then

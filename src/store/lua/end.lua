@@ -1,5 +1,7 @@
 -- end: the last write of a job's life: its state, its delivery, its events, in one step.
 -- KEYS   1 record   2 events   3 claims of the instance   4 dead   5 spec   6 large result
+--        7 start of the names of unreachable chats, perhaps
+-- MAKES  the name of its chat there (same slot on a cluster)
 -- ARGV   1 token   2 seq   3 id   4 state (done, dead, cancelled)   5 keep, seconds (0: the bare id only)
 --        6 request id that the owner knows ('' none)   7... as in owned
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
@@ -11,5 +13,10 @@ if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
 redis.call('HDEL', KEYS[3], id) -- allowed without memory; so is the rest, then
 apply(KEYS[1], KEYS[2], 7, now, seq)
+if KEYS[7] then
+  -- What arrived in a chat shows that it can be reached.
+  local r = redis.call('HMGET', KEYS[1], 'chat', 'told')
+  if r[1] and (state == 'done' or r[2] == 'yes') then redis.call('DEL', KEYS[7] .. ':' .. r[1]) end
+end
 finish({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6]}, id, state, keep, now)
 return {'ok', request or '', now}

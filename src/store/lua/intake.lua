@@ -6,7 +6,8 @@
 --        8 low   9 later   10 dead   11 inbox
 -- ARGV   1 namespace   2 batch number   3 n   4 format   5 keep dead, seconds   6 max wait, ms (0 none)
 --        then n times 14: raw entry, verdict ('job', 'bad'), id, user, model, meta, priority,
---        not_before ms, expires_at ms, max_attempts, via, tell, error, excerpt ('' for none)
+--        not_before ms, expires_at ms, max_attempts, via, tell (of a job: its chat), error, excerpt
+--        ('' for none)
 -- MAKES  records and specs of the ids (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
@@ -75,6 +76,7 @@ for i = 1, n do
     if meta ~= '' then set[#set + 1] = 'meta'; set[#set + 1] = meta end
     if expires_at ~= '' then set[#set + 1] = 'expires_at'; set[#set + 1] = expires_at end
     if ARGV[a + 11] ~= '' then set[#set + 1] = 'via'; set[#set + 1] = ARGV[a + 11] end
+    if ARGV[a + 12] ~= '' then set[#set + 1] = 'chat'; set[#set + 1] = ARGV[a + 12] end
     if state == 'later' then
       set[#set + 1] = 'due_at'; set[#set + 1] = from
       set[#set + 1] = 'not_before'; set[#set + 1] = from

@@ -1,8 +1,9 @@
 -- save: the owner records what a step brought; the job stays his.
--- KEYS   1 record   2 events   3 stats   4 large result
+-- KEYS   1 record   2 events   3 stats   4 large result   5 the bot's wishes for silence (see rate), perhaps
 -- ARGV   1 token   2 seq   3 counter to raise in stats ('' none)   4 large result ('' none)
 --        5 request id that the owner knows ('' none)   6... as in owned
--- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
+-- GIVES  {word, request id of the record or '', now, ms until any silence ends}; word: ok, stale, gone,
+--        adopted (see owned)
 -- CALLER Store::save
 local seq = tonumber(ARGV[2])
 local word, request = owner(KEYS[1], ARGV[1], seq, ARGV[5], false)
@@ -13,4 +14,5 @@ redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 if ARGV[3] ~= '' then redis.call('HINCRBY', KEYS[3], ARGV[3], 1) end
 if ARGV[4] ~= '' then redis.call('SET', KEYS[4], ARGV[4]) end
 apply(KEYS[1], KEYS[2], 6, now, seq)
-return {'ok', request or '', now}
+local silence = KEYS[5] and redis.call('PTTL', KEYS[5]) or 0
+return {'ok', request or '', now, silence}

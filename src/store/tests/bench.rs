@@ -95,6 +95,7 @@ impl Bench {
             &s.reassert,
             &s.pause,
             &s.audit,
+            &s.rate,
         ];
         for script in all {
             let mut cmd = redis::cmd("SCRIPT");

@@ -140,6 +140,8 @@ impl World {
             .env("FAL_WORKER_STATE_DIR", self.state_dir())
             // Many run at once; a test that asks says where: the flag beats this.
             .env("FAL_WORKER_LISTEN", "off")
+            // Nor does a test wait for turns, unless it is about them: again the flag beats this.
+            .env("FAL_WORKER_TELEGRAM_RATE", "off")
             .env("FAL_KEY", fal.key())
             .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
             .stdin(Stdio::null())
@@ -311,6 +313,13 @@ impl World {
             .into_iter()
             .filter(|event| event.get("job").is_some_and(|job| job == id))
             .collect()
+    }
+
+    /// What Telegram wanted of silence is over, as if its time had passed.
+    pub fn end_silence(&mut self) {
+        for key in self.redis::<Vec<String>>(&["KEYS", "fal:rate:*"]) {
+            let _: u64 = self.redis(&["DEL", &key]);
+        }
     }
 
     /// A counter of `fal:stats`, such as `resubmitted_after_unknown`.

@@ -1,0 +1,334 @@
+//! Turns of messages, silence, and chats that cannot be reached.
+
+use super::*;
+use crate::store::rate::{Ask, Silence, Turn, Verb};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TOKEN: &str = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw";
+
+fn bot(bench: &Bench) -> Instance {
+    let one = bench.instance();
+    one.store.set_bot(TOKEN);
+    one
+}
+
+/// One message of a bot that may send thirty a second, to a private chat.
+fn to(chat: &str) -> Ask<'_> {
+    Ask {
+        chat,
+        messages: 1,
+        bot: Some((30, SECOND)),
+        gap: SECOND,
+        burst: 3,
+    }
+}
+
+impl Instance {
+    fn turn(&self, ask: &Ask<'_>, verb: Verb) -> Turn {
+        self.session.rate(ask, verb).expect("answers")
+    }
+
+    fn wait(&self, ask: &Ask<'_>) -> f64 {
+        self.turn(ask, Verb::Take).wait.as_secs_f64()
+    }
+
+    fn job_to_7(&self, bench: &Bench, id: &str) {
+        bench.push(&job(id, r#""telegram":{"chat_id":7}"#));
+        self.intake();
+    }
+
+    /// Claims a job that must not be paid for.
+    fn claim_unpaid(&self, id: &str) {
+        let flight = self.claim_one();
+        assert_eq!((flight.id.as_str(), flight.phase), (id, Phase::Telling));
+        assert!(flight.untold, "nobody tries to tell it");
+        let (kind, _) = flight.failure.as_ref().expect("why");
+        assert_eq!(kind.as_str(), "chat_unreachable");
+        assert_eq!(flight.charged, Charged::No);
+    }
+}
+
+#[test]
+fn a_bot_sends_its_burst_at_once_and_then_at_its_rate_in_the_order_of_the_asking() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let mut last = 0.0;
+    let waits: Vec<f64> = (0..300)
+        .map(|chat| one.wait(&to(&chat.to_string())))
+        .collect();
+    for (number, wait) in waits.iter().enumerate() {
+        // Redis's clock went on meanwhile.
+        assert!(*wait > last - 0.2, "{number}: {wait} after {last}");
+        last = *wait;
+    }
+    // Two spans may hold a burst and a half at the start, from then on it is thirty a second.
+    let at_once = waits.iter().filter(|wait| **wait == 0.0).count();
+    assert!((20..=60).contains(&at_once), "{at_once}");
+    assert!((7.0..10.1).contains(&last), "{last}");
+}
+
+#[test]
+fn a_chat_takes_three_at_once_and_then_one_a_second_and_each_is_told_its_own_time() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let waits: Vec<f64> = (0..10).map(|_| one.wait(&to("7"))).collect();
+    assert_eq!(waits[..3], [0.0; 3]);
+    for (number, wait) in waits.iter().enumerate().skip(3) {
+        let right = number as f64 - 2.0;
+        assert!((right - 0.5..=right).contains(wait), "{waits:?}");
+    }
+}
+
+#[test]
+fn five_hundred_results_of_one_chat_take_no_place_from_another() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    for _ in 0..500 {
+        one.wait(&to("7"));
+    }
+    for other in 100..110 {
+        assert_eq!(one.wait(&to(&other.to_string())), 0.0, "{other}");
+    }
+}
+
+#[test]
+fn an_album_takes_as_many_places_as_it_has_items() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let album = Ask {
+        messages: 10,
+        ..to("7")
+    };
+    assert_eq!(one.wait(&album), 0.0, "a full bucket lets it pass");
+    let wait = one.wait(&to("7"));
+    assert!((7.5..=8.0).contains(&wait), "{wait}");
+}
+
+#[test]
+fn a_time_that_was_given_stays_good_unless_it_is_long_past_or_telegram_wants_silence() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let before = bench.dump();
+    assert_eq!(
+        one.turn(&to("7"), Verb::Keep(Duration::ZERO)).wait,
+        Duration::ZERO
+    );
+    assert_eq!(bench.dump(), before, "it takes no other place");
+    for _ in 0..3 {
+        one.wait(&to("7"));
+    }
+    let late = one.turn(&to("7"), Verb::Keep(5 * SECOND));
+    assert!(late.wait > SECOND / 2, "a new one: {late:?}");
+    let other = one.turn(&to("8"), Verb::Hold(10 * SECOND));
+    assert_eq!((other.silence, other.began), (Silence::Chat, true));
+    assert_eq!(
+        one.turn(&to("7"), Verb::Keep(Duration::ZERO)).wait,
+        Duration::ZERO
+    );
+    let held = one.turn(&to("8"), Verb::Keep(Duration::ZERO));
+    assert!(held.wait > 10 * SECOND, "behind the first one: {held:?}");
+}
+
+#[test]
+fn silence_in_a_chat_is_said_once_and_then_one_message_comes_after_the_other() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bot(&bench));
+    let first = one.turn(&to("7"), Verb::Hold(5 * SECOND));
+    assert_eq!((first.silence, first.began), (Silence::Chat, true));
+    let again = one.turn(&to("7"), Verb::Hold(3 * SECOND));
+    assert_eq!((again.silence, again.began), (Silence::Chat, false));
+    let waits = [first.wait, again.wait, two.turn(&to("7"), Verb::Take).wait];
+    for (number, wait) in waits.iter().enumerate() {
+        let right = 5.0 + number as f64;
+        let wait = wait.as_secs_f64();
+        assert!((right - 0.5..=right).contains(&wait), "{waits:?}");
+    }
+    assert_eq!(two.wait(&to("8")), 0.0, "no other chat waits");
+}
+
+#[test]
+fn two_chats_within_a_second_silence_the_bot_for_the_longer_time() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bot(&bench));
+    one.turn(&to("7"), Verb::Hold(20 * SECOND));
+    let second = two.turn(&to("8"), Verb::Hold(5 * SECOND));
+    assert_eq!((second.silence, second.began), (Silence::Bot, true));
+    let third = one.turn(&to("9"), Verb::Take);
+    assert!(third.wait > 19 * SECOND, "{third:?}");
+    assert_eq!((third.silence, third.began), (Silence::Bot, false));
+}
+
+#[test]
+fn without_limits_of_our_own_only_silence_makes_a_message_wait() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let free = Ask {
+        bot: None,
+        ..to("7")
+    };
+    let before = bench.dump();
+    for _ in 0..50 {
+        assert_eq!(one.wait(&free), 0.0);
+    }
+    assert_eq!(bench.dump(), before);
+    assert!(!one.store.may_be_silence());
+    one.turn(&free, Verb::Hold(5 * SECOND));
+    assert!(one.wait(&free) > 4.0);
+    assert!(one.store.may_be_silence());
+}
+
+#[test]
+fn a_daemon_without_limits_hears_of_anothers_silence_with_its_next_write() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bot(&bench));
+    two.job_to_7(&bench, "a");
+    let mut flight = two.claim_one();
+    one.turn(&to("7"), Verb::Hold(60 * SECOND));
+    assert!(!two.store.may_be_silence());
+    let write = Write::Save {
+        patch: Patch::default(),
+        count: None,
+        large: None,
+    };
+    assert_eq!(two.write(&mut flight, &write), Written::Ok);
+    assert!(two.store.may_be_silence());
+}
+
+#[test]
+fn bots_share_nothing_and_no_key_holds_a_token_or_stays_for_ever() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bench.instance());
+    two.store.set_bot("9876543:other");
+    for _ in 0..4 {
+        one.wait(&to("7"));
+    }
+    one.turn(&to("7"), Verb::Hold(5 * SECOND));
+    one.session.mark_unreachable("7").expect("answers");
+    assert_eq!(two.wait(&to("7")), 0.0);
+    let keys: Vec<String> = bench.ask(&format!("KEYS {NS}:rate:*"));
+    assert!(keys.len() >= 5, "{keys:?}");
+    for key in keys {
+        assert!(
+            !key.contains("AAHdq") && !key.contains("110201543"),
+            "{key}"
+        );
+        let ttl: i64 = bench.ask(&format!("TTL {key}"));
+        assert!((0..=3600).contains(&ttl), "{key}: {ttl}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_nobody_wait_until_it_is_there_again() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    for chat in ["7", "8"] {
+        for _ in 0..3 {
+            one.wait(&to(chat));
+        }
+    }
+    one.turn(&to("8"), Verb::Hold(5 * SECOND));
+    // As it looks once the clock has gone an hour back.
+    let keys: Vec<String> = bench.ask(&format!("KEYS {NS}:rate:*"));
+    for key in keys {
+        if bench.ask::<String>(&format!("TYPE {key}")) == "hash" {
+            for field in ["held", "full", "now", "any", "at", "till"] {
+                let at: Option<f64> = bench.ask(&format!("HGET {key} {field}"));
+                if let Some(at) = at.filter(|at| *at > 0.0) {
+                    let ahead = at + 3_600_000.0;
+                    bench.ask::<i64>(&format!("HSET {key} {field} {ahead}"));
+                }
+            }
+        }
+    }
+    assert!(one.wait(&to("7")) <= 1.0);
+    let held = one.wait(&to("8"));
+    assert!((3.0..=6.0).contains(&held), "{held}");
+}
+
+#[test]
+fn a_job_of_a_chat_that_cannot_be_reached_is_not_paid_for() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.session.mark_unreachable("7").expect("answers");
+    one.job_to_7(&bench, "a");
+    one.proxy.lose_an_answer();
+    one.claim_unpaid("a");
+    assert_eq!(bench.field("a", "told").as_deref(), Some("no"));
+}
+
+#[test]
+fn a_job_that_is_paid_already_is_delivered_also_where_nobody_was_reached() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.job_to_7(&bench, "a");
+    let mut flight = one.claim_one();
+    assert_eq!(one.submitted(&mut flight, "r-1"), Written::Ok);
+    one.session.mark_unreachable("7").expect("answers");
+    assert_eq!(one.session.give_back(&[&flight]), Ok(1));
+    assert_eq!(one.claim_one().phase, Phase::Polling);
+}
+
+#[test]
+fn whoever_is_reached_again_may_pay_again() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.job_to_7(&bench, "paid");
+    let mut flight = one.claim_one();
+    one.session.mark_unreachable("7").expect("answers");
+    one.job_to_7(&bench, "a");
+    one.claim_unpaid("a");
+    assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+    one.job_to_7(&bench, "b");
+    assert_eq!(one.claim_one().phase, Phase::Submitting);
+}
+
+#[test]
+fn a_failure_that_was_not_told_shows_nothing_about_the_chat() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.job_to_7(&bench, "a");
+    let mut flight = one.claim_one();
+    one.session.mark_unreachable("7").expect("answers");
+    assert_eq!(one.end(&mut flight, EndState::Dead), Written::Ok);
+    one.job_to_7(&bench, "b");
+    one.claim_unpaid("b");
+}
+
+#[test]
+fn after_its_time_a_chat_is_tried_again() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.session.mark_unreachable("7").expect("answers");
+    let keys: Vec<String> = bench.ask(&format!("KEYS {NS}:rate:*:unreachable:7"));
+    assert_eq!(keys.len(), 1);
+    bench.ask::<i64>(&format!("PEXPIRE {} 1", keys[0]));
+    while bench.ask::<i64>(&format!("EXISTS {}", keys[0])) == 1 {}
+    one.job_to_7(&bench, "a");
+    assert_eq!(one.claim_one().phase, Phase::Submitting);
+}
+
+#[test]
+fn a_record_that_does_not_name_its_chat_is_claimed_as_ever() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.session.mark_unreachable("7").expect("answers");
+    one.job_to_7(&bench, "a");
+    assert_eq!(bench.field("a", "chat").as_deref(), Some("7"));
+    bench.ask::<i64>(&format!("HDEL {NS}:job:a chat"));
+    let mut flight = one.claim_one();
+    assert_eq!(flight.phase, Phase::Submitting);
+    assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+}
+
+#[test]
+fn a_full_redis_gives_turns_all_the_same() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.wait(&to("7"));
+    bench.ask::<()>("CONFIG SET maxmemory 1mb");
+    bench.ask::<()>("CONFIG SET maxmemory-policy noeviction");
+    for _ in 0..3 {
+        one.wait(&to("7"));
+    }
+    assert!(one.wait(&to("7")) > 0.5);
+}

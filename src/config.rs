@@ -3,6 +3,7 @@
 //! meets a bad value at night (contract section 5).
 
 mod flag;
+mod messages;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::job::schedule::PollBounds;
 
 use crate::job::Lang;
 use crate::job::spec::ChatId;
+use crate::job::words::Words;
 use flag::Typed;
 use secret::Found;
 use std::fmt;
@@ -59,6 +61,10 @@ pub struct Config {
     pub lang: Lang,
     /// Messages of the bot; `None`: no limit of our own.
     pub telegram_rate: Option<Rate>,
+    /// What users read.
+    pub messages: Words,
+    /// Whether users are shown that something happens before the result is there.
+    pub progress: bool,
     /// Who is told of trouble with the account.
     pub admin_chat: Option<ChatId>,
     /// fal's key, `<id>:<secret>`.
@@ -301,6 +307,12 @@ impl Config {
             },
             log_format: read.value("log-format", |text| one_of(text, &formats))?,
             lang: read.value("lang", |text| one_of(text, &langs))?,
+            messages: read
+                .optional("messages", messages::load)?
+                .unwrap_or_default(),
+            progress: read.value("progress", |text| {
+                one_of(text, &[("on", true), ("off", false)])
+            })?,
             admin_chat: read.value("admin-chat", |text| limit(text, chat))?,
             fal_key: match secret::find(env, "FAL_KEY", "fal-key", None)? {
                 Some(found) => secret::fal_key(found)?,

@@ -332,6 +332,22 @@ pub static RUN_FLAGS: &[Flag] = &[
         "Language of the built-in texts where a job names none: en or ru",
     ),
     Flag::new(
+        "messages",
+        "FAL_WORKER_MESSAGES",
+        "FILE",
+        WorkedOut("the built-in texts"),
+        "Texts of your own in place of those that users read, TOML or JSON: [en] timeout = \"...\". Checked \
+         at start",
+    ),
+    Flag::new(
+        "progress",
+        "FAL_WORKER_PROGRESS",
+        "MODE",
+        Means("on"),
+        "on: while a job runs its chat shows that something is being sent, or its status message says how \
+         far it is; off: neither",
+    ),
+    Flag::new(
         "admin-chat",
         "FAL_WORKER_ADMIN_CHAT",
         "ID",

@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 const KEY: &str = "0b1e-id:s3cr3t-of-fal";
 const TOKEN: &str = "123456789:AAabcdefghijklmnopqrstuvwxyz_012345";
 
+/// Texts of an operator's own.
+const MESSAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/messages.toml");
+
 /// With a key, as nothing works without.
 fn env<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Environment {
     [("FAL_KEY", KEY)].into_iter().chain(pairs).collect()
@@ -92,6 +95,7 @@ fn the_defaults_are_the_contracts() {
         (DeliveryMode::Auto, LogFormat::Auto)
     );
     assert_eq!((config.lang, config.admin_chat), (Lang::En, None));
+    assert!(config.progress && config.messages == Words::default());
     let listen = Listen {
         address: "127.0.0.1:9464".parse().unwrap(),
         given: false,
@@ -135,6 +139,8 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("listen", "localhost:9464"), ("listen", "0.0.0.0:9464"), ("listen", "[::]:9464"), ("listen", "192.168.1.5:9464"),
         ("log-format", "xml"), ("lang", "de"),
         ("admin-chat", "me"), ("admin-chat", "@"), ("admin-chat", "4503599627370496"), ("admin-chat", "@a b"),
+        ("messages", ""), ("messages", "/no/such.toml"), ("messages", "/"),
+        ("progress", ""), ("progress", "1"), ("progress", "ON"),
     ];
     for (name, value) in table {
         let line = line(typed([(name, value)]));
@@ -159,6 +165,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
         ("listen", "127.0.0.1:0"), ("listen", "[::1]:9464"), ("listen", "off"),
         ("log-format", "json"), ("lang", "ru"), ("admin-chat", "-1001234567890"), ("state-dir", "/x/y"), ("state-dir", "off"),
+        ("messages", MESSAGES), ("progress", "off"),
     ];
     for (name, value) in good {
         let variable = flag(name).variable;

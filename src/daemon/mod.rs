@@ -17,6 +17,7 @@ use crate::recorder::{self, Recorder};
 use crate::report;
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
+use crate::steps::signs::Signs;
 use crate::steps::{self, LastFlush, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
@@ -289,6 +290,8 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         }),
         file_hosts,
         lang: config.lang,
+        words: config.messages.clone(),
+        signs: Signs::new(config.progress && config.bot_token.is_some()),
         admin_chat: config.admin_chat.clone(),
         lease: Lease::new(config.lease),
         gate: Gate::new(config.threads.pool),
@@ -404,6 +407,22 @@ impl Crew {
                 intake_thread(tools, &engine, &ends, &client)
             })?
         };
+        if tools.signs.is_on() {
+            let tools = tools.clone();
+            // Nobody waits for its end: what it does is no job's, and its last call has a time limit.
+            spawn("signs".to_owned(), move || {
+                let worker = Worker {
+                    session: tools.store.session(),
+                    slot: None,
+                    tools,
+                    moves_bytes: false,
+                };
+                let tools = &worker.tools;
+                while let Some(sign) = tools.signs.next(tools) {
+                    tools.signs.perform(&worker, &sign);
+                }
+            })?;
+        }
         let (keeper_ends, ends) = crossbeam_channel::bounded(0);
         let keeper = spawn("keeper".to_owned(), move || keeper_thread(keeper, &ends))?;
         Ok(Crew {
@@ -429,6 +448,7 @@ impl Crew {
         // Quiet: nothing new. The puller and intake are woken again and again, since an UNBLOCK that
         // comes before they block is lost.
         scheduler.set_stage(Stage::Quiet);
+        tools.signs.close();
         self.intake_ends.store(true, Ordering::Release);
         let quiet_by = hard_stop.min(began + Duration::from_secs(7));
         loop {

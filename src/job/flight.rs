@@ -162,6 +162,8 @@ pub struct Flight {
     pub turn: Option<Turn>,
     /// Since when the file that is next cannot be fetched.
     pub unfetched_since: Option<UnixMs>,
+    /// While it lives, the chat is shown signs of life.
+    pub alive: Option<Arc<()>>,
 }
 
 /// A place among the messages of the bot and of the chat.

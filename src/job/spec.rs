@@ -79,6 +79,7 @@ const TELEGRAM: Shape = Shape {
         "caption",
         "parse_mode",
         "reply_markup",
+        "status_markup",
         "disable_notification",
         "protect_content",
         "has_spoiler",
@@ -305,6 +306,8 @@ pub struct Target {
     pub parse_mode: Option<ParseMode>,
     /// A JSON object, byte for byte.
     pub reply_markup: Option<Box<RawValue>>,
+    /// The same for progress texts in the status message: what it keeps until the result.
+    pub status_markup: Option<Box<RawValue>>,
     /// Without a sound.
     pub disable_notification: bool,
     /// Not to be forwarded or saved.
@@ -329,6 +332,7 @@ impl Target {
             caption: None,
             parse_mode: None,
             reply_markup: None,
+            status_markup: None,
             disable_notification: false,
             protect_content: false,
             has_spoiler: false,
@@ -671,6 +675,7 @@ fn target(field: Field<'_>) -> Checked<Option<Target>> {
             &[ParseMode::Html, ParseMode::MarkdownV2, ParseMode::Markdown].map(|m| (m.as_str(), m)),
         )?,
         reply_markup: markup(get("reply_markup"))?,
+        status_markup: markup(get("status_markup"))?,
         disable_notification: get("disable_notification").boolean()?.unwrap_or(false),
         protect_content: get("protect_content").boolean()?.unwrap_or(false),
         has_spoiler: get("has_spoiler").boolean()?.unwrap_or(false),

@@ -12,7 +12,7 @@ use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::spec::{Ping, Target};
 use crate::job::state::{self, Next, Receipt, TELL_LIMIT, since};
-use crate::job::{Charged, Phase, words};
+use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
@@ -102,12 +102,13 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
         let change = state::end_failed(flight, Some(false));
         return worker.record(flight, change);
     }
-    let kind = flight
+    let (kind, error) = flight
         .failure
         .as_ref()
-        .map_or(Kind::Unavailable, |(kind, _)| *kind);
+        .map_or((Kind::Unavailable, ""), |(kind, text)| (*kind, text));
     let lang = target.lang.unwrap_or(worker.tools.lang);
-    let items = [Item::Text(words::failure_text(kind, lang).to_owned())];
+    let text = worker.tools.words.failure(lang, kind, &flight.id, error);
+    let items = [Item::Text(text)];
     let target = plan::telling_target(&target);
     let parcel = worker.parcel(&items, &target, &|_| false, false);
     let told = match go_on(worker, flight, telegram, &parcel) {
@@ -201,6 +202,9 @@ fn act(
     let sent = match plan::next(parcel, progress) {
         Op::Finished => return Outcome::After(Box::new(After::Go(progress.clone()))),
         Op::Call(call) => {
+            if let Some(wait) = worker.tools.signs.end(flight) {
+                return Outcome::Again(wait);
+            }
             if let Err(wait) = worker.turn(flight, &call) {
                 return Outcome::Again(wait);
             }
@@ -261,6 +265,9 @@ fn upload(
     if here.files.iter().map(|file| file.len).sum::<u64>() > max_bytes {
         let after = plan::after_download(parcel, progress, DownloadProblem::TooBig);
         return Outcome::After(Box::new(after));
+    }
+    if let Some(wait) = worker.tools.signs.end_before_upload(flight) {
+        return Outcome::Again(wait);
     }
     if let Err(next) = worker.may_act(flight) {
         // The download took its time: the lease is looked at again before anything goes out.
@@ -471,7 +478,7 @@ impl Worker {
     }
 
     fn parcel<'a>(
-        &self,
+        &'a self,
         items: &'a [Item],
         target: &'a Target,
         may_fetch: &'a dyn Fn(&str) -> bool,
@@ -481,6 +488,7 @@ impl Worker {
             items,
             target,
             lang: target.lang.unwrap_or(self.tools.lang),
+            words: &self.tools.words,
             delivery: self.tools.delivery,
             limits: self.tools.transfer_limits,
             may_fetch,

@@ -13,6 +13,7 @@ mod lease;
 mod poll;
 pub(crate) mod pull;
 pub(crate) mod recover;
+pub(crate) mod signs;
 mod snapshot;
 mod submit;
 mod turn;
@@ -27,6 +28,7 @@ use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::spec::ChatId;
 use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
+use crate::job::words::Words;
 use crate::job::{Lang, Phase, RequestId, UnixMs};
 use crate::recorder::{Command, Recorder, Slot};
 use crate::report;
@@ -36,6 +38,7 @@ use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
 use gate::{Entry, Gate, Inside, Service};
+use signs::Signs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +62,8 @@ pub(crate) struct Tools {
     pub(crate) telegram_rate: Option<Rate>,
     pub(crate) file_hosts: FileHosts,
     pub(crate) lang: Lang,
+    pub(crate) words: Words,
+    pub(crate) signs: Signs,
     pub(crate) admin_chat: Option<ChatId>,
     pub(crate) lease: Lease,
     pub(crate) gate: Gate,
@@ -130,6 +135,10 @@ pub(crate) fn advance<'a>(
             Flushed::Away => return Next::In(REDIS_AWAY),
         }
     }
+    worker
+        .tools
+        .signs
+        .meet(flight, worker.moves_bytes, &worker.tools);
     // The place in the service is held until the step is over.
     let _inside = match (place, flight.phase) {
         (Some(inside), Phase::Submitting) => inside,
@@ -153,14 +162,16 @@ pub(crate) fn advance<'a>(
             }
         }
     }
-    match flight.phase {
+    let next = match flight.phase {
         Phase::Submitting => submit::submit(worker, flight),
         Phase::Polling if cancel_is_due(flight) => submit::cancel(worker, flight),
         Phase::Polling => poll::poll(worker, flight),
         Phase::Collecting => collect::collect(worker, flight),
         Phase::Delivering => deliver::deliver(worker, flight),
         Phase::Telling => deliver::tell(worker, flight),
-    }
+    };
+    worker.tools.signs.after_step(flight, next);
+    next
 }
 
 /// Lets a step into the service that it needs, or says when to ask again. While a service counts as

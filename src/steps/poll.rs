@@ -6,6 +6,7 @@ use crate::fal::Handle;
 use crate::job::answer::Polled;
 use crate::job::flight::Flight;
 use crate::job::state::{self, Next};
+use crate::job::words::Shown;
 use std::sync::atomic::Ordering;
 
 /// Asks fal how far the request is.
@@ -31,6 +32,17 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
             Heard::Answer
         }
     });
+    let shown = match &answer {
+        _ if flight.cancelling.is_some() => None,
+        Polled::InQueue { position } => position.map(|ahead| Shown::Queued {
+            place: ahead.saturating_add(1),
+        }),
+        Polled::InProgress => Some(Shown::Started),
+        Polled::Completed | Polled::Missing | Polled::Failed(_) => None,
+    };
+    if let Some(shown) = shown {
+        worker.tools.signs.show(flight, shown);
+    }
     let in_flight = worker.tools.in_flight.load(Ordering::Relaxed) as usize;
     let change = state::after_poll(
         flight,

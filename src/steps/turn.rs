@@ -9,7 +9,7 @@ use crate::store::rate::{Ask, Silence, Verb};
 use crate::store::{self, Fault};
 use crate::telegram::limits::ChatLimit;
 use crate::telegram::refusal::{Refusal, Repair};
-use crate::telegram::{Call, Sent};
+use crate::telegram::{Call, Method, Sent};
 use std::time::Duration;
 
 /// What Telegram itself holds back without a word: longer than that nobody waits to tell the operator.
@@ -79,11 +79,31 @@ impl Worker {
         }
     }
 
+    /// Whether a sign of life has to wait, and how long: it takes only what nobody else wants now, and is
+    /// dropped rather than kept waiting.
+    pub(super) fn sign_must_wait(&self, call: &Call) -> Option<Duration> {
+        if self.tools.telegram_rate.is_none() && !self.tools.store.may_be_silence() {
+            return None;
+        }
+        let verb = match call.method {
+            Method::SendChatAction => Verb::Act,
+            _ => Verb::Try,
+        };
+        let asked = self.ask(&call.chat(), 1, verb);
+        asked
+            .ok()
+            .map(|turn| turn.wait)
+            .filter(|wait| !wait.is_zero())
+    }
+
     /// Notes whether Telegram is there, what its answer means for others, and at debug what it refused.
     pub(super) fn note(&self, flight: &mut Flight, call: &Call, sent: &Result<Sent, Refusal>) {
         let refusal = sent.as_ref().err();
         self.telegram_heard(refusal);
         let Some(refusal) = refusal else { return };
+        if let (Some(wait), Some(target)) = (refusal.silence(), &flight.target) {
+            self.tools.signs.silence(&target.chat, wait);
+        }
         if let Some(wait) = self.heard(call, refusal) {
             flight.turn = Some(self.later(call.chat(), call.messages(), wait));
         }

@@ -41,6 +41,10 @@ pub(crate) enum Verb {
     Keep(Duration),
     /// Telegram wants silence so long; for the time after it.
     Hold(Duration),
+    /// For now or not at all: an edit that may be left out.
+    Try,
+    /// The same for a chat action, which counts for the bot alone.
+    Act,
 }
 
 /// The answer.
@@ -122,6 +126,8 @@ impl Session {
             Verb::Take => ("take", Duration::ZERO),
             Verb::Keep(late) => ("keep", late),
             Verb::Hold(silence) => ("hold", silence),
+            Verb::Try => ("try", Duration::ZERO),
+            Verb::Act => ("act", Duration::ZERO),
         };
         let (places, every) = ask.bot.unwrap_or((0, Duration::from_secs(1)));
         let (all, chat) = (

@@ -180,6 +180,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        alive: None,
     };
     let inputs = take("inputs").unwrap_or_default();
     if take("via").as_deref() == Some("direct") {

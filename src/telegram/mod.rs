@@ -54,6 +54,8 @@ pub enum Method {
     EditMessageCaption,
     /// Takes a message away.
     DeleteMessage,
+    /// Shows for a few seconds what the bot is doing.
+    SendChatAction,
 }
 
 impl Method {
@@ -72,6 +74,7 @@ impl Method {
             Method::EditMessageMedia => "editMessageMedia",
             Method::EditMessageCaption => "editMessageCaption",
             Method::DeleteMessage => "deleteMessage",
+            Method::SendChatAction => "sendChatAction",
         }
     }
 
@@ -86,7 +89,11 @@ impl Method {
     /// Whether doing it twice is the same as once: a fresh send is not, and there is no way to ask
     /// what became of it.
     pub fn is_repeatable(self) -> bool {
-        self.is_edit() || matches!(self, Method::GetMe | Method::DeleteMessage)
+        self.is_edit()
+            || matches!(
+                self,
+                Method::GetMe | Method::DeleteMessage | Method::SendChatAction
+            )
     }
 }
 
@@ -165,11 +172,26 @@ impl Telegram {
 
     /// Makes one call. `upload` must be given exactly when the call has a `file_part`.
     pub fn perform(&self, call: &Call, upload: Option<Upload<'_>>) -> Result<Sent, Refusal> {
-        self.perform_with(call, upload.into_iter().collect())
+        let limit = if call.by_url { BY_URL } else { JSON_CALL };
+        self.perform_limited(call, upload.into_iter().collect(), limit)
     }
 
     /// The same with the files of an album, in the order of their parts.
-    pub fn perform_with(&self, call: &Call, mut uploads: Vec<Upload<'_>>) -> Result<Sent, Refusal> {
+    pub fn perform_with(&self, call: &Call, uploads: Vec<Upload<'_>>) -> Result<Sent, Refusal> {
+        self.perform_limited(call, uploads, JSON_CALL)
+    }
+
+    /// Makes a call without a file that nobody waits for: within this time.
+    pub fn perform_within(&self, call: &Call, limit: Duration) -> Result<Sent, Refusal> {
+        self.perform_limited(call, Vec::new(), limit)
+    }
+
+    fn perform_limited(
+        &self,
+        call: &Call,
+        mut uploads: Vec<Upload<'_>>,
+        limit: Duration,
+    ) -> Result<Sent, Refusal> {
         let method = call.method;
         let url = format!(
             "{}/bot{}/{}",
@@ -185,7 +207,7 @@ impl Telegram {
                     content_type: "application/json",
                     bytes: &bytes,
                 };
-                self.exchange(&url, body, if call.by_url { BY_URL } else { JSON_CALL })
+                self.exchange(&url, body, limit)
             }
             (Some(part), [first, more @ ..]) if more.len() < PARTS.len() => {
                 let form = Form::new(&call.args, part, first.file_name, first.content_type);
@@ -237,7 +259,7 @@ impl Telegram {
         total: Duration,
     ) -> Result<Answer, Broken> {
         let bounds = Bounds {
-            connect: CONNECT,
+            connect: CONNECT.min(total),
             total,
             max_bytes: ANSWER_BYTES,
         };

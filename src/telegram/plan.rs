@@ -34,6 +34,7 @@ use super::{Call, Sent};
 use crate::job::answer::{File, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::spec::Target;
+use crate::job::words::Words;
 use crate::job::{Charged, Lang};
 use compose::{
     Keyboard, body_texts, caption_form, caption_texts, delete_call, file_call, link, link_call,
@@ -112,6 +113,8 @@ pub struct Parcel<'a> {
     pub target: &'a Target,
     /// Language of the few words added.
     pub lang: Lang,
+    /// Those words.
+    pub words: &'a Words,
     /// `--delivery`.
     pub delivery: DeliveryMode,
     /// Of the server in use.

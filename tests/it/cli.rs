@@ -535,6 +535,8 @@ fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_n
         ("state-dir", "here"),
         ("lang", "de"),
         ("admin-chat", "0x7"),
+        ("messages", "/no/such/file.toml"),
+        ("progress", "maybe"),
     ];
     for flag in STORE_FLAGS.iter().chain(RUN_FLAGS) {
         let (_, value) = wrong

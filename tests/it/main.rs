@@ -27,6 +27,7 @@ mod redis_faults;
 mod redis_matrix;
 mod secrets;
 mod shutdown;
+mod signs;
 mod step_file;
 mod support;
 mod systemd;

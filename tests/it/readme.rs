@@ -230,6 +230,26 @@ fn the_table_of_flags_is_the_programs() {
 }
 
 #[test]
+fn the_example_of_texts_is_taken_and_every_text_stands_in_the_table() {
+    let example = blocks("What users see", "toml").remove(0);
+    let mut world = World::new();
+    let path = world.folder.path().join("words.toml");
+    fs::write(&path, example).unwrap();
+    let _daemon = world.daemon(&["--threads", "4", "--messages", path.to_str().unwrap()]);
+    // The program's own list of names, from its refusal of another.
+    fs::write(&path, "[en]\nno_such_text = \"x\"").unwrap();
+    let mut refused = world.spawn(&["--messages", path.to_str().unwrap()], &[]);
+    assert_eq!(refused.wait_exit(SOON), Some(78));
+    let log = refused.log_text();
+    let names = log.trim().split("none of ").nth(1).unwrap_or(&log);
+    let (table, kinds) = (section("What users see"), section("Read the outcome"));
+    for name in names.split(", ").map(|name| name.trim_matches('"')) {
+        let shown = format!("`{name}`");
+        assert!(table.contains(&shown) || kinds.contains(&shown), "{name}");
+    }
+}
+
+#[test]
 fn every_command_and_no_other_is_described() {
     let help = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
         .arg("--help")

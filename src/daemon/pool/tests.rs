@@ -69,6 +69,8 @@ fn tools() -> Arc<Tools> {
         telegram_rate: None,
         file_hosts: FileHosts::new::<&str>(&[]).unwrap(),
         lang: Lang::En,
+        words: Default::default(),
+        signs: crate::steps::signs::Signs::new(false),
         admin_chat: None,
         lease,
         gate: crate::steps::gate::Gate::new(4),

@@ -67,6 +67,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        alive: None,
     }
 }
 

@@ -173,6 +173,22 @@ fn files_of_the_input_are_read_in_their_order() {
 }
 
 #[test]
+fn the_keyboard_of_a_status_message_is_kept_apart_from_the_results() {
+    let spec = good(
+        r#"{"model":"a/b","input":{},"telegram":{"chat_id":1,"status_message_id":2,
+        "status_markup":{"inline_keyboard": []}}}"#,
+    );
+    let target = spec.telegram.expect("a target");
+    let kept = target.status_markup.as_ref().map(|markup| markup.get());
+    assert_eq!(kept, Some(r#"{"inline_keyboard": []}"#));
+    assert!(target.reply_markup.is_none());
+    let wrong = r#"{"model":"a/b","input":{},"telegram":{"chat_id":1,"status_markup":[]}}"#;
+    let error = parse(wrong.as_bytes(), None).unwrap_err().error;
+    let expected = "telegram.status_markup: expected an object, found an array";
+    assert_eq!(error, expected);
+}
+
+#[test]
 fn values_other_than_the_defaults_arrive() {
     let spec = good(
         r#"{"model":"a/b","input":{},"priority":"low","via":"direct","repay":true,

@@ -5,7 +5,8 @@
 -- of the sends, not of the asking.
 -- KEYS   1 the bot (hash: held, any, and of the last one who was to be silent: by, at, till; now)
 --        2 the chat (hash: held, full, now)
--- ARGV   1 verb: take; keep (a time given before); hold (Telegram wants silence; takes the next time, too)
+-- ARGV   1 verb: take; keep (a time given before); hold (Telegram wants silence; takes the next time, too);
+--        try, act (now or not at all: an edit, a chat action that may be left out)
 --        2 messages   3 places of the bot in a span, 0: no limits of our own   4 span, ms
 --        5 of the chat: ms a message   6 and at once   7 chat   8 keep: ms since the time that was
 --        given; hold: ms of silence   9 names of spans begin so
@@ -47,6 +48,26 @@ local silence = 0
 if held > now then silence = 1 end
 if bot_held > now then silence = 2 end
 local rest = math.max(0, math.max(held, bot_held, any) - now)
+if verb == 'try' or verb == 'act' then
+  -- Only what nobody else wants now: half of the places are always left for results.
+  local free = math.max(now, held, bot_held)
+  if verb == 'try' then free = math.max(free, full + (1 - burst) * gap) end
+  if free > now then return {free - now, silence, 0, rest} end
+  if places == 0 then return {0, 0, 0, rest} end
+  local this = math.floor(now / span)
+  local name = ARGV[9] .. string.format('%d', this)
+  if tonumber(redis.call('GET', name) or '0') >= math.max(1, math.floor(places / 2)) then
+    return {math.max(1, (this + 1) * span - now), 0, 0, rest}
+  end
+  redis.call('INCRBY', name, 1)
+  redis.call('PEXPIRE', name, 2 * span + 1000)
+  if verb == 'try' then
+    full = math.max(full, now) + gap
+    redis.call('HSET', KEYS[2], 'held', held, 'full', full, 'now', now)
+    redis.call('PEXPIRE', KEYS[2], math.max(held, full) - now + 1000)
+  end
+  return {0, 0, 0, rest}
+end
 if silence == 0 then
   if verb == 'keep' and ms <= 2000 then return {0, 0, 0, rest} end
   if places == 0 and full <= now then return {0, 0, 0, rest} end

@@ -5,7 +5,6 @@ use super::kind::{SendKind, file_name, is_http, media_type};
 use super::{
     ATTACHED, Caption, Edit, Op, Parcel, Progress, Way, editing, into_caption, is_last, way,
 };
-use crate::job::Lang;
 use crate::job::answer::File;
 use crate::job::spec::{ChatId, ParseMode};
 use crate::telegram::text::{self, CAPTION, MESSAGE};
@@ -131,7 +130,7 @@ pub(super) fn caption_texts(
     let target = parcel.target;
     // A keyboard that an album could not take needs a text to stand under.
     let bare = || match p.keyboard_due && !p.no_markup {
-        true => (vec![ready(parcel.lang).to_owned()], None),
+        true => (vec![parcel.words.ready(parcel.lang)], None),
         false => (Vec::new(), None),
     };
     let Some(whole) = target.caption.as_deref().filter(|_| is_last(parcel, p)) else {
@@ -182,7 +181,7 @@ pub(super) fn body_texts(
         None => body.to_owned(),
     };
     if plain.trim().is_empty() {
-        return (vec![nothing(parcel.lang).to_owned()], None);
+        return (vec![nothing(parcel)], None);
     }
     if let (Some(caption), Some(mode), false) =
         (caption, target.parse_mode, p.plain || p.fixed_text)
@@ -207,7 +206,7 @@ pub(super) fn body_texts(
     }
     if let Some(text) = texts.get_mut(p.part).filter(|_| p.fixed_text) {
         // It was refused as empty: what is in it shows nothing (a cell of braille blanks, say).
-        nothing(parcel.lang).clone_into(text);
+        *text = nothing(parcel);
     }
     (texts, None)
 }
@@ -252,36 +251,15 @@ fn link_text(parcel: &Parcel<'_>, p: &Progress, file: &File) -> (String, Caption
 
 /// Where the file is. A link that no message holds would be refused, and cut it leads nowhere.
 pub(super) fn link(parcel: &Parcel<'_>, file: &File) -> String {
-    let link = match parcel.lang {
-        Lang::En => format!("The file is here: {}", file.url),
-        Lang::Ru => format!("Файл здесь: {}", file.url),
-    };
+    let link = parcel.words.link(parcel.lang, &file.url);
     if text::units(&link) <= MESSAGE {
         return link;
     }
-    let fixed = match parcel.lang {
-        Lang::En => {
-            "The file is ready, but it cannot be sent here, and its link is too long for a message."
-        }
-        Lang::Ru => {
-            "Файл готов, но отправить его сюда нельзя, а ссылка на него слишком длинная для сообщения."
-        }
-    };
-    fixed.to_owned()
+    parcel.words.link_too_long(parcel.lang).to_owned()
 }
 
-fn ready(lang: Lang) -> &'static str {
-    match lang {
-        Lang::En => "Ready",
-        Lang::Ru => "Готово",
-    }
-}
-
-fn nothing(lang: Lang) -> &'static str {
-    match lang {
-        Lang::En => "(empty)",
-        Lang::Ru => "(пусто)",
-    }
+fn nothing(parcel: &Parcel<'_>) -> String {
+    parcel.words.empty(parcel.lang)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -342,7 +320,7 @@ pub(super) fn delete_call(parcel: &Parcel<'_>, p: &Progress) -> Call {
 
 pub(super) fn ping_call(parcel: &Parcel<'_>, p: &Progress) -> Call {
     let mut args = send_args(parcel, p, parcel.target.status_message_id);
-    args.insert("text".into(), ready(parcel.lang).into());
+    args.insert("text".into(), parcel.words.ready(parcel.lang).into());
     Call {
         method: Method::SendMessage,
         args,

@@ -142,6 +142,8 @@ impl World {
             .env("FAL_WORKER_LISTEN", "off")
             // Nor does a test wait for turns, unless it is about them: again the flag beats this.
             .env("FAL_WORKER_TELEGRAM_RATE", "off")
+            // Most tests count what reaches Telegram; those of signs of life ask for them by the flag.
+            .env("FAL_WORKER_PROGRESS", "off")
             .env("FAL_KEY", fal.key())
             .env("TELEGRAM_BOT_TOKEN", self.sandbox.telegram.token())
             .stdin(Stdio::null())

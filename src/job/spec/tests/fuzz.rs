@@ -45,6 +45,9 @@ fn taken(entry: &[u8], spec: &Spec) -> Outcome {
         spec.telegram
             .as_ref()
             .and_then(|to| to.reply_markup.as_ref()),
+        spec.telegram
+            .as_ref()
+            .and_then(|to| to.status_markup.as_ref()),
     ];
     for raw in kept.into_iter().flatten() {
         hold!(text.contains(raw.get()), "not as it was pushed: {raw}");
@@ -229,6 +232,10 @@ fn target_again(to: &Target, quoted: impl Fn(&str) -> String) -> String {
     put(
         "reply_markup",
         to.reply_markup.as_ref().map(|raw| raw.get().to_owned()),
+    );
+    put(
+        "status_markup",
+        to.status_markup.as_ref().map(|raw| raw.get().to_owned()),
     );
     put(
         "disable_notification",

@@ -54,6 +54,7 @@ fn any_delivery(input: &[u8]) -> Outcome {
         items: &items,
         target: &target,
         lang: target.lang.unwrap_or_default(),
+        words: Words::built_in(),
         delivery,
         limits: TransferLimits::PUBLIC,
         may_fetch: &host,

@@ -229,6 +229,25 @@ pub fn job_cancelled(job: &Job<'_>, charged: Charged, total_ms: Option<u64>) {
     );
 }
 
+/// `result sent again`: a redelivery of this job has ended, or why it could not.
+pub fn redelivered(redelivery: &Job<'_>, of: &str, failed: Option<&(Kind, String)>) {
+    let named = Job {
+        job: of,
+        ..*redelivery
+    };
+    match failed {
+        None => named.line(Level::Info, "result sent again", &[]),
+        Some((kind, error)) => {
+            COUNTERS.warnings.fetch_add(1, Relaxed);
+            named.line(
+                Level::Warn,
+                "result not sent again",
+                &[("kind", kind), ("error", &error.as_str())],
+            );
+        }
+    }
+}
+
 /// `job retrying`: this step again, or a new submit, in so long.
 pub fn job_retrying(job: &Job<'_>, kind: Kind, wait: Duration, error: &str) {
     COUNTERS.retries_of(kind).fetch_add(1, Relaxed);

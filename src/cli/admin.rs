@@ -17,7 +17,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(2);
 
-fn open(store: &StoreConfig) -> Result<View, u8> {
+pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
     View::open(
         store.redis.connection_info(),
         &store.namespace,
@@ -26,7 +26,7 @@ fn open(store: &StoreConfig) -> Result<View, u8> {
     .map_err(|fault| away(&fault))
 }
 
-fn away(fault: &Fault) -> u8 {
+pub(super) fn away(fault: &Fault) -> u8 {
     eprintln!("fal-worker: {fault}");
     UNAVAILABLE
 }

@@ -2,6 +2,7 @@
 //! contract section 5.
 
 mod admin;
+mod operate;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
@@ -42,6 +43,10 @@ enum Command {
     Status(StatusArgs),
     /// Show one job: its record and its timeline
     Show(ShowArgs),
+    /// End jobs before their result is there: a worker cancels at fal what has been sent to it
+    Cancel(CancelArgs),
+    /// Send the result of an ended job again, free, from the files that Telegram keeps
+    Redeliver(RedeliverArgs),
     /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
     Demo,
 }
@@ -101,6 +106,31 @@ pub(crate) struct ShowArgs {
     spec: bool,
 }
 
+/// Arguments of `cancel`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CancelArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Ids of the jobs
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `redeliver`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RedeliverArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Id of the job
+    id: String,
+    /// Send it to this chat instead: a number, or @name
+    #[arg(long, value_name = "CHAT", allow_hyphen_values = true)]
+    chat: Option<String>,
+}
+
 /// Runs the process's command line. `started`: when the process began.
 pub fn main(started: Instant) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -124,6 +154,12 @@ pub fn main(started: Instant) -> ExitCode {
         }
         Command::Status(args) => with_store(&args.store, &env, |store| admin::status(&args, store)),
         Command::Show(args) => with_store(&args.store, &env, |store| admin::show(&args, store)),
+        Command::Cancel(args) => {
+            with_store(&args.store, &env, |store| operate::cancel(&args, store))
+        }
+        Command::Redeliver(args) => {
+            with_store(&args.store, &env, |store| operate::redeliver(&args, store))
+        }
         Command::Demo => ExitCode::from(crate::sandbox::demo::run()),
     }
 }

@@ -169,6 +169,14 @@ impl Keeper {
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
+        if beat.cancels {
+            self.heed_cancels()?;
+        }
+        // With each beat until a step has seen it: one that was under way parks its job when it ends.
+        let open = self.tools.cancels.open(Instant::now());
+        if !open.is_empty() {
+            self.engine.scheduler.hurry(&open);
+        }
         self.compare_claims(beat.claims, crashed)?;
         if let Some((instance, at)) = &beat.oldest {
             self.look_after(instance, *at)?;
@@ -193,6 +201,14 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// What was asked of us goes to the steps; only then does Redis forget it.
+    fn heed_cancels(&self) -> Result<(), Fault> {
+        let asked = self.session.cancels()?;
+        let tokens = asked.iter().map(|(_, token)| Token(token.clone()));
+        self.tools.cancels.ask(tokens, Instant::now());
+        self.session.cancels_heeded(&asked)
     }
 
     /// A call a beat while a walk of the store is not complete, else one every few seconds. Nothing depends

@@ -18,7 +18,7 @@ use crate::report;
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
 use crate::steps::signs::Signs;
-use crate::steps::{self, LastFlush, Lease, Tools, Worker};
+use crate::steps::{self, Cancels, LastFlush, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
 use crate::telegram::Telegram;
 use crate::telegram::limits::Rate;
@@ -296,6 +296,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         lease: Lease::new(config.lease),
         gate: Gate::new(config.threads.pool),
         recorder: Arc::new(recorder),
+        cancels: Cancels::default(),
         state,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),

@@ -4,12 +4,12 @@
 //! nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
 //! whoever takes work wakes one more if work is left.
 
-use crate::job::flight::Flight;
+use crate::job::flight::{Flight, Token};
 use crate::job::{JobId, Phase};
 use crate::steps::Snapshot;
 use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -297,6 +297,36 @@ impl Scheduler {
         inner.park(flight, due);
         if inner.leader_until.is_some_and(|until| due < until) {
             self.leader.notify_one();
+        }
+    }
+
+    /// Those of these claims that are parked, or not begun, have their next step now.
+    pub(crate) fn hurry(&self, tokens: &HashSet<Token>) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let mut polls = std::mem::take(&mut inner.polls).into_vec();
+        let mut found = false;
+        for Reverse(parked) in &mut polls {
+            if parked.due > now && tokens.contains(&parked.flight.token) {
+                parked.due = now;
+                found = true;
+            }
+        }
+        inner.polls = polls.into();
+        // Who waits for a place at fal needs none any more.
+        let claimed = std::mem::take(&mut inner.claimed);
+        for flight in claimed {
+            if tokens.contains(&flight.token) {
+                inner.park(flight, now);
+                found = true;
+            } else {
+                inner.claimed.push_back(flight);
+            }
+        }
+        self.waiting.store(inner.claimed.len(), Ordering::Release);
+        if found {
+            self.room(&mut inner);
+            self.wake_for(&inner, now);
         }
     }
 

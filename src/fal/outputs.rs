@@ -264,6 +264,7 @@ fn file(members: &Members) -> Option<File> {
         width: small(&["width"]).filter(|n| *n > 0),
         height: small(&["height"]).filter(|n| *n > 0),
         duration_s: small(&["duration"]),
+        held: None,
     }))
 }
 

@@ -119,4 +119,16 @@ pub struct File {
     pub height: Option<u32>,
     /// Seconds, rounded.
     pub duration_s: Option<u32>,
+    /// Telegram has it already.
+    pub held: Option<Held>,
+}
+
+/// A file that Telegram keeps: sent again for free, also after fal's is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Telegram's id of it.
+    pub id: String,
+    /// The member of a message that it came in (`photo`, `video` and so on), as which alone it can be sent
+    /// again; empty where that was not noted.
+    pub kind: String,
 }

@@ -2,9 +2,10 @@
 //! A flight is moved through the scheduler or the transfers' channel, never shared: ownership proves
 //! that one thread works it.
 
+use super::answer::Held;
 use super::failure::{Failure, Kind};
 use super::inputs::Brought;
-use super::spec::{FalSwitches, InputFiles, Model, Target, Via};
+use super::spec::{FalSwitches, InputFiles, Model, Target, Via, Words};
 use super::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
@@ -62,6 +63,48 @@ pub struct Cancelling {
     pub since: UnixMs,
     /// Cancels that failed while fal answered about the request itself.
     pub refused: u32,
+    /// fal's last word was that it still waits in fal's queue: what ends there was never charged.
+    pub in_queue: bool,
+}
+
+/// What a redelivery is of. It travels as a job of its own, in phase `delivering` from its first claim on,
+/// so that it is as hard to lose or to double as any delivery; only its end is another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redelivers {
+    /// The job whose result is sent again.
+    pub job: String,
+    /// What Telegram keeps of it.
+    pub held: Vec<(usize, Held)>,
+}
+
+impl Redelivers {
+    /// Reads the lists of a record. An id without its kind keeps its place in the list.
+    pub(crate) fn parse(job: String, ids: &str, kinds: &str) -> Redelivers {
+        let list = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap_or_default();
+        let kinds = list(kinds);
+        let held = list(ids).into_iter().enumerate().map(|(place, id)| {
+            let said = kinds.get(place).and_then(|word| word.split_once(':'));
+            let item = said.and_then(|(item, _)| item.parse().ok());
+            let kind = said.map_or("", |(_, kind)| kind).to_owned();
+            (item.unwrap_or(place), Held { id, kind })
+        });
+        Redelivers {
+            job,
+            held: held.collect(),
+        }
+    }
+
+    /// The lists again: ids, and their places and kinds.
+    pub(crate) fn lists(&self) -> (String, String) {
+        let ids: Vec<&str> = self.held.iter().map(|(_, held)| held.id.as_str()).collect();
+        let kinds = self
+            .held
+            .iter()
+            .map(|(item, held)| format!("{item}:{}", held.kind));
+        let kinds: Vec<String> = kinds.collect();
+        let text = |list| serde_json::to_string(&list).unwrap_or_default();
+        (serde_json::to_string(&ids).unwrap_or_default(), text(kinds))
+    }
 }
 
 /// One job in the hands of this process.
@@ -150,6 +193,10 @@ pub struct Flight {
     pub missing: Option<(u32, UnixMs)>,
     /// A cancel under way.
     pub cancelling: Option<Cancelling>,
+    /// Somebody asked for its end, and it has not been begun.
+    pub cancel_asked: bool,
+    /// It is no job but the redelivery of one.
+    pub redelivers: Option<Box<Redelivers>>,
     /// Nobody has begun the first step of this claim.
     pub untouched: bool,
     /// Writes that Redis has not taken yet, oldest first, with their numbers.
@@ -391,6 +438,24 @@ impl Flight {
         });
     }
 
+    /// What people asked of it: a cancel, a redelivery. For [`Flight::fields`] and for whoever keeps less.
+    pub(crate) fn asked_for(&self) -> Vec<(&'static str, String)> {
+        let mut out = Vec::new();
+        if self.cancel_asked {
+            out.push(("cancel_asked", "1".to_owned()));
+        }
+        if let Some(redelivers) = &self.redelivers {
+            let (ids, kinds) = redelivers.lists();
+            out.push(("redelivers", redelivers.job.clone()));
+            out.push(("file_ids", ids));
+            out.push(("file_kinds", kinds));
+            if let Some(target) = &self.target {
+                out.push(("sent_to", target.to_resend_json(Words::Kept)));
+            }
+        }
+        out
+    }
+
     /// All that the record should say of this flight: for a give-back, and for a Redis that forgot.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let mut out: Vec<(&'static str, String)> = vec![
@@ -460,6 +525,7 @@ impl Flight {
         if self.phase != Phase::Submitting {
             out.push(("phase", self.phase.as_str().to_owned()));
         }
+        out.extend(self.asked_for());
         out
     }
 }

@@ -8,10 +8,12 @@
 
 mod fields;
 mod files;
+mod resend;
 
 pub use self::files::InputFiles;
 
 use self::fields::{Checked, Field, Fields, Shape};
+pub use self::resend::Words;
 use super::{JobId, Lang, Priority, UnixMs};
 use serde::Serialize;
 use serde_json::value::RawValue;

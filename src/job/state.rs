@@ -22,7 +22,7 @@ use super::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Su
 use super::failure::{Failure, Kind, Remedy};
 use super::flight::{Cancelling, Doubt, EndState, Flight, LARGE, Patch, Write};
 use super::schedule::{PollBounds, backoff, poll_wait};
-use super::spec::Via;
+use super::spec::{Via, Words};
 use super::{Charged, Phase, UnixMs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,8 @@ const CANCEL_GRACE: Duration = Duration::from_secs(60);
 pub(crate) const TELL_LIMIT: Duration = Duration::from_secs(120);
 /// How often a result that says "failed, try anew" is asked for again before it is believed.
 const VERDICTS: u32 = 2;
+/// What stands as the error of a job that somebody cancelled; the script `cancel` says the same.
+const CANCEL_ASKED: &str = "cancelled by request";
 /// A good status, a broken result: how often it is asked for again.
 const BAD_ANSWERS: u32 = 8;
 
@@ -174,6 +176,20 @@ pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
     None
 }
 
+/// Somebody asked for its end, and nothing of it is at fal, or nobody knows whether.
+pub fn cancel_unsubmitted(flight: &mut Flight, moment: Moment) -> Change {
+    let charged = if flight.doubt == Doubt::Submit {
+        Charged::Unknown
+    } else {
+        Charged::No
+    };
+    fail(
+        flight,
+        failure(Kind::Cancelled, CANCEL_ASKED, charged),
+        moment,
+    )
+}
+
 /// The write right before the repeat of a submit of unknown outcome: it counts the possible second
 /// payment, and its answer brings a request id that came late.
 pub fn before_resubmit(flight: &mut Flight) -> Change {
@@ -256,6 +272,9 @@ fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: Moment) -> 
 
 /// Lets go of the job until a new submit is due.
 fn later(flight: &mut Flight, failure: Failure, least: Option<Duration>, moment: Moment) -> Change {
+    if flight.cancel_asked {
+        return cancel_unsubmitted(flight, moment);
+    }
     let cap = Duration::from_secs(60);
     let mut wait = backoff(flight.tries, Duration::from_secs(2), cap, moment.random)
         .max(Duration::from_secs(1));
@@ -333,7 +352,22 @@ pub fn after_poll(
         }
     }
     let submitted = flight.submitted_at.unwrap_or(moment.now);
+    let in_queue = matches!(answer, Polled::InQueue { .. });
+    if let (Some(cancelling), true) = (
+        &mut flight.cancelling,
+        in_queue || answer == Polled::InProgress,
+    ) {
+        cancelling.in_queue = in_queue;
+    }
     match answer {
+        // The look comes before the cancel: what is done is delivered, and what never ran costs nothing.
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Missing
+            if flight.cancel_asked && flight.cancelling.is_none() =>
+        {
+            let change = begin_cancel(flight, Kind::Cancelled, CANCEL_ASKED, moment);
+            seen_in_queue(flight, in_queue);
+            change
+        }
         Polled::Completed => {
             flight.phase = Phase::Collecting;
             Change::quiet(Next::Now)
@@ -349,7 +383,9 @@ pub fn after_poll(
                 "still in fal's queue after {} s",
                 since(submitted, moment.now).as_secs()
             );
-            begin_cancel(flight, Kind::Timeout, &text, moment)
+            let change = begin_cancel(flight, Kind::Timeout, &text, moment);
+            seen_in_queue(flight, true);
+            change
         }
         Polled::InQueue { .. } | Polled::InProgress => {
             if matches!(answer, Polled::InProgress) && flight.running_at.is_none() {
@@ -395,7 +431,13 @@ fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change {
         .cancelling
         .filter(|cancelling| cancelling.asked_at.is_some())
     {
-        return stopped_unseen(flight, cancelling.kind, moment);
+        // What runs never vanishes: it completes, cancelled or not. A result may vanish.
+        let charged = if cancelling.in_queue && flight.phase == Phase::Polling {
+            Charged::No
+        } else {
+            Charged::Unknown
+        };
+        return stopped(flight, cancelling.kind, charged, moment);
     }
     let (seen, first) = flight.missing.unwrap_or((0, moment.now));
     flight.missing = Some((seen + 1, first));
@@ -460,6 +502,7 @@ pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment)
         asked_at: None,
         since: moment.now,
         refused: 0,
+        in_queue: false,
     });
     flight.step_tries = 0;
     let patch = Patch::default()
@@ -475,6 +518,12 @@ pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment)
         },
         Next::Now,
     )
+}
+
+fn seen_in_queue(flight: &mut Flight, in_queue: bool) {
+    if let Some(cancelling) = &mut flight.cancelling {
+        cancelling.in_queue = in_queue;
+    }
 }
 
 /// After a cancel at fal. Whatever it says, fal's next answer about the request decides, never silence
@@ -561,8 +610,12 @@ fn grace_is_over(flight: &Flight, moment: Moment) -> Option<Kind> {
 }
 
 fn stopped_unseen(flight: &mut Flight, kind: Kind, moment: Moment) -> Change {
+    stopped(flight, kind, Charged::Unknown, moment)
+}
+
+fn stopped(flight: &mut Flight, kind: Kind, charged: Charged, moment: Moment) -> Change {
     let text = cancel_text(flight, kind);
-    fail(flight, failure(kind, &text, Charged::Unknown), moment)
+    fail(flight, failure(kind, &text, charged), moment)
 }
 
 fn cancel_text(flight: &Flight, kind: Kind) -> String {
@@ -601,6 +654,9 @@ pub fn after_collect(
             if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
                 failed.kind = cancelling.kind;
                 failed.text = cancel_text(flight, cancelling.kind);
+                if cancelling.in_queue && failed.units.is_none() {
+                    failed.charged = Charged::No;
+                }
                 return fail(flight, failed, moment);
             }
             if failed.kind == Kind::Cancelled {
@@ -689,6 +745,7 @@ fn output_there(
     }
     flight.step_tries = 0;
     flight.cancelling = None;
+    flight.cancel_asked = false;
     flight.failure = None;
     if found.all_flagged {
         let mut failed = failure(
@@ -819,6 +876,8 @@ pub struct Receipt {
     pub message_ids: Vec<i64>,
     /// Telegram's ids of the files.
     pub file_ids: Vec<String>,
+    /// What each is: the number of its item in the result, and its kind, as `0:photo`.
+    pub file_kinds: Vec<String>,
     /// URLs of the files, for the event.
     pub files: Vec<String>,
     /// The group's new id, where it became a supergroup meanwhile: the bot's own records are to follow.
@@ -839,7 +898,11 @@ pub fn delivered(flight: &mut Flight, receipt: &Receipt) -> Change {
         .set("message_ids", ids.clone())
         .set("file_ids", files.clone())
         .del(&["rung", "error", "kind"]);
-    if flight.target.is_some() {
+    if let Some(target) = &flight.target {
+        // The entry goes: what a redelivery needs stays.
+        patch = patch
+            .set("file_kinds", json_list(&receipt.file_kinds))
+            .set("sent_to", target.to_resend_json(Words::Left));
         let mut event = with_ids(flight.event("delivered"));
         event.since = flight.completed_at;
         if let Some(chat) = receipt.migrated_to {
@@ -858,10 +921,65 @@ pub fn delivered(flight: &mut Flight, receipt: &Receipt) -> Change {
     )
 }
 
+/// What a delivery that failed has left in the chat all the same: a redelivery sends it again for free.
+pub fn keep_what_went(mut change: Change, receipt: &Receipt) -> Change {
+    if let Some(Write::Save { patch, .. } | Write::End { patch, .. }) = &mut change.write
+        && !receipt.message_ids.is_empty()
+    {
+        let fields = [
+            ("message_ids", message_list(&receipt.message_ids)),
+            ("file_ids", json_list(&receipt.file_ids)),
+            ("file_kinds", json_list(&receipt.file_kinds)),
+        ];
+        patch.set.extend(fields);
+    }
+    change
+}
+
+/// A redelivery has ended: its one event names the job whose result it was, with what is in the chat now
+/// and, where it failed, why. Nothing is told to the user, and no dead letter stays.
+pub fn redelivered(flight: &mut Flight, receipt: &Receipt, failed: Option<&Failure>) -> Change {
+    let ids = message_list(&receipt.message_ids);
+    let files = json_list(&receipt.file_ids);
+    let mut event = flight
+        .event("redelivered")
+        .with("message_ids", ids.clone())
+        .with("file_ids", files);
+    event.since = Some(flight.queued_at);
+    if let Some(redelivers) = &flight.redelivers {
+        for (name, value) in &mut event.fields {
+            if *name == "job" {
+                value.clone_from(&redelivers.job);
+            }
+        }
+    }
+    let mut patch = Patch::default()
+        .set("message_ids", ids)
+        .set("charged", Charged::No.as_str())
+        .del(&["rung", "result", "file_ids", "file_kinds", "sent_to"]);
+    if let Some(failed) = failed {
+        event = event
+            .with("kind", failed.kind.as_str())
+            .with("error", failed.text.clone());
+        patch = patch
+            .set("kind", failed.kind.as_str())
+            .set("error", failed.text.clone());
+    }
+    flight.closing = true;
+    Change::write(
+        Write::End {
+            state: EndState::Done,
+            patch: patch.event(event),
+        },
+        Next::Over,
+    )
+}
+
 /// A final failure: the user is told in a phase of its own, then the job ends.
 pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
     flight.charge(&failed);
     flight.cancelling = None;
+    flight.cancel_asked = false;
     flight.step_tries = 0;
     flight.order = None;
     flight.entry = None;

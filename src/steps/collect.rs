@@ -46,6 +46,7 @@ pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directe
         Directed::Output(output, _) => summary(worker, flight, &output.json),
         Directed::Failed(_) | Directed::Unknown(_) => FoundSummary::default(),
     };
+    worker.heed_cancel(flight);
     let change = state::after_direct(flight, answer, &found, worker.moment());
     worker.record(flight, change)
 }

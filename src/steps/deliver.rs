@@ -7,7 +7,7 @@ use super::collect::file_urls;
 use super::{Worker, job};
 use crate::fal;
 use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
-use crate::job::answer::Item;
+use crate::job::answer::{File, Held, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::spec::{Ping, Target};
@@ -47,6 +47,14 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         Ok(json) => json,
         Err(next) => return next,
     };
+    let mut items = fal::outputs(&json).items;
+    if let Some(redelivers) = &flight.redelivers {
+        with_held(&mut items, &redelivers.held);
+        if items.is_empty() {
+            let text = "neither a file nor a text of it is known any more".to_owned();
+            return worker.fail(flight, final_failure(Kind::NoOutput, text));
+        }
+    }
     let now = worker.tools.store.now();
     let completed = *flight.completed_at.get_or_insert(now);
     if since(completed, now) > worker.tools.delivery_timeout {
@@ -56,7 +64,6 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         );
         return worker.fail(flight, final_failure(Kind::Telegram, text));
     }
-    let items = fal::outputs(&json).items;
     let ping_due = match target.ping {
         Ping::Always => true,
         Ping::Never => false,
@@ -67,23 +74,22 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     match go_on(worker, flight, telegram, &parcel) {
         Step::Go(next) => next,
         Step::Finished(progress) => {
-            let receipt = Receipt {
-                message_ids: progress.message_ids,
-                file_ids: progress.file_ids,
-                files: file_urls(&items),
-                migrated_to: progress.migrated_to,
+            let receipt = receipt(progress, file_urls(&items));
+            let change = if flight.redelivers.is_some() {
+                state::redelivered(flight, &receipt, None)
+            } else {
+                state::delivered(flight, &receipt)
             };
-            let change = state::delivered(flight, &receipt);
             worker.record(flight, change)
         }
         Step::Failed(failure) => {
-            let edited = Progress::parse(&flight.rung).is_some_and(|progress| progress.edited);
-            if let (true, Some(target)) = (edited, &mut flight.target) {
+            let progress = Progress::parse(&flight.rung).unwrap_or_default();
+            if let (true, Some(target)) = (progress.edited, &mut flight.target) {
                 // The status message holds the first part of the result: the failure of a later part
                 // is told in a message of its own.
                 target.status_message_id = None;
             }
-            worker.fail(flight, failure)
+            worker.fail_with(flight, failure, &receipt(progress, Vec::new()))
         }
     }
 }
@@ -91,6 +97,11 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
 /// Tells the user that it failed, for two minutes at most: a refund never waits for Telegram.
 pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     flight.untouched = false;
+    if flight.redelivers.is_some() {
+        // It crashed too often; whose result it was has been told of that long ago.
+        let (kind, text) = (flight.failure.clone()).unwrap_or((Kind::Crashed, String::new()));
+        return worker.fail(flight, final_failure(kind, text));
+    }
     let now = worker.tools.store.now();
     let began = *flight.telling_at.get_or_insert(now);
     let (Some(target), Some(telegram)) = (flight.target.clone(), &worker.tools.telegram) else {
@@ -123,6 +134,31 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     };
     let change = state::end_failed(flight, Some(told));
     worker.record(flight, change)
+}
+
+fn receipt(progress: Progress, files: Vec<String>) -> Receipt {
+    Receipt {
+        message_ids: progress.message_ids,
+        file_ids: progress.file_ids,
+        file_kinds: progress.file_kinds,
+        files,
+        migrated_to: progress.migrated_to,
+    }
+}
+
+/// Files that Telegram keeps take their place among the items. Where the result is not known any more, or
+/// says less, they are all there is.
+fn with_held(items: &mut Vec<Item>, held: &[(usize, Held)]) {
+    for (place, held) in held {
+        let held = Some(held.clone());
+        match items.get_mut(*place) {
+            Some(Item::File(file)) => file.held = held,
+            Some(Item::Text(_)) | None => items.push(Item::File(File {
+                held,
+                ..File::default()
+            })),
+        }
+    }
 }
 
 enum Step {
@@ -402,6 +438,9 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
     if let Some(json) = &flight.result {
         return Ok(json.clone());
     }
+    if flight.redelivers.is_some() {
+        return Ok("".into()); // what Telegram keeps is all that is known
+    }
     match worker.session.large_result(&flight.id) {
         Ok(Some(json)) => Ok(flight.result.insert(json.into()).clone()),
         Ok(None) => {
@@ -414,7 +453,7 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
 
 /// No chat, or no bot token: what is paid ends with its files in the event.
 fn deliver_to_nobody(worker: &Worker, flight: &mut Flight) -> Next {
-    if flight.target.is_some() {
+    if flight.target.is_some() || flight.redelivers.is_some() {
         return worker.fail(
             flight,
             final_failure(Kind::Telegram, "no bot token is configured".to_owned()),
@@ -497,7 +536,18 @@ impl Worker {
     }
 
     fn fail(&self, flight: &mut Flight, failure: Failure) -> Next {
-        let change = state::fail(flight, failure, self.moment());
+        self.fail_with(flight, failure, &Receipt::default())
+    }
+
+    /// `receipt`: what is in the chat all the same.
+    fn fail_with(&self, flight: &mut Flight, failure: Failure, receipt: &Receipt) -> Next {
+        let change = if flight.redelivers.is_some() {
+            flight.failure = Some((failure.kind, failure.text.clone()));
+            state::redelivered(flight, receipt, Some(&failure))
+        } else {
+            let change = state::fail(flight, failure, self.moment());
+            state::keep_what_went(change, receipt)
+        };
         self.record(flight, change)
     }
 }

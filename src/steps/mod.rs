@@ -4,6 +4,7 @@
 //! intent is recorded and the lease is fresh; one exchange; ask `job::state` what it means; write that
 //! in one script call and report it.
 
+mod cancels;
 mod collect;
 mod deliver;
 pub(crate) mod gate;
@@ -18,6 +19,7 @@ mod snapshot;
 mod submit;
 mod turn;
 
+pub(crate) use cancels::Cancels;
 pub(crate) use lease::Lease;
 pub(crate) use snapshot::Snapshot;
 
@@ -27,7 +29,7 @@ use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::spec::ChatId;
-use crate::job::state::{Change, Moment, Next, Policy, Say, cancel_is_due, since};
+use crate::job::state::{self, Change, Moment, Next, Policy, Say, cancel_is_due, since};
 use crate::job::words::Words;
 use crate::job::{Lang, Phase, RequestId, UnixMs};
 use crate::recorder::{Command, Recorder, Slot};
@@ -68,6 +70,8 @@ pub(crate) struct Tools {
     pub(crate) lease: Lease,
     pub(crate) gate: Gate,
     pub(crate) recorder: Arc<Recorder>,
+    /// What people asked to be ended.
+    pub(crate) cancels: Cancels,
     /// The folder with the step files of this host and namespace.
     pub(crate) state: Option<PathBuf>,
     pub(crate) fal_outage: report::Outage,
@@ -134,6 +138,12 @@ pub(crate) fn advance<'a>(
                     && matches!(flight.phase, Phase::Polling | Phase::Collecting) => {}
             Flushed::Away => return Next::In(REDIS_AWAY),
         }
+    }
+    worker.heed_cancel(flight);
+    if flight.cancel_asked && flight.phase == Phase::Submitting {
+        // Before any wait for a place: fal may be away, and this needs nothing of it.
+        let change = state::cancel_unsubmitted(flight, worker.moment());
+        return worker.record(flight, change);
     }
     worker
         .tools
@@ -253,6 +263,11 @@ impl Worker {
             now: self.tools.store.now(),
             random: fastrand::f64(),
         }
+    }
+
+    /// Learns whether somebody wants this job ended.
+    fn heed_cancel(&self, flight: &mut Flight) {
+        flight.cancel_asked |= self.tools.cancels.take(&flight.token);
     }
 
     /// Whether money or a message may go out now: the job is still ours, the lease is fresh and Redis
@@ -510,6 +525,9 @@ impl Worker {
         let Write::End { state, .. } = write else {
             return;
         };
+        if let Some(redelivers) = &flight.redelivers {
+            return report::redelivered(&job(flight), &redelivers.job, flight.failure.as_ref());
+        }
         let now = self.tools.store.now();
         let between =
             |from: Option<UnixMs>, to: Option<UnixMs>| Some(since(from?, to?).as_millis() as u64);

@@ -50,6 +50,7 @@ pub(crate) struct Fields {
     kind: Option<(Kind, String)>,
     cancelling: Option<UnixMs>,
     inputs: Option<String>,
+    asked_for: Vec<(&'static str, String)>,
 }
 
 impl Snapshot {
@@ -96,6 +97,7 @@ impl Snapshot {
                     .order
                     .as_ref()
                     .and_then(|order| order.brought.to_text()),
+                asked_for: flight.asked_for(),
             },
             brings_files: flight.phase == Phase::Submitting && flight.brings_files(),
             unsaved: !flight.unsaved.is_empty(),
@@ -142,6 +144,7 @@ impl Snapshot {
         some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
         some("inputs", f.inputs.clone());
         some("cancelling", f.cancelling.map(|at| at.0.to_string()));
+        fields.extend(f.asked_for.iter().cloned());
         Remembered {
             id: self.id.clone(),
             token: self.token.clone(),

@@ -3,7 +3,7 @@
 use super::rate::chat_name;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
-use crate::job::flight::{Cancelling, Doubt, Flight, Order, Token};
+use crate::job::flight::{Cancelling, Doubt, Flight, Order, Redelivers, Token};
 use crate::job::inputs::Brought;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
@@ -173,7 +173,10 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
                 asked_at: None,
                 since,
                 refused: 0,
+                in_queue: false,
             }),
+        cancel_asked: take("cancel_asked").is_some(),
+        redelivers: None,
         untouched: true,
         unsaved: VecDeque::new(),
         closing: false,
@@ -200,6 +203,12 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
             }
         }
         None => flight.target = told_to,
+    }
+    if let Some(job) = take("redelivers") {
+        let list = |field: Option<String>| field.unwrap_or_default();
+        let (ids, kinds) = (list(take("file_ids")), list(take("file_kinds")));
+        flight.redelivers = Some(Box::new(Redelivers::parse(job, &ids, &kinds)));
+        flight.target = take("sent_to").and_then(|to| Target::from_resend_json(&to));
     }
     if phase == Phase::Submitting {
         flight.failure = None; // why it came back; its next outcome says why it failed

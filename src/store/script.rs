@@ -79,4 +79,6 @@ scripts! {
     pause: ["head", "pause"],
     rate: ["head", "rate"],
     audit: ["head", "requeue", "audit"],
+    cancel: ["head", "cancel"],
+    redeliver: ["head", "redeliver"],
 }

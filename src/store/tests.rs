@@ -3,6 +3,7 @@
 
 mod audit;
 mod bench;
+mod cancel;
 mod fuzz;
 mod model;
 mod rate;

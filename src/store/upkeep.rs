@@ -204,6 +204,27 @@ impl Session {
         read(self.command(&cmd)?)
     }
 
+    /// Cancels asked of us: job and token of the claim.
+    pub(crate) fn cancels(&self) -> Result<Vec<(String, String)>, Fault> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(self.store.keys.cancels(&self.store.identity().instance));
+        read(self.command(&cmd)?)
+    }
+
+    /// These are known here: Redis need not tell us again. What is asked meanwhile is asked of the same
+    /// claim, or stands in the record before the next one.
+    pub(crate) fn cancels_heeded(&self, asked: &[(String, String)]) -> Result<(), Fault> {
+        let mut cmd = redis::cmd("HDEL");
+        cmd.arg(self.store.keys.cancels(&self.store.identity().instance));
+        for (job, _) in asked {
+            cmd.arg(job);
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.command(&cmd).map(|_| ())
+    }
+
     /// Takes our name off the list when nothing is held any more; gives what is.
     pub(crate) fn leave(&self) -> Result<usize, Fault> {
         let (keys, me) = (&self.store.keys, self.store.identity());

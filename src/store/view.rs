@@ -4,6 +4,7 @@
 use super::keys::Keys;
 use super::link::{ANSWER, CONNECT, Fault, fault};
 use super::read;
+use super::script::Scripts;
 use crate::job::{JobId, UnixMs};
 use redis::{Connection, Value};
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use std::time::Duration;
 /// One connection and the names of the keys.
 pub struct View {
     con: Connection,
-    keys: Keys,
+    pub(super) keys: Keys,
+    pub(super) scripts: Scripts,
 }
 
 /// One queue at one moment.
@@ -102,10 +104,11 @@ impl View {
         Ok(View {
             con,
             keys: Keys::new(namespace, inbox),
+            scripts: Scripts::new(),
         })
     }
 
-    fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
+    pub(super) fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
         let value: Value = cmd.query(&mut self.con).map_err(|error| fault(&error))?;
         read(value)
     }

@@ -139,6 +139,8 @@ pub struct Sent {
     pub message_ids: Vec<i64>,
     /// One a message with a file: what sends it again for free.
     pub file_ids: Vec<String>,
+    /// The member of its message that each came in: as another kind Telegram refuses it.
+    pub file_kinds: Vec<&'static str>,
 }
 
 /// One bot on one server. Cloning shares the HTTP client. No `Debug`: it holds the token.
@@ -323,13 +325,16 @@ fn sent(result: &Value) -> Sent {
     for message in messages {
         let id = message.get("message_id").and_then(Value::as_i64);
         sent.message_ids.extend(id.filter(|id| *id != 0));
-        sent.file_ids.extend(file_id(message));
+        if let Some((kind, id)) = file_id(message) {
+            sent.file_ids.push(id);
+            sent.file_kinds.push(kind);
+        }
     }
     sent
 }
 
 /// An animation also comes as `document`, a silent video as `animation`: the first that is there.
-fn file_id(message: &Value) -> Option<String> {
+fn file_id(message: &Value) -> Option<(&'static str, String)> {
     let kinds = [
         "animation",
         "video",
@@ -339,14 +344,19 @@ fn file_id(message: &Value) -> Option<String> {
         "video_note",
         "sticker",
     ];
-    let file = match message.get("photo").and_then(Value::as_array) {
-        Some(sizes) => sizes.iter().max_by_key(|size| {
-            let side = |name| size.get(name).and_then(Value::as_u64).unwrap_or(0);
-            side("width").saturating_mul(side("height"))
-        }),
-        None => kinds.iter().find_map(|kind| message.get(kind)),
+    let (kind, file) = match message.get("photo").and_then(Value::as_array) {
+        Some(sizes) => {
+            let largest = sizes.iter().max_by_key(|size| {
+                let side = |name| size.get(name).and_then(Value::as_u64).unwrap_or(0);
+                side("width").saturating_mul(side("height"))
+            });
+            ("photo", largest?)
+        }
+        None => kinds
+            .into_iter()
+            .find_map(|kind| Some((kind, message.get(kind)?)))?,
     };
-    file?.get("file_id")?.as_str().map(str::to_owned)
+    Some((kind, file.get("file_id")?.as_str()?.to_owned()))
 }
 
 /// A multipart body around a file that is never in memory: what stands before and after its bytes.

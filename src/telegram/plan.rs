@@ -40,7 +40,7 @@ use compose::{
     Keyboard, body_texts, caption_form, caption_texts, delete_call, file_call, link, link_call,
     ping_call, text_call, upload,
 };
-use kind::{SendKind, is_data, is_http, kind, misshapen, taken_by_url};
+use kind::{SendKind, held_kind, is_data, is_http, kind, misshapen, taken_by_url};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -144,6 +144,9 @@ pub enum Way {
     #[default]
     #[serde(rename = "")]
     Undecided,
+    /// Telegram has it already.
+    #[serde(rename = "h")]
+    Held,
     /// Telegram fetches it.
     #[serde(rename = "u")]
     Url,
@@ -271,6 +274,9 @@ pub struct Progress {
     /// Telegram's ids of its files.
     #[serde(rename = "f", skip_serializing_if = "is_default")]
     pub file_ids: Vec<String>,
+    /// What each of them is: the number of its item, and its kind, as `0:photo`.
+    #[serde(rename = "fk", skip_serializing_if = "is_default")]
+    pub file_kinds: Vec<String>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -393,6 +399,11 @@ pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
     match parcel.items.get(p.item) {
         Some(Item::File(file)) if p.part == 0 => match way(parcel, p, file) {
             Way::Link => Op::Call(link_call(parcel, p, file)),
+            Way::Held => {
+                let id = file.held.as_ref().map(|held| held.id.as_str());
+                let kind = held_kind(file).unwrap_or(kind(parcel.target.send_as, file));
+                Op::Call(file_call(parcel, p, file, kind, id))
+            }
             Way::Url => Op::Call(file_call(
                 parcel,
                 p,
@@ -652,10 +663,13 @@ fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {
     if p.way != Way::Undecided {
         return p.way;
     }
+    if file.held.is_some() {
+        return Way::Held;
+    }
     first_way(parcel, p.item < p.no_url, file)
 }
 
-/// Where a file enters the ladder. `no_url`: its URL was refused already.
+/// The rung where a file that Telegram does not have enters the ladder. `no_url`: its URL was refused already.
 fn first_way(parcel: &Parcel<'_>, no_url: bool, file: &File) -> Way {
     let kind = kind(parcel.target.send_as, file);
     if is_data(&file.url) {
@@ -718,6 +732,10 @@ fn delivered(parcel: &Parcel<'_>, mut p: Progress, edited: bool, sent: Sent) -> 
     } else {
         p.message_ids.extend(sent.message_ids);
     }
+    let first = p.item;
+    let kinds = (first..).zip(&sent.file_kinds);
+    p.file_kinds
+        .extend(kinds.map(|(item, kind)| format!("{item}:{kind}")));
     p.file_ids.extend(sent.file_ids);
     p.last_id = id;
     next_message(parcel, p)
@@ -825,6 +843,9 @@ fn fall_back(parcel: &Parcel<'_>, mut p: Progress, cause: Cause, editing: bool) 
 fn rung_below(parcel: &Parcel<'_>, p: &Progress, file: &File, cause: Cause) -> Option<Way> {
     let kind = kind(parcel.target.send_as, file);
     let at = way(parcel, p, file);
+    if at == Way::Held {
+        return (!file.url.is_empty()).then(|| first_way(parcel, p.item < p.no_url, file));
+    }
     let uploads = parcel.delivery != DeliveryMode::Url || is_data(&file.url);
     let fits = file
         .size

@@ -2,6 +2,7 @@
 
 mod albums;
 mod audit;
+mod cancel;
 mod chain;
 mod chaos;
 mod cli;
@@ -23,6 +24,7 @@ mod main_job;
 mod outage;
 mod poison;
 mod readme;
+mod redeliver;
 mod redis_faults;
 mod redis_matrix;
 mod secrets;

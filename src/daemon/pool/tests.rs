@@ -75,6 +75,7 @@ fn tools() -> Arc<Tools> {
         lease,
         gate: crate::steps::gate::Gate::new(4),
         recorder: Arc::new(crate::recorder::Recorder::off()),
+        cancels: steps::Cancels::default(),
         state: None,
         fal_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),

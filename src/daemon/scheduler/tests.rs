@@ -589,3 +589,23 @@ fn paid_jobs_pass_a_new_one_that_waits_for_fal() {
     scheduler.claimed([named("paid", Phase::Delivering)].into_iter());
     assert_eq!(name(scheduler.next(&mut 0, &gate)), "paid");
 }
+
+#[test]
+fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_does() {
+    let scheduler = scheduler(2);
+    let gate = Gate::new(4);
+    for _ in 0..5 {
+        gate.failed(Service::Fal, Instant::now());
+    }
+    let far = Instant::now() + Duration::from_secs(60);
+    scheduler.park(named("other", Phase::Polling), far);
+    scheduler.park(named("poll", Phase::Polling), far);
+    let new = ["unwanted", "new"].map(|id| named(id, Phase::Submitting));
+    scheduler.claimed(new.into_iter());
+    let wanted = ["unwanted", "poll", "nobody"].map(|id| Token(format!("token-of-{id}")));
+    scheduler.hurry(&wanted.into());
+    let mut turn = 0;
+    let both = [(); 2].map(|()| name(scheduler.next(&mut turn, &gate)));
+    assert_eq!(both, ["poll", "unwanted"]);
+    assert_eq!(name(scheduler.next(&mut turn, &gate)), "pull");
+}

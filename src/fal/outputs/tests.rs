@@ -51,6 +51,7 @@ fn files_come_in_document_order_with_what_is_known_of_them() {
         width: Some(1280),
         height: Some(720),
         duration_s: Some(5),
+        held: None,
     };
     assert_eq!(files(outputs(wire!("result_video"))), [video]);
     let audio = &files(outputs(wire!("result_audio")))[0];

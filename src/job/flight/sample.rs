@@ -61,6 +61,8 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         verdicts: 0,
         missing: None,
         cancelling: None,
+        cancel_asked: false,
+        redelivers: None,
         untouched: true,
         unsaved: VecDeque::new(),
         closing: false,

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::job::RequestId;
-use crate::job::flight::Event;
 use crate::job::flight::sample::{CAME, flight};
+use crate::job::flight::{Event, Redelivers};
 
 const POLICY: Policy = Policy {
     poll: PollBounds {
@@ -62,6 +62,7 @@ fn cancelling(kind: Kind, asked_ms: Option<i64>) -> Option<Cancelling> {
         asked_at: asked_ms.map(|ms| at(ms).now),
         since: at(0).now,
         refused: 0,
+        in_queue: false,
     })
 }
 
@@ -491,6 +492,167 @@ fn what_fal_says_to_a_cancel() {
     assert_eq!((asked.phase, change.write), (Phase::Polling, None));
     assert_eq!(asked.cancelling.unwrap().asked_at, Some(at(5100).now));
     assert!(!cancel_is_due(&asked));
+}
+
+#[test]
+fn who_asks_for_a_cancel_before_the_submit_pays_nothing_and_is_told() {
+    for (doubt, charged) in [
+        (Doubt::None, Charged::No),
+        (Doubt::Submit, Charged::Unknown),
+    ] {
+        let mut flight = flight(Phase::Submitting);
+        (flight.cancel_asked, flight.doubt) = (true, doubt);
+        let change = cancel_unsubmitted(&mut flight, at(1));
+        assert_telling(&flight, &change, Kind::Cancelled, charged);
+    }
+    let mut alone = flight(Phase::Submitting);
+    (alone.cancel_asked, alone.target) = (true, None);
+    let change = cancel_unsubmitted(&mut alone, at(1));
+    assert_eq!(end_state(&change), Some(EndState::Cancelled));
+    assert_eq!(events(&change), ["cancelled"]);
+    assert_eq!(field(&patch(&change).events[0], "kind"), Some("cancelled"));
+}
+
+#[test]
+fn a_cancel_that_came_during_the_submit_follows_its_answer() {
+    let refused = failed(Kind::RateLimited, Remedy::RetryStep, Charged::No);
+    for (answer, charged) in [
+        (Submitted::Refused(refused), Charged::No),
+        (Submitted::Unknown(again()), Charged::Unknown),
+    ] {
+        let mut flight = flight(Phase::Submitting);
+        flight.cancel_asked = true;
+        let change = after_submit(&mut flight, answer, &POLICY, at(1));
+        assert_telling(&flight, &change, Kind::Cancelled, charged);
+    }
+    let mut flight = flight(Phase::Submitting);
+    flight.cancel_asked = true;
+    let change = after_submit(&mut flight, accepted("r"), &POLICY, at(1));
+    assert!(matches!(change.write, Some(Write::Submitted { .. })));
+    assert_eq!((flight.phase, flight.cancel_asked), (Phase::Polling, true));
+}
+
+#[test]
+fn a_cancel_looks_first_and_what_is_done_is_delivered_without_one() {
+    for (answer, in_queue) in [
+        (Polled::InQueue { position: Some(3) }, true),
+        (Polled::InProgress, false),
+        (Polled::Missing, false),
+    ] {
+        let mut flight = flight(Phase::Polling);
+        flight.cancel_asked = true;
+        let change = after_poll(&mut flight, answer.clone(), 1, &POLICY, at(2000));
+        assert_eq!(set(&change, "kind"), Some("cancelled"), "{answer:?}");
+        assert!(set(&change, "cancelling").is_some() && cancel_is_due(&flight));
+        assert_eq!(flight.cancelling.unwrap().in_queue, in_queue, "{answer:?}");
+    }
+    let mut done = flight(Phase::Polling);
+    done.cancel_asked = true;
+    let change = after_poll(&mut done, Polled::Completed, 1, &POLICY, at(2000));
+    assert_eq!((done.phase, change.write), (Phase::Collecting, None));
+    // Asked while a time-out is being cancelled already: one is enough.
+    let mut late = flight(Phase::Polling);
+    late.cancelling = cancelling(Kind::Timeout, Some(1000));
+    late.cancel_asked = true;
+    let change = after_poll(&mut late, Polled::InProgress, 1, &POLICY, at(2000));
+    assert_eq!(change.write, None);
+}
+
+#[test]
+fn what_waited_in_fals_queue_when_it_was_cancelled_was_never_charged() {
+    for (last, charged) in [
+        (Polled::InQueue { position: None }, Charged::No),
+        (Polled::InProgress, Charged::Unknown),
+    ] {
+        // 202 for what waits: whether it was taken out or stopped, only what comes next tells.
+        let told = || {
+            let mut flight = flight(Phase::Polling);
+            flight.cancel_asked = true;
+            after_poll(&mut flight, last.clone(), 1, &POLICY, at(2000));
+            after_cancel(&mut flight, Cancelled::Requested, at(2100));
+            flight
+        };
+        let mut gone = told();
+        let change = after_poll(&mut gone, Polled::Missing, 1, &POLICY, at(2600));
+        assert_telling(&gone, &change, Kind::Cancelled, charged);
+
+        let mut stopped = told();
+        stopped.phase = Phase::Collecting;
+        let answer = Collected::Failed(failed(Kind::Cancelled, Remedy::Final, Charged::Unknown));
+        let none = FoundSummary::default();
+        let change = after_collect(&mut stopped, answer, &none, &POLICY, at(2600));
+        assert_telling(&stopped, &change, Kind::Cancelled, charged);
+        let mut expired = told();
+        after_poll(&mut expired, Polled::Completed, 1, &POLICY, at(2600));
+        let change = after_collect(&mut expired, Collected::Missing, &none, &POLICY, at(2700));
+        assert_telling(&expired, &change, Kind::Cancelled, Charged::Unknown);
+        // A runner took it in between.
+        let mut ran = told();
+        after_poll(&mut ran, Polled::InProgress, 1, &POLICY, at(2600));
+        let change = after_poll(&mut ran, Polled::Missing, 1, &POLICY, at(4600));
+        assert_telling(&ran, &change, Kind::Cancelled, Charged::Unknown);
+    }
+}
+
+#[test]
+fn a_job_to_be_cancelled_is_never_submitted_anew() {
+    let mut flight = flight(Phase::Collecting);
+    (flight.cancel_asked, flight.verdicts) = (true, VERDICTS);
+    let answer = Collected::Failed(failed(Kind::Unavailable, Remedy::TryAnew, Charged::No));
+    let none = FoundSummary::default();
+    let change = after_collect(&mut flight, answer, &none, &POLICY, at(6000));
+    assert_telling(&flight, &change, Kind::Cancelled, Charged::No);
+}
+
+#[test]
+fn a_redelivery_ends_with_one_event_of_the_first_job_and_without_a_dead_letter() {
+    let receipt = Receipt {
+        message_ids: vec![9],
+        file_ids: vec!["f".to_owned()],
+        ..Receipt::default()
+    };
+    let broken = failed(Kind::ChatUnreachable, Remedy::Final, Charged::No);
+    for failed in [None, Some(&broken)] {
+        let mut flight = flight(Phase::Delivering);
+        flight.redelivers = Some(Box::new(Redelivers::parse(
+            "first".to_owned(),
+            r#"["f"]"#,
+            "",
+        )));
+        let change = redelivered(&mut flight, &receipt, failed);
+        assert_eq!(end_state(&change), Some(EndState::Done));
+        assert_eq!(events(&change), ["redelivered"]);
+        let event = &patch(&change).events[0];
+        let told = ["job", "message_ids", "file_ids", "kind"].map(|name| field(event, name));
+        let kind = failed.map(|_| "chat_unreachable");
+        assert_eq!(told, [Some("first"), Some("[9]"), Some(r#"["f"]"#), kind]);
+        assert_eq!(set(&change, "kind"), kind);
+        assert!(flight.closing && deletes(&change, "result"));
+    }
+}
+
+#[test]
+fn what_a_failed_delivery_left_in_the_chat_is_kept() {
+    let receipt = Receipt {
+        message_ids: vec![9],
+        file_ids: vec!["f".to_owned()],
+        file_kinds: vec!["0:photo".to_owned()],
+        ..Receipt::default()
+    };
+    for target in [true, false] {
+        let mut flight = flight(Phase::Delivering);
+        if !target {
+            flight.target = None;
+        }
+        let failed = failed(Kind::Telegram, Remedy::Final, Charged::No);
+        let change = keep_what_went(fail(&mut flight, failed, at(1)), &receipt);
+        assert_eq!(set(&change, "file_ids"), Some(r#"["f"]"#));
+        assert_eq!(set(&change, "file_kinds"), Some(r#"["0:photo"]"#));
+    }
+    let mut flight = flight(Phase::Delivering);
+    let nothing = failed(Kind::Telegram, Remedy::Final, Charged::No);
+    let change = keep_what_went(fail(&mut flight, nothing, at(1)), &Receipt::default());
+    assert_eq!(set(&change, "file_ids"), None);
 }
 
 #[test]
@@ -943,6 +1105,7 @@ fn delivery_and_end_are_one_write() {
     let receipt = Receipt {
         message_ids: vec![11, 12],
         file_ids: vec!["f".to_owned()],
+        file_kinds: vec!["0:photo".to_owned()],
         files: vec!["https://fal.media/a.png".to_owned()],
         migrated_to: Some(-1009),
     };
@@ -958,6 +1121,8 @@ fn delivery_and_end_are_one_write() {
     assert_eq!(patch(&change).events[0].since, Some(at(9000).now));
     assert_eq!(field(&patch(&change).events[1], "charged"), Some("yes"));
     assert_eq!(set(&change, "message_ids"), Some("[11,12]"));
+    assert_eq!(set(&change, "file_kinds"), Some(r#"["0:photo"]"#));
+    assert_eq!(set(&change, "sent_to"), Some(r#"{"chat_id":7}"#));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 -- the bare id only. Token and seq stay, so that a repeat of the end is known as one.
 local function finish(k, id, state, keep, now)
   redis.call('HSET', k.record, 'state', state, 'ended_at', now)
-  redis.call('HDEL', k.record, 'phase', 'due_at', 'doubt', 'tries', 'inputs')
+  redis.call('HDEL', k.record, 'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked')
   redis.call('DEL', k.result)
   if state == 'dead' and keep > 0 then
     redis.call('ZADD', k.dead, now, id)

@@ -1,6 +1,7 @@
 //! Random walks: a small model in memory says what each call must do, Redis must agree after each step.
 //! Answers are lost and originals come late on the way; neither may show.
 
+use super::super::view::View;
 use super::super::*;
 use super::bench::*;
 use crate::job::Phase;
@@ -35,11 +36,16 @@ struct Job {
     duplicates: usize,
     submits: usize,
     started: bool,
+    /// Its owner, or the next one, is to cancel it.
+    asked: bool,
+    /// It was cancelled before it was paid for.
+    cancelled: bool,
 }
 
 struct Model {
     rng: Rng,
     bench: Bench,
+    view: View,
     instances: Vec<Instance>,
     jobs: BTreeMap<String, Job>,
     lists: [VecDeque<String>; 4],
@@ -90,10 +96,12 @@ fn random_walks_agree_with_the_model() {
 impl Model {
     fn new(seed: u64) -> Model {
         let bench = Bench::start();
+        let view = bench.view();
         let instances: Vec<Instance> = (0..3).map(|_| bench.instance()).collect();
         Model {
             rng: Rng::with_seed(seed),
             bench,
+            view,
             instances,
             jobs: BTreeMap::new(),
             lists: Default::default(),
@@ -144,7 +152,8 @@ impl Model {
             32..70 => self.own(who),
             70..82 => self.ghost(),
             82..87 => self.promote(who),
-            87..89 => self.give_back(who),
+            87 => self.give_back(who),
+            88 => self.cancel(),
             89..91 => self.crash(who),
             91..93 => self.disown(who),
             93..95 => self.take_over(who),
@@ -247,6 +256,8 @@ impl Model {
                 duplicates: 0,
                 submits: 0,
                 started: false,
+                asked: false,
+                cancelled: false,
             };
             self.jobs.insert(id, job);
         }
@@ -535,7 +546,7 @@ impl Model {
         } else {
             job.crashes += 1;
             if job.crashes >= 3 && job.phase == Some(Phase::Telling) {
-                job.place = Place::Ended("dead");
+                job.place = Place::Ended(if job.cancelled { "cancelled" } else { "dead" });
             } else {
                 if job.crashes >= 3 {
                     job.phase = Some(Phase::Telling);
@@ -545,6 +556,41 @@ impl Model {
             }
         }
         self.ghosts.push((who, flight));
+    }
+
+    /// A person wants a job ended, whatever it is doing.
+    fn cancel(&mut self) {
+        let all: Vec<&String> = self.jobs.keys().collect();
+        if all.is_empty() {
+            return;
+        }
+        let id = all[self.rng.usize(..all.len())].clone();
+        let wish = JobId::new(&id).expect("an id");
+        let (said, _) = self.view.cancel(&wish).expect("answers");
+        self.note("cancel", format!("{id}: {said:?}"));
+        let job = self.jobs.get_mut(&id).expect("known");
+        let owned = matches!(job.place, Place::Claim(..));
+        let expected = match (&job.place, job.phase) {
+            (Place::Ended(_), _) => Cancel::Over,
+            (_, Some(Phase::Telling)) if job.cancelled => Cancel::Asked,
+            (_, Some(Phase::Delivering | Phase::Telling)) => Cancel::Late,
+            _ if owned || job.request.is_some() => {
+                job.asked = true;
+                Cancel::Asked
+            }
+            _ => {
+                (job.asked, job.cancelled, job.first, job.crashes) = (false, true, false, 0);
+                job.phase = Some(Phase::Telling);
+                job.place = Place::Ready(0);
+                self.later.remove(&id);
+                for list in &mut self.lists {
+                    list.retain(|other| *other != id);
+                }
+                self.lists[0].push_back(id);
+                Cancel::Ended
+            }
+        };
+        assert_eq!(said, expected, "{:?}", self.history);
     }
 
     /// As the keeper gives back claims that memory does not know.
@@ -845,6 +891,12 @@ impl Model {
             );
             let crashes = record.get("crashes").map_or("0", String::as_str);
             assert_eq!(crashes, job.crashes.to_string(), "{}", told("crashes"));
+            assert_eq!(
+                record.contains_key("cancel_asked"),
+                job.asked && !ended,
+                "{}",
+                told("cancel_asked")
+            );
             assert_eq!(
                 record.contains_key("due_at"),
                 job.place == Place::Later,

@@ -45,9 +45,12 @@ fn file<'a>(parcel: &Parcel<'a>, index: usize) -> Option<&'a File> {
 /// The kind and the rung of an item in an album. `None`: it goes into none.
 fn place(parcel: &Parcel<'_>, p: &Progress, index: usize) -> Option<(SendKind, Way)> {
     let file = file(parcel, index)?;
+    if file.held.is_some() {
+        return None; // sent again by its id, for its own sake
+    }
     let way = first_way(parcel, index < p.no_url, file);
     let kind = match way {
-        Way::Link | Way::Undecided => return None,
+        Way::Link | Way::Held | Way::Undecided => return None,
         Way::Document => SendKind::Document,
         Way::Url | Way::Upload => kind(parcel.target.send_as, file),
     };
@@ -274,6 +277,9 @@ fn delivered(parcel: &Parcel<'_>, mut p: Progress, n: usize, sent: Sent) -> Prog
     let named = sent.message_ids.len().max(sent.file_ids.len());
     let first = sent.message_ids.first().copied();
     p.message_ids.extend(sent.message_ids);
+    let kinds = (p.item..).zip(&sent.file_kinds);
+    p.file_kinds
+        .extend(kinds.map(|(item, kind)| format!("{item}:{kind}")));
     p.file_ids.extend(sent.file_ids);
     (p.sends, p.repeats, p.waits) = (0, 0, 0);
     if (1..n).contains(&named) {

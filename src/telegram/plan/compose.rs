@@ -138,7 +138,7 @@ pub(super) fn caption_texts(
     };
     let apart = match way(parcel, p, file) {
         Way::Link => link_text(parcel, p, file).1 == Caption::Apart,
-        Way::Undecided | Way::Url | Way::Upload | Way::Document => {
+        Way::Undecided | Way::Held | Way::Url | Way::Upload | Way::Document => {
             caption_form(parcel, p) != Caption::Whole
         }
     };

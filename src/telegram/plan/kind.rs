@@ -54,6 +54,19 @@ pub(super) fn kind(wish: SendAs, file: &File) -> SendKind {
     }
 }
 
+/// As what alone a file that Telegram has can be sent again; `None`: nobody noted it.
+pub(super) fn held_kind(file: &File) -> Option<SendKind> {
+    let kinds = [
+        SendKind::Photo,
+        SendKind::Video,
+        SendKind::Animation,
+        SendKind::Audio,
+        SendKind::Document,
+    ];
+    let held = file.held.as_ref()?;
+    kinds.into_iter().find(|kind| kind.word() == held.kind)
+}
+
 /// Extension, media type; for one type the first extension is used in names, for one extension the
 /// first type is meant.
 #[rustfmt::skip]

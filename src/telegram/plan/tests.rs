@@ -3,6 +3,7 @@
 
 use super::kind::file_name;
 use super::*;
+use crate::job::answer::Held;
 use crate::job::spec::{ChatId, ParseMode, SendAs};
 use crate::telegram::Method;
 use crate::telegram::text::MESSAGE;
@@ -155,7 +156,7 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
                 id += messages;
                 Ok(Sent {
                     message_ids: (id - messages + 1..=id).collect(),
-                    file_ids: vec![],
+                    ..Sent::default()
                 })
             },
             Err,
@@ -1575,4 +1576,85 @@ fn every_ladder_ends_within_a_bound() {
             );
         }
     }
+}
+
+#[test]
+fn a_file_that_telegram_has_goes_by_its_id_and_kind_and_only_then_down_the_ladder() {
+    let held = |kind: &str, url: &str| {
+        Item::File(File {
+            held: Some(Held {
+                id: "AgAC".into(),
+                kind: kind.into(),
+            }),
+            ..file(url, "image/png")
+        })
+    };
+    let target = Target {
+        status_message_id: None,
+        ..target()
+    };
+    let https = "https://v3.fal.media/files/a/cat.png";
+    for (kind, method, field) in [
+        ("photo", Method::SendPhoto, "photo"),
+        ("video", Method::SendVideo, "video"),
+        ("animation", Method::SendAnimation, "animation"),
+        ("audio", Method::SendAudio, "audio"),
+        ("document", Method::SendDocument, "document"),
+        // Not noted: as it was sent at first, most likely.
+        ("", Method::SendPhoto, "photo"),
+    ] {
+        let items = [held(kind, https)];
+        let parcel = parcel(&items, &target);
+        let Op::Call(call) = next(&parcel, &Progress::default()) else {
+            panic!("{kind}: no call");
+        };
+        assert_eq!((call.method, &call.args[field]), (method, &json!("AgAC")));
+        // Refused: as if Telegram did not have it, each rung once.
+        let refused = Err(Refusal::FallBack(Cause::UrlRefused));
+        let After::Go(progress) = after(&parcel, &Progress::default(), refused, 0.0) else {
+            panic!("{kind}: no next rung");
+        };
+        assert_eq!(progress.way, Way::Url, "{kind}");
+        let Op::Call(call) = next(&parcel, &progress) else {
+            panic!("{kind}: no call");
+        };
+        assert_eq!(
+            (call.method, &call.args["photo"]),
+            (Method::SendPhoto, &json!(https))
+        );
+    }
+    // Nothing but the id is known: there is no rung below it.
+    let items = [held("photo", "")];
+    let parcel = parcel(&items, &target);
+    for refusal in [
+        Refusal::FallBack(Cause::UrlRefused),
+        Refusal::Other400("strange".into()),
+    ] {
+        let after = after(&parcel, &Progress::default(), Err(refusal), 0.0);
+        assert!(matches!(after, After::Failed(_)), "{after:?}");
+    }
+}
+
+#[test]
+fn progress_notes_of_which_item_and_kind_each_file_is() {
+    let items = [Item::Text("t".into()), photo()];
+    let target = Target {
+        status_message_id: None,
+        ..target()
+    };
+    let parcel = parcel(&items, &target);
+    let mut progress = Progress::default();
+    for kind in [None, Some("animation")] {
+        let sent = Sent {
+            message_ids: vec![1],
+            file_ids: kind.map(|_| "F".to_owned()).into_iter().collect(),
+            file_kinds: kind.into_iter().collect(),
+        };
+        let After::Go(next) = after(&parcel, &progress, Ok(sent), 0.0) else {
+            panic!("it went");
+        };
+        progress = next;
+    }
+    let progress = Progress::parse(&progress.to_text()).expect("our own text");
+    assert_eq!(progress.file_kinds, ["1:animation"]);
 }

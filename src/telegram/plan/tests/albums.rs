@@ -178,7 +178,7 @@ fn the_keyboard_that_an_album_cannot_take_goes_with_a_text() {
     let text = |target: &Target| {
         let sent = Sent {
             message_ids: vec![7, 8],
-            file_ids: vec![],
+            ..Sent::default()
         };
         let parcel = at_home(&items, target);
         let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
@@ -205,7 +205,7 @@ fn the_keyboard_that_an_album_cannot_take_goes_with_a_text() {
         let parcel = at_home(&items, &bare);
         let sent = Sent {
             message_ids: vec![7, 8],
-            file_ids: vec![],
+            ..Sent::default()
         };
         let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
             panic!()
@@ -351,7 +351,7 @@ fn of_an_album_that_is_partly_there_only_the_missing_items_go() {
     ] {
         let sent = Sent {
             message_ids: (1..=there).collect(),
-            file_ids: vec![],
+            ..Sent::default()
         };
         let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
             panic!()

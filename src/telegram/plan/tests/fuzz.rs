@@ -38,6 +38,7 @@ fn any_delivery(input: &[u8]) -> Outcome {
                     height: number(rest.next()).map(|n| n as u32),
                     name: rest.next().map(str::to_owned),
                     duration_s: None,
+                    held: None,
                 })
             }
             _ => Item::Text(part.to_owned()),
@@ -123,6 +124,7 @@ fn any_delivery(input: &[u8]) -> Outcome {
             "" => Ok(Sent {
                 message_ids: vec![7],
                 file_ids: vec!["F".to_owned()],
+                file_kinds: vec!["photo"],
             }),
             "?" => Err(Refusal::Unknown("reset".to_owned())),
             "-" => Err(Refusal::NotSent("refused".to_owned())),

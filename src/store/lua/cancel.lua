@@ -1,0 +1,38 @@
+-- cancel: asks, from anywhere, for the end of one job; twice is the same as once. What nobody owns and
+-- nobody has paid for is not to be submitted any more: it goes to `resume`, whose next owner tells the user
+-- and ends it. All else is marked. An owner learns it with his next beat and cancels at fal, or, where a
+-- submit is under way, once its answer is there; whoever takes the job over finds the mark in the record.
+-- KEYS   1 record   2 later   3 resume   4 high   5 default   6 low   7 bell
+-- ARGV   1 namespace   2 id   3 format
+-- MAKES  cancels of the owner (same slot on a cluster)
+-- GIVES  {word, state, phase or ''}; word: ended (nobody will pay for it any more), asked, late (its result
+--        is on its way to the chat, or its failure is), over (it has ended before), newer (another
+--        version's), gone
+-- CALLER Store::cancel (from a View)
+local ns, id = ARGV[1], ARGV[2]
+local r = redis.call('HMGET', KEYS[1], 'state', 'phase', 'request_id', 'priority', 'worker', 'token', 'kind', 'v')
+local state, phase = r[1], r[2] or ''
+if not state then return {'gone', '', ''} end
+if state == 'done' or state == 'dead' or state == 'cancelled' then return {'over', state, ''} end
+if (tonumber(r[8] or '0') or 0) > tonumber(ARGV[3]) then return {'newer', state, phase} end
+if phase == 'telling' and r[7] == 'cancelled' then return {'asked', state, phase} end
+if phase == 'delivering' or phase == 'telling' then return {'late', state, phase} end
+redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
+if state == 'running' or r[3] or phase == 'polling' or phase == 'collecting' then
+  redis.call('HSETNX', KEYS[1], 'cancel_asked', now_ms())
+  if state == 'running' then
+    local cancels = ns .. ':cancels:' .. (r[5] or '')
+    redis.call('HSET', cancels, id, r[6] or '')
+    redis.call('EXPIRE', cancels, 3600) -- an owner that died does not come for them
+  end
+  return {'asked', state, phase}
+end
+local list = {high = KEYS[4], default = KEYS[5], low = KEYS[6]}
+if state == 'queued' then redis.call('LREM', list[r[4] or 'default'] or KEYS[5], -1, id) end
+redis.call('ZREM', KEYS[2], id)
+redis.call('HSET', KEYS[1], 'state', 'queued', 'phase', 'telling', 'kind', 'cancelled',
+  'error', 'cancelled by request')
+redis.call('HDEL', KEYS[1], 'due_at', 'not_before', 'doubt', 'rung', 'telling_at', 'crashes', 'cancel_asked')
+redis.call('LPUSH', KEYS[3], id)
+ring(KEYS[7])
+return {'ended', state, phase}

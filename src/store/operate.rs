@@ -1,0 +1,108 @@
+//! What people ask of a live system: each is one script, carried out by whichever daemon comes next. Here
+//! nothing is owned; a repeat, also that of a lost answer, is the same as once.
+
+use super::view::View;
+use super::{FORMAT, Fault};
+use crate::job::JobId;
+use redis::Cmd;
+
+/// What a cancel came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// It is not submitted any more; its user is told next.
+    Ended,
+    /// Its owner, or the next one, cancels it at fal.
+    Asked,
+    /// Its result, or its failure, is on its way to the chat.
+    Late,
+    /// It had ended before.
+    Over,
+    /// A newer version wrote it.
+    Newer,
+    /// There is no such job.
+    Gone,
+}
+
+/// What became of a wish to send a result again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redeliver {
+    /// A daemon sends it.
+    Ok,
+    /// The job has not ended.
+    Open,
+    /// A newer version wrote it.
+    Newer,
+    /// Neither a file nor a result of it is known.
+    Nothing,
+    /// There is no such job.
+    Gone,
+}
+
+impl View {
+    /// Asks for the end of a job. With the state that it was in.
+    pub fn cancel(&mut self, id: &JobId) -> Result<(Cancel, String), Fault> {
+        let [resume, high, default, low] = self.keys.ready.clone();
+        let (job, later) = (self.keys.job(id.as_str()), self.keys.later.clone());
+        let keys = [
+            job,
+            later,
+            resume,
+            high,
+            default,
+            low,
+            self.keys.bell.clone(),
+        ];
+        let script = self.scripts.cancel.code();
+        let mut cmd = eval(script, &keys);
+        cmd.arg(&self.keys.namespace).arg(id.as_str()).arg(FORMAT);
+        let (word, state, _phase): (String, String, String) = self.ask(&cmd)?;
+        let said = match word.as_str() {
+            "ended" => Cancel::Ended,
+            "asked" => Cancel::Asked,
+            "late" => Cancel::Late,
+            "over" => Cancel::Over,
+            "newer" => Cancel::Newer,
+            _ => Cancel::Gone,
+        };
+        Ok((said, state))
+    }
+
+    /// Makes the redelivery `redelivery` of an ended job, to the target that `to` describes (see
+    /// `Target::to_resend_json`).
+    pub fn redeliver(
+        &mut self,
+        id: &JobId,
+        redelivery: &JobId,
+        to: &str,
+    ) -> Result<Redeliver, Fault> {
+        let keys = [
+            self.keys.job(id.as_str()),
+            self.keys.job(redelivery.as_str()),
+            self.keys.ready[0].clone(),
+            self.keys.bell.clone(),
+        ];
+        let mut cmd = eval(self.scripts.redeliver.code(), &keys);
+        cmd.arg(FORMAT)
+            .arg(id.as_str())
+            .arg(redelivery.as_str())
+            .arg(to);
+        let (word, _state): (String, String) = self.ask(&cmd)?;
+        Ok(match word.as_str() {
+            "ok" => Redeliver::Ok,
+            "open" => Redeliver::Open,
+            "newer" => Redeliver::Newer,
+            "nothing" => Redeliver::Nothing,
+            _ => Redeliver::Gone,
+        })
+    }
+}
+
+/// A person's command is rare: its script need not be in Redis's cache.
+fn eval(code: &str, keys: &[String]) -> Cmd {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(code).arg(keys.len());
+    for key in keys {
+        cmd.arg(key);
+    }
+    cmd
+}

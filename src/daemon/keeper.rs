@@ -28,6 +28,8 @@ const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
 const SLOWEST: u64 = 128 << 10;
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
+/// Pace of sharing what was learnt of models.
+const SHARE: Duration = Duration::from_secs(5);
 
 /// Whoever did not run for so long was taken over and may be forgotten since: the mark of a dead instance
 /// stays a day.
@@ -56,6 +58,8 @@ pub(crate) struct Keeper {
     slow_due: Instant,
     audit_due: Instant,
     audit_refused: bool,
+    share_due: Instant,
+    recalled: bool,
     sweeps: u32,
     hung: bool,
 }
@@ -91,6 +95,8 @@ impl Keeper {
             slow_due: Instant::now(),
             audit_due: Instant::now() + AUDIT_TICK,
             audit_refused: false,
+            share_due: Instant::now(),
+            recalled: false,
             sweeps: 0,
             hung: false,
         }
@@ -200,7 +206,27 @@ impl Keeper {
                 self.session.take_back(&dead)?;
             }
         }
-        Ok(())
+        self.share_paces()
+    }
+
+    /// Nothing depends on it: a Redis that refuses is asked again later.
+    fn share_paces(&mut self) -> Result<(), Fault> {
+        if self.share_due > Instant::now() {
+            return Ok(());
+        }
+        self.share_due = Instant::now() + SHARE;
+        let mut done = Ok(());
+        if !self.recalled {
+            done = steps::pace::recall(&self.tools, &self.session);
+            self.recalled = !matches!(done, Err(Fault::Away(_)));
+        }
+        match done.and_then(|()| steps::pace::share(&self.tools, &self.session)) {
+            Err(Fault::Refused(why)) => {
+                report::debug("redis refuses what was learnt of models", &[("why", &why)]);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// What was asked of us goes to the steps; only then does Redis forget it.

@@ -302,6 +302,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),
+        paces: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })

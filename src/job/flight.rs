@@ -5,6 +5,7 @@
 use super::answer::Held;
 use super::failure::{Failure, Kind};
 use super::inputs::Brought;
+use super::pace::Watch;
 use super::spec::{FalSwitches, InputFiles, Model, Target, Via, Words};
 use super::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use serde_json::value::RawValue;
@@ -168,6 +169,8 @@ pub struct Flight {
     pub expires_at: Option<UnixMs>,
     /// When fal first said that it runs.
     pub running_at: Option<UnixMs>,
+    /// What the looks at this request have shown, for the pace of the next ones.
+    pub(crate) watch: Watch,
     /// Progress of the delivery, in the delivery's own words.
     pub rung: String,
     /// When telling the failure began.
@@ -379,6 +382,7 @@ impl Flight {
         for at in spans.into_iter().flatten() {
             at.0 += by;
         }
+        self.watch.follow_clock(by);
         if let Some((_, at)) = &mut self.missing {
             at.0 += by;
         }

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod failure;
 pub mod flight;
 pub(crate) mod inputs;
+pub mod pace;
 pub mod schedule;
 pub mod spec;
 pub mod state;

@@ -21,7 +21,7 @@
 use super::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use super::failure::{Failure, Kind, Remedy};
 use super::flight::{Cancelling, Doubt, EndState, Flight, LARGE, Patch, Write};
-use super::schedule::{PollBounds, backoff, poll_wait};
+use super::schedule::{PollBounds, backoff};
 use super::spec::{Via, Words};
 use super::{Charged, Phase, UnixMs};
 use std::sync::Arc;
@@ -243,16 +243,15 @@ fn accepted_by_fal(
     flight.request = Some(accepted.request.clone());
     flight.path = accepted.path.clone();
     let event = flight.event("submitted");
+    let look = (moment.now, moment.random);
+    let wait = flight.watch.next_look(None, moment.now, &policy.poll, look);
     let write = Write::Submitted {
         request: accepted.request,
         path: accepted.path,
         attempt: flight.attempt,
         event,
     };
-    Change::write(
-        write,
-        Next::In(poll_wait(Duration::ZERO, 0, &policy.poll, moment.random)),
-    )
+    Change::write(write, Next::In(wait))
 }
 
 fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: Moment) -> Change {
@@ -369,6 +368,9 @@ pub fn after_poll(
             change
         }
         Polled::Completed => {
+            if flight.cancelling.is_none() {
+                flight.watch.ended(submitted, &policy.poll, moment.now);
+            }
             flight.phase = Phase::Collecting;
             Change::quiet(Next::Now)
         }
@@ -403,13 +405,12 @@ pub fn after_poll(
                     moment,
                 );
             }
-            let elapsed = since(submitted, moment.now);
-            Change::quiet(Next::In(poll_wait(
-                elapsed,
-                in_flight,
-                &policy.poll,
-                moment.random,
-            )))
+            flight.watch.in_flight = in_flight;
+            let look = (moment.now, moment.random);
+            let wait = flight
+                .watch
+                .next_look(Some(&answer), submitted, &policy.poll, look);
+            Change::quiet(Next::In(wait))
         }
         Polled::Missing => missing(flight, "fal no longer knows this request", moment),
         Polled::Failed(failure) => {

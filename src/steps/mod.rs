@@ -11,6 +11,7 @@ pub(crate) mod gate;
 pub(crate) mod inputs;
 pub(crate) mod intake;
 mod lease;
+pub(crate) mod pace;
 mod poll;
 pub(crate) mod pull;
 pub(crate) mod recover;
@@ -28,6 +29,7 @@ use crate::http::{FileHosts, Http};
 use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
+use crate::job::pace::Paces;
 use crate::job::spec::ChatId;
 use crate::job::state::{self, Change, Moment, Next, Policy, Say, cancel_is_due, since};
 use crate::job::words::Words;
@@ -42,8 +44,8 @@ use crate::telegram::{Telegram, plan::TransferLimits};
 use gate::{Entry, Gate, Inside, Service};
 use signs::Signs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a flight waits for a Redis that is away before it looks again.
@@ -80,6 +82,8 @@ pub(crate) struct Tools {
     pub(crate) inputs: inputs::Shared,
     /// Jobs owned by this process, for the pace of polling.
     pub(crate) in_flight: AtomicU64,
+    /// How long the generations of each model take.
+    pub(crate) paces: Mutex<Paces>,
     /// Jobs ended since the last beat.
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,

@@ -43,6 +43,7 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
     if let Some(shown) = shown {
         worker.tools.signs.show(flight, shown);
     }
+    worker.guide(flight);
     let in_flight = worker.tools.in_flight.load(Ordering::Relaxed) as usize;
     let change = state::after_poll(
         flight,
@@ -51,5 +52,6 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
         &worker.tools.policy,
         worker.moment(),
     );
+    worker.learn(flight);
     worker.record(flight, change)
 }

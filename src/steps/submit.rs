@@ -102,6 +102,9 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
     });
+    if matches!(answer, Submitted::Accepted(_)) {
+        worker.watch(flight);
+    }
     worker.heed_cancel(flight);
     let change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
     worker.record(flight, change)

@@ -19,6 +19,7 @@ pub(crate) struct Keys {
     pub(crate) settling: String,
     pub(crate) audit: String,
     pub(crate) suspects: String,
+    pub(crate) models: String,
 }
 
 impl Keys {
@@ -41,6 +42,7 @@ impl Keys {
             settling: key("settling"),
             audit: key("audit"),
             suspects: key("suspects"),
+            models: key("models"),
             namespace: namespace.to_owned(),
         }
     }

@@ -10,6 +10,7 @@ mod jobs;
 mod keys;
 pub(crate) mod link;
 mod operate;
+mod paces;
 pub(crate) mod rate;
 mod reassert;
 mod record;

@@ -5,6 +5,7 @@ use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Redelivers, Token};
 use crate::job::inputs::Brought;
+use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use redis::{Cmd, Value};
@@ -152,6 +153,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         completed_at: ms(take("completed_at")),
         expires_at: ms(take("expires_at")),
         running_at: ms(take("running_at")),
+        watch: Watch::default(),
         rung: take("rung").unwrap_or_default(),
         telling_at: ms(take("telling_at")),
         untold: take("told").as_deref() == Some("no"),

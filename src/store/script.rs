@@ -81,4 +81,5 @@ scripts! {
     audit: ["head", "requeue", "audit"],
     cancel: ["head", "cancel"],
     redeliver: ["head", "redeliver"],
+    models: ["head", "models"],
 }

@@ -6,6 +6,7 @@ mod bench;
 mod cancel;
 mod fuzz;
 mod model;
+mod paces;
 mod rate;
 
 use super::*;

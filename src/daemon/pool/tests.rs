@@ -81,6 +81,7 @@ fn tools() -> Arc<Tools> {
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),
+        paces: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })

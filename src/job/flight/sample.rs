@@ -2,6 +2,7 @@
 
 use super::{Flight, Order, Token};
 use crate::job::inputs::Brought;
+use crate::job::pace::Watch;
 use crate::job::spec::{ChatId, FalSwitches, InputFiles, Model, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use serde_json::value::RawValue;
@@ -44,6 +45,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         completed_at: None,
         expires_at: Some(UnixMs(CAME.0 + 86_400_000)),
         running_at: None,
+        watch: Watch::default(),
         rung: String::new(),
         telling_at: None,
         untold: false,

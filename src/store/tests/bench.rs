@@ -96,6 +96,7 @@ impl Bench {
             &s.pause,
             &s.audit,
             &s.rate,
+            &s.models,
         ];
         for script in all {
             let mut cmd = redis::cmd("SCRIPT");

@@ -1,0 +1,467 @@
+//! How long a model's generations take, learnt from those that ended, and when to look at the next one.
+//! Pure: times and random numbers are arguments.
+//!
+//! A look costs a request; between two looks a finished job waits half the interval. Where a request that
+//! still runs ends with hazard h (chance a second), the sum of looks and `PRICE` times the delay is least
+//! with intervals of `sqrt(2 / (PRICE h))`. So nothing else needs a rule of its own: before the earliest
+//! likely finish the hazard is small and the first look far, around the likely one looks are close, between
+//! two populations (two sizes of picture) they are far again, and what is late beyond all that was seen
+//! is looked at ever more rarely. All of it stays within the bounds of the operator.
+
+use super::schedule::{PollBounds, poll_wait};
+use super::{UnixMs, answer::Polled};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Looks that a second of a user's waiting is worth.
+const PRICE: f32 = 24.0;
+/// Generations remembered of a model.
+pub(crate) const SAMPLES: usize = 32;
+/// The newest of them count in full, as many as are measured at once; those before them less and less, so
+/// that ten others push what was known before down to a sixth.
+const FORGET: f32 = 0.75;
+/// Weight of "it may take anything", in generations.
+const DOUBT: f32 = 0.25;
+/// How widely that doubt lies around the median: by this, in ln t, it falls to a third.
+const DOUBT_WIDTH: f32 = 1.5;
+/// Models that a worker remembers, and Redis.
+pub(crate) const MODELS: usize = 1000;
+/// Models told and asked about in one exchange with Redis.
+const EXCHANGED: usize = 50;
+/// Bounds of what is learnt, ms. It is also the first edge of the table.
+const SHORTEST: f32 = 50.0;
+const LONGEST: f32 = 7_200_000.0;
+/// Steps of the table: this many to a factor of e, up to two hours.
+const STEPS_PER_E: f32 = 16.0;
+const STEPS: usize = 192;
+/// fal runs at most so many requests of an account at once (more by contract).
+const AT_ONCE: f64 = 40.0;
+/// Generations whose time is measured at once: chosen at their submit, since of a burst the short ones end
+/// first, and whoever learnt from every end would know nothing but its last, the longest.
+const MEASURED: usize = 8;
+
+/// What is known of one model.
+#[derive(Clone, PartialEq)]
+pub struct Pace {
+    /// Times of generations, ms, the newest last; never empty.
+    samples: Vec<u32>,
+    /// Looks that are due until an age, at the edges of the table.
+    due: Box<[f32; STEPS + 1]>,
+}
+
+impl Pace {
+    /// From times in ms, the newest last; `None` without any.
+    pub(crate) fn new(mut samples: Vec<u32>) -> Option<Pace> {
+        let surplus = samples.len().saturating_sub(SAMPLES);
+        samples.drain(..surplus);
+        if samples.is_empty() {
+            return None;
+        }
+        let due = table(&samples);
+        Some(Pace { samples, due })
+    }
+
+    /// Reads what Redis holds: times in ms, separated by spaces. What is no time is left out.
+    pub fn parse(text: &str) -> Option<Pace> {
+        let words = text.split_ascii_whitespace().rev().take(SAMPLES);
+        let mut samples: Vec<u32> = words
+            .filter_map(|word| word.parse().ok())
+            .filter(|ms| (1..=LONGEST as u32).contains(ms))
+            .collect();
+        samples.reverse();
+        Pace::new(samples)
+    }
+
+    /// How long a generation likely takes: the median, the newest counting most.
+    pub fn likely(&self) -> Duration {
+        self.likely_beyond(Duration::ZERO)
+    }
+
+    /// How long one likely takes in all that has run for this long already.
+    pub fn likely_beyond(&self, age: Duration) -> Duration {
+        let age_ms = age.as_millis() as u64;
+        let mut longer: Vec<(u32, f32)> = weighted(&self.samples)
+            .filter(|(ms, _)| u64::from(*ms) > age_ms)
+            .collect();
+        // Nothing took so long yet: half as long again.
+        match median(&mut longer) {
+            Some(ms) => Duration::from_millis(u64::from(ms)),
+            None => age.mul_f64(1.5),
+        }
+    }
+
+    /// Until the next look of a rhythm, which goes on whatever other looks there were: at every whole number
+    /// of looks that are due, and `phase`. `None`: not within two hours.
+    fn wait(&self, age: Duration, phase: f64) -> Option<Duration> {
+        let age_ms = age.as_secs_f64() * 1000.0;
+        let goal = (self.due_until(age_ms) + 0.5 - phase).ceil() + phase;
+        let at = self.due.partition_point(|due| f64::from(*due) < goal);
+        if at > STEPS {
+            return None;
+        }
+        let (from, to) = (edge(at.saturating_sub(1)), edge(at));
+        let (low, high) = (self.due[at.saturating_sub(1)], self.due[at]);
+        let part = (goal - f64::from(low)) / f64::from((high - low).max(f32::EPSILON));
+        let then = from + part.clamp(0.0, 1.0) * (to - from);
+        Some(Duration::from_secs_f64((then - age_ms).max(0.0) / 1000.0))
+    }
+
+    fn due_until(&self, age_ms: f64) -> f64 {
+        let place = place(age_ms as f32);
+        if place >= STEPS as f32 {
+            return f64::from(self.due[STEPS]);
+        }
+        let at = place as usize;
+        let (from, to) = (edge(at), edge(at + 1));
+        let part = ((age_ms - from) / (to - from)).clamp(0.0, 1.0);
+        let (low, high) = (self.due[at], self.due[at + 1]);
+        f64::from(low) + part * f64::from(high - low)
+    }
+}
+
+/// Without the table: it follows from the times.
+impl fmt::Debug for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pace").field(&self.samples).finish()
+    }
+}
+
+/// Where a time lies in the table, in steps.
+fn place(ms: f32) -> f32 {
+    ((ms.max(SHORTEST) / SHORTEST).ln() * STEPS_PER_E).min(STEPS as f32)
+}
+
+/// An edge of the table, ms.
+fn edge(step: usize) -> f64 {
+    f64::from(SHORTEST) * (step as f64 / f64::from(STEPS_PER_E)).exp()
+}
+
+/// The times, each with its weight.
+fn weighted(samples: &[u32]) -> impl Iterator<Item = (u32, f32)> + '_ {
+    let mut weight = 1.0;
+    samples.iter().rev().enumerate().map(move |(age, ms)| {
+        if age >= MEASURED {
+            weight *= FORGET;
+        }
+        (*ms, weight)
+    })
+}
+
+fn median(of: &mut [(u32, f32)]) -> Option<u32> {
+    of.sort_unstable_by_key(|(ms, _)| *ms);
+    let half = of.iter().map(|(_, weight)| weight).sum::<f32>() / 2.0;
+    let mut sum = 0.0;
+    of.iter()
+        .find(|(_, weight)| {
+            sum += weight;
+            sum >= half
+        })
+        .map(|(ms, _)| *ms)
+}
+
+/// The looks due until each edge: the square root of the hazard, summed. The density of times is a bell in
+/// ln t around each sample and a wide, heavy-tailed one around their median.
+fn table(samples: &[u32]) -> Box<[f32; STEPS + 1]> {
+    let mut sorted: Vec<(u32, f32)> = weighted(samples).collect();
+    let middle = place(median(&mut sorted).unwrap_or(1) as f32);
+    let known: f32 = sorted.iter().map(|(_, weight)| weight).sum();
+    let whole = known + DOUBT;
+
+    // Width by Silverman's rule, from the spread of the middle half: one outlier does not widen all.
+    let at = |part: usize| place(sorted[(sorted.len() - 1) * part / 4].0 as f32);
+    let spread = (at(3) - at(1)) / 1.34 / STEPS_PER_E;
+    let width = (0.9 * spread * (sorted.len() as f32).powf(-0.2)).clamp(0.05, 0.3);
+    let reach = 2.45 * width * STEPS_PER_E; // a triangle as wide as a bell of that deviation
+
+    let mut chance = [0.0_f32; STEPS];
+    for (ms, weight) in &sorted {
+        let centre = place(*ms as f32);
+        let first = (centre - reach).max(0.0) as usize;
+        let last = ((centre + reach) as usize).min(STEPS - 1);
+        let height = |step: usize| (1.0 - ((step as f32 + 0.5) - centre).abs() / reach).max(0.0);
+        let sum: f32 = (first..=last).map(height).sum();
+        if sum > 0.0 {
+            for (step, chance) in chance.iter_mut().enumerate().take(last + 1).skip(first) {
+                *chance += weight / whole / sum * height(step);
+            }
+        }
+    }
+    let fall = DOUBT_WIDTH * STEPS_PER_E;
+    let doubt = DOUBT / whole / (2.0 * fall);
+    let mut due = Box::new([0.0; STEPS + 1]);
+    let (mut left, mut sum) = (1.0_f32, 0.0_f32);
+    let widen = (1.0 / STEPS_PER_E).exp();
+    let mut seconds = SHORTEST / 1000.0 * (widen - 1.0);
+    let mut doubted = doubt * (-middle / fall).exp();
+    let (rise, drop) = ((1.0 / fall).exp(), (-1.0 / fall).exp());
+    for step in 0..STEPS {
+        let here = chance[step] + doubted;
+        let still = (left - here / 2.0).max(1e-6);
+        sum += (PRICE / 2.0 * here * seconds / still).sqrt();
+        due[step + 1] = sum;
+        left = (left - here).max(1e-6);
+        seconds *= widen;
+        doubted *= if (step as f32) < middle { rise } else { drop };
+    }
+    due
+}
+
+/// What the looks at one request have shown, and what is known of its model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Watch {
+    /// What was known of its model when it began.
+    pub(crate) pace: Option<Arc<Pace>>,
+    /// Its place in the rhythm of looks, in 0.0..1.0, drawn at its first look.
+    phase: Option<f64>,
+    /// Jobs in the hands of this process when it was last looked at.
+    pub(crate) in_flight: usize,
+    /// Its time is to be learnt.
+    measured: bool,
+    /// How long it took, once it has ended.
+    pub(crate) took: Option<Duration>,
+    /// The last look that found it in fal's queue.
+    queued: Option<UnixMs>,
+    /// When it began to run, as far as the looks can tell.
+    began: Option<UnixMs>,
+    /// The last look that found it not finished.
+    looked: Option<UnixMs>,
+}
+
+impl Watch {
+    /// Whether it wants to know of its model: its submit was another worker's. Any other keeps the rhythm it
+    /// began with: of a burst whose rhythm changed under it, many would look at the same moment.
+    pub(crate) fn asks(&self) -> bool {
+        self.phase.is_none()
+    }
+
+    /// Redis's clock was set.
+    pub(crate) fn follow_clock(&mut self, by: i64) {
+        let spans = [&mut self.queued, &mut self.began, &mut self.looked];
+        for at in spans.into_iter().flatten() {
+            at.0 += by;
+        }
+    }
+
+    /// Right after the submit, or a look that found it in the queue or running: when to look (again).
+    pub(crate) fn next_look(
+        &mut self,
+        seen: Option<&Polled>,
+        submitted: UnixMs,
+        bounds: &PollBounds,
+        (now, random): (UnixMs, f64),
+    ) -> Duration {
+        let ahead = match seen {
+            Some(Polled::InQueue { position }) => {
+                (self.queued, self.began) = (Some(now), None);
+                Some(position.unwrap_or(0))
+            }
+            Some(_) => {
+                // In the queue at one look and running at the next: on average it began between them.
+                self.began.get_or_insert(match self.queued {
+                    Some(queued) => between(queued, now),
+                    None => submitted,
+                });
+                None
+            }
+            None => None,
+        };
+        let first = self.looked.is_none() && seen.is_none();
+        if seen.is_some() {
+            self.looked = Some(now);
+        }
+        // Equal jobs of one burst have random places in the rhythm, and keep them: who only added to the last
+        // look would bring together again all that wait for the same steep place.
+        let phase = *self.phase.get_or_insert(random);
+        let elapsed = span(submitted, now);
+        let Some(pace) = self.pace.as_deref().filter(|_| bounds.min < bounds.max) else {
+            // A burst begins at random places of the first interval.
+            let burst = if first { self.in_flight.min(100) } else { 0 };
+            let jitter = if burst > 0 { 0.5 } else { random };
+            let wait = poll_wait(elapsed, self.in_flight, bounds, jitter);
+            let later = 1.0 + random * burst as f64 / 100.0;
+            return wait.mul_f64(later).min(bounds.max.mul_f64(1.1));
+        };
+        let wait = match ahead {
+            Some(ahead) => {
+                // As if it began now, behind those ahead of it; the longer it has stood the less it hurries.
+                let turns = (ahead as f64 / AT_ONCE).min(1e6);
+                let others = pace.likely().mul_f64(turns);
+                let begun = pace.wait(Duration::ZERO, phase);
+                let begun = begun.unwrap_or(bounds.max).max(elapsed / 10);
+                begun.saturating_add(others).mul_f64(0.9 + 0.2 * random)
+            }
+            None => {
+                let age = span(self.began.unwrap_or(submitted), now);
+                pace.wait(age, phase).unwrap_or(bounds.max)
+            }
+        };
+        // As with nothing known, it grows with what is in flight: at 5000 a pool could not carry more.
+        let crowd = Duration::from_secs_f64(self.in_flight as f64 / 4000.0);
+        let (spread, burst) = (
+            0.9 + 0.2 * random,
+            (self.in_flight as f64 / 1000.0).min(1.0),
+        );
+        let least = bounds.min.max(crowd).mul_f64(spread + 0.8 * burst * random);
+        let early = if first {
+            burst * (random * 1e4).fract()
+        } else {
+            0.0
+        };
+        let most = bounds.max.mul_f64(spread - 0.8 * early);
+        wait.max(least).min(most)
+    }
+
+    /// It has ended, well or not: how long it took is the middle of what the looks leave open. Not where they
+    /// leave open more than any schedule does: fal, or this worker, was away.
+    pub(crate) fn ended(&mut self, submitted: UnixMs, bounds: &PollBounds, now: UnixMs) {
+        let began = match self.queued {
+            None => Some(self.began.unwrap_or(submitted)),
+            Some(_) => self.began,
+        };
+        let Some(began) = began.filter(|_| std::mem::take(&mut self.measured)) else {
+            return;
+        };
+        let running = self.looked.unwrap_or(began).max(began);
+        if span(running, now) <= bounds.max * 2 {
+            self.took = Some(span(began, between(running, now)));
+        }
+    }
+}
+
+fn span(from: UnixMs, to: UnixMs) -> Duration {
+    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
+}
+
+fn between(a: UnixMs, b: UnixMs) -> UnixMs {
+    UnixMs(a.0 + (b.0 - a.0) / 2)
+}
+
+/// What this worker knows of all models.
+#[derive(Debug, Default)]
+pub(crate) struct Paces {
+    models: HashMap<String, Known>,
+    /// Counts uses, to forget the model that was not used for longest.
+    uses: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    pace: Option<Arc<Pace>>,
+    /// Learnt since Redis was last told, ms.
+    fresh: Vec<u32>,
+    /// Submitted since Redis was last asked what others learnt.
+    asks: bool,
+    used: u64,
+    /// Measurements that may begin, and when they were last counted.
+    room: f64,
+    counted: UnixMs,
+}
+
+impl Paces {
+    /// What is known of a model.
+    pub(crate) fn of(&self, model: &str) -> Option<Arc<Pace>> {
+        self.models.get(model)?.pace.clone()
+    }
+
+    /// A request of this model was accepted: how it is to be watched.
+    pub(crate) fn begin(&mut self, model: &str, now: UnixMs) -> Watch {
+        let known = self.known(model);
+        known.asks = true;
+        let usual = (known.pace.as_ref()).map_or(Duration::from_secs(10), |pace| pace.likely());
+        let since = span(known.counted, now).as_secs_f64();
+        let more = MEASURED as f64 * since / usual.as_secs_f64().max(0.05);
+        known.room = (known.room + more).min(MEASURED as f64);
+        known.counted = now;
+        let measured = known.room >= 1.0;
+        if measured {
+            known.room -= 1.0;
+        }
+        Watch {
+            pace: known.pace.clone(),
+            measured,
+            ..Watch::default()
+        }
+    }
+
+    /// A generation of this model took so long.
+    pub(crate) fn learn(&mut self, model: &str, took: Duration) {
+        let ms = took.as_millis().clamp(1, LONGEST as u128) as u32;
+        let known = self.known(model);
+        if known.fresh.len() < SAMPLES {
+            known.fresh.push(ms);
+        } else {
+            known.fresh.rotate_left(1);
+            known.fresh[SAMPLES - 1] = ms;
+        }
+        let old = known.pace.as_ref().map(|pace| pace.samples.as_slice());
+        let samples = old
+            .unwrap_or_default()
+            .iter()
+            .copied()
+            .chain([ms])
+            .collect();
+        known.pace = Pace::new(samples).map(Arc::new);
+    }
+
+    /// What Redis is to be told and asked: some models, each with what was learnt since (perhaps nothing).
+    pub(crate) fn take_news(&mut self) -> Vec<(String, Vec<u32>)> {
+        let due =
+            (self.models.iter_mut()).filter(|(_, known)| known.asks || !known.fresh.is_empty());
+        due.take(EXCHANGED)
+            .map(|(model, known)| {
+                known.asks = false;
+                (model.clone(), std::mem::take(&mut known.fresh))
+            })
+            .collect()
+    }
+
+    /// Redis was told, and this is what all have learnt of the model. What was learnt meanwhile is added.
+    pub(crate) fn heard(&mut self, model: &str, text: &str) {
+        let theirs = Pace::parse(text).map_or(Vec::new(), |theirs| theirs.samples);
+        let known = self.known(model);
+        let ours = (known.pace.as_ref()).map_or(Vec::new(), |ours| ours.samples.clone());
+        let samples = [theirs, known.fresh.clone()].concat();
+        if samples.len() < ours.len() {
+            // Redis forgot: it is told again.
+            known.fresh = ours;
+        } else {
+            known.pace = Pace::new(samples).map(Arc::new);
+        }
+    }
+
+    /// Redis could not be told: next time.
+    pub(crate) fn untold(&mut self, told: Vec<(String, Vec<u32>)>) {
+        for (model, mut learnt) in told {
+            let known = self.known(&model);
+            learnt.append(&mut known.fresh);
+            learnt.drain(..learnt.len().saturating_sub(SAMPLES));
+            known.fresh = learnt;
+            known.asks = true;
+        }
+    }
+
+    fn known(&mut self, model: &str) -> &mut Known {
+        self.uses += 1;
+        if !self.models.contains_key(model) {
+            if self.models.len() >= MODELS {
+                let oldest = self.models.iter().min_by_key(|(_, known)| known.used);
+                if let Some(oldest) = oldest.map(|(model, _)| model.clone()) {
+                    self.models.remove(&oldest);
+                }
+            }
+            let new = Known {
+                room: MEASURED as f64,
+                ..Known::default()
+            };
+            self.models.insert(model.to_owned(), new);
+        }
+        let known = self.models.get_mut(model).expect("put there above");
+        known.used = self.uses;
+        known
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! What polling costs on the wire: polls a job and the time between the end at fal and the poll that sees
+//! it, of a daemon that learns and one with fixed polling, both at once on the same generation times.
+//! Prints figures and judges nothing.
+//!
+//! `cargo bench --bench polls` (about five minutes), or `cargo bench --bench polls -- JOBS MEDIAN_MS...`.
+
+use fal_worker::sandbox::Sandbox;
+use fal_worker::sandbox::fal::{Outcome, Script};
+use redis::Connection;
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Jobs of each model before it counts as known.
+const FIRST: usize = 9;
+const SIGMA: f64 = 0.25;
+
+fn main() {
+    let numbers: Vec<u64> = std::env::args()
+        .skip(1)
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    let jobs = numbers.first().map_or(40, |jobs| *jobs as usize);
+    let medians = match numbers.get(1..) {
+        Some(medians) if !medians.is_empty() => medians.to_vec(),
+        _ => vec![1000, 8000, 20_000, 60_000],
+    };
+    let runs = [
+        ("learns", ["--poll-min", "250ms", "--poll-max", "5s"]),
+        ("each second", ["--poll-min", "1s", "--poll-max", "1s"]),
+    ];
+    println!(
+        "polling      generation     jobs  polls a job  delay: mean      p50      p99    worst"
+    );
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = runs
+            .iter()
+            .map(|(name, flags)| scope.spawn(|| run(name, flags, &medians, jobs)))
+            .collect();
+        for thread in threads {
+            print!("{}", thread.join().expect("a run"));
+        }
+    });
+}
+
+/// One daemon, all models at once: first those that teach it, then those that count, which come evenly.
+fn run(name: &str, flags: &[&str], medians: &[u64], jobs: usize) -> String {
+    let sandbox = Sandbox::start().expect("sandbox");
+    let mut con = redis::Client::open(sandbox.redis.url())
+        .and_then(|client| client.get_connection())
+        .expect("redis");
+    let _daemon = Daemon::start(&sandbox, flags);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let slowest = *medians.iter().max().expect("a median");
+    let mut sent = 0;
+    let mut push = |con: &mut Connection, median: u64| {
+        let (u, v) = (1.0 - rng.f64(), rng.f64());
+        let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        let takes = Duration::from_millis(median).mul_f64((SIGMA * normal).exp());
+        let model = model(median);
+        // The time of a generation is drawn at its submit.
+        sandbox
+            .fal
+            .model(&model, Script::new(Outcome::Images(1)).taking(takes));
+        let entry = format!(r#"{{"model":"{model}","input":{{"prompt":"x"}}}}"#);
+        let () = redis::cmd("LPUSH")
+            .arg("fal:inbox")
+            .arg(entry)
+            .query(con)
+            .expect("push");
+        sent += 1;
+        wait_for(|| sandbox.fal.totals().submits == sent);
+    };
+    // One after another, as far as that ends within the time of two of the slowest.
+    for turn in 0..FIRST {
+        for median in medians {
+            push(&mut con, *median);
+        }
+        if turn % 4 == 0 {
+            std::thread::sleep(Duration::from_millis(slowest / 8));
+        }
+    }
+    let ended = || (sandbox.fal.submits().iter()).all(|submit| submit.fetches > 0);
+    wait_for(ended);
+    // What others learnt is heard every few seconds; here nobody else is.
+    let pause = Duration::from_millis(2 * slowest / jobs.max(1) as u64);
+    for _ in 0..jobs {
+        for median in medians {
+            push(&mut con, *median);
+        }
+        std::thread::sleep(pause);
+    }
+    wait_for(ended);
+
+    // `completed_at` is when the result was there: two exchanges on loopback behind the poll that saw it.
+    let seen = completions(&mut con);
+    let mut text = String::new();
+    let mut all = (0.0, Vec::new());
+    for median in medians {
+        let of_model = model(*median);
+        let counted = (sandbox.fal.submits().into_iter())
+            .filter(|submit| submit.model == of_model)
+            .skip(FIRST);
+        let (mut polls, mut delays) = (0.0, Vec::new());
+        for submit in counted {
+            let (Some(ended), Some(at)) = (submit.completed, seen.get(&submit.request_id)) else {
+                continue;
+            };
+            polls += f64::from(submit.polls);
+            let took = ended.duration_since(submit.at).as_secs_f64() * 1000.0;
+            delays.push((at - submit.unix_ms as f64 - took).max(0.0));
+        }
+        text += &row(
+            name,
+            &format!("{:.1} s", *median as f64 / 1000.0),
+            polls,
+            &delays,
+        );
+        all.0 += polls;
+        all.1.extend(delays);
+    }
+    text + &row(name, "all", all.0, &all.1)
+}
+
+fn model(median: u64) -> String {
+    format!("fal-ai/takes-{median}/run")
+}
+
+fn row(name: &str, what: &str, polls: f64, delays: &[f64]) -> String {
+    let mut sorted = delays.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let jobs = sorted.len().max(1);
+    let at = |part: usize| sorted.get((jobs - 1) * part / 100).copied().unwrap_or(0.0);
+    format!(
+        "{name:<12} {what:>10} {:>8} {:>12.2} {:>9.0} ms {:>5.0} ms {:>5.0} ms {:>5.0} ms\n",
+        sorted.len(),
+        polls / jobs as f64,
+        sorted.iter().sum::<f64>() / jobs as f64,
+        at(50),
+        at(99),
+        at(100)
+    )
+}
+
+/// When the result of each request was recorded, ms since 1970.
+fn completions(con: &mut Connection) -> HashMap<String, f64> {
+    type Row = (String, Vec<(String, String)>);
+    let rows: Vec<Row> = redis::cmd("XRANGE")
+        .arg("fal:events")
+        .arg("-")
+        .arg("+")
+        .query(con)
+        .expect("xrange");
+    let mut seen = HashMap::new();
+    for (_, fields) in rows {
+        let fields: HashMap<String, String> = fields.into_iter().collect();
+        if fields
+            .get("event")
+            .is_some_and(|event| event == "completed")
+            && let (Some(request), Some(at)) = (fields.get("request_id"), fields.get("at"))
+        {
+            seen.insert(request.clone(), at.parse().expect("a time"));
+        }
+    }
+    seen
+}
+
+fn wait_for(mut right: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    while !right() {
+        assert!(Instant::now() < deadline, "not within ten minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(sandbox: &Sandbox, flags: &[&str]) -> Daemon {
+        let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .args([
+                "run",
+                "--name",
+                "bench",
+                "--threads",
+                "8",
+                "--listen",
+                "off",
+            ])
+            .args(["--redis-url", &sandbox.redis.url()])
+            .args(["--fal-url", &sandbox.fal.queue_url()])
+            .args(["--fal-run-url", &sandbox.fal.run_url()])
+            .args(["--fal-storage-url", &sandbox.fal.storage_url()])
+            .args(["--telegram-url", &sandbox.telegram.url()])
+            .args(["--file-host", &sandbox.fal.file_host()])
+            .args(flags)
+            .env_clear()
+            .env("FAL_WORKER_STATE_DIR", "off")
+            .env("FAL_KEY", sandbox.fal.key())
+            .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the daemon");
+        Daemon(child)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -16,6 +16,7 @@ pub use url::{BaseUrl, RedisUrl};
 use crate::job::schedule::PollBounds;
 
 use crate::job::Lang;
+use crate::job::pattern::Pattern;
 use crate::job::spec::ChatId;
 use crate::job::words::Words;
 use flag::Typed;
@@ -49,6 +50,8 @@ pub struct Config {
     pub lease: Duration,
     /// What is kept of ended jobs.
     pub retention: Retention,
+    /// What was given of the values that hold for all workers, as `fal:config` has them: name and value.
+    pub shared: Vec<(&'static str, String)>,
     /// From the signal to the hard stop.
     pub shutdown_timeout: Duration,
     /// Where the step file lies; `None`: there is none.
@@ -94,7 +97,7 @@ pub struct Threads {
 }
 
 /// Bounds of jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Jobs one process holds.
     pub max_in_flight: usize,
@@ -102,6 +105,8 @@ pub struct Limits {
     pub max_attempts: u32,
     /// Time in progress at fal.
     pub job_timeout: Duration,
+    /// Time in progress at fal of the models that match, the first one first.
+    pub model_timeouts: Vec<(Pattern, Duration)>,
     /// Time in fal's queue.
     pub fal_queue_timeout: Duration,
     /// Time from coming in to the submit; `None`: any.
@@ -130,9 +135,9 @@ pub struct Urls {
 /// So many in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many, 1-10000.
+    /// How many.
     pub number: u32,
-    /// In this time, 100ms-1h.
+    /// In this time.
     pub per: Duration,
 }
 
@@ -256,11 +261,23 @@ impl Config {
         };
 
         let some_time = |text: &str| duration(text, SECOND..=LONGEST);
+        let job_time = |text: &str| duration(text, SECOND..=24 * HOUR);
         let limits = Limits {
             max_in_flight: read.value("max-in-flight", |text| whole(text, 1..=1_000_000))? as usize,
             max_attempts: read.value("max-attempts", |text| whole(text, 1..=20))? as u32,
             // As a job's own `timeout_s`.
-            job_timeout: read.value("job-timeout", |text| duration(text, SECOND..=24 * HOUR))?,
+            job_timeout: read.value("job-timeout", job_time)?,
+            model_timeouts: read.list("model-timeout", |text| {
+                let (pattern, span) = text.split_once('=').ok_or_else(|| {
+                    format!(
+                        "{} is not a PATTERN=D such as fal-ai/veo*=30m",
+                        quoted(text)
+                    )
+                })?;
+                let fits = Pattern::new(pattern)
+                    .ok_or_else(|| format!("{} is no pattern of models", quoted(pattern)))?;
+                Ok((fits, job_time(span)?))
+            })?,
             fal_queue_timeout: read.value("fal-queue-timeout", some_time)?,
             max_wait: read.value("max-wait", |text| limit(text, some_time))?,
             delivery_timeout: read.value("delivery-timeout", some_time)?,
@@ -272,6 +289,42 @@ impl Config {
             dead: read.value("keep-dead", keep)?,
             events_max: read.value("events-max", |text| whole(text, 1..=1_000_000_000))?,
         };
+
+        let shared = [
+            (
+                "user_concurrency",
+                read.optional("user-concurrency", |text| {
+                    let slots = limit(text, |text| whole(text, 1..=1_000_000))?;
+                    Ok(slots.unwrap_or(0).to_string())
+                })?,
+            ),
+            (
+                "user_rate",
+                read.optional("user-rate", |text| {
+                    Ok(match limit(text, user_rate)? {
+                        Some(rate) => format!("{}/{}", rate.number, rate.per.as_millis()),
+                        None => "0/0".to_owned(),
+                    })
+                })?,
+            ),
+            (
+                "fair",
+                read.optional("fair", |text| {
+                    one_of(text, &[("on", "on"), ("off", "off")]).map(str::to_owned)
+                })?,
+            ),
+            (
+                "low_after",
+                read.optional("low-after", |text| {
+                    let after = limit(text, some_time)?.unwrap_or_default();
+                    Ok(after.as_millis().to_string())
+                })?,
+            ),
+        ];
+        let shared = shared
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
 
         let delivery = [
             ("auto", DeliveryMode::Auto),
@@ -291,9 +344,10 @@ impl Config {
             poll,
             urls,
             delivery: read.value("delivery", |text| one_of(text, &delivery))?,
-            telegram_rate: read.value("telegram-rate", |text| limit(text, rate))?,
+            telegram_rate: read.value("telegram-rate", |text| limit(text, telegram_rate))?,
             lease: read.value("lease", |text| duration(text, 3 * SECOND..=600 * SECOND))?,
             retention,
+            shared,
             shutdown_timeout: read.value("shutdown-timeout", |text| {
                 duration(text, Duration::from_millis(100)..=HOUR)
             })?,
@@ -548,18 +602,31 @@ fn limit<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Opt
     }
 }
 
-/// `30/1s`: so many in a time.
-fn rate(text: &str) -> Result<Rate, String> {
+/// `30/1s`: so many, up to `most`, in a time within `spans`.
+fn rate(
+    text: &str,
+    example: &str,
+    most: u64,
+    spans: RangeInclusive<Duration>,
+) -> Result<Rate, String> {
     let Some((number, per)) = text.split_once('/') else {
         return Err(format!(
-            "{} is neither a number in a time such as 30/1s nor off",
+            "{} is neither a number in a time such as {example} nor off",
             quoted(text)
         ));
     };
     Ok(Rate {
-        number: whole(number, 1..=10_000)? as u32,
-        per: duration(per, Duration::from_millis(100)..=HOUR)?,
+        number: whole(number, 1..=most)? as u32,
+        per: duration(per, spans)?,
     })
+}
+
+fn telegram_rate(text: &str) -> Result<Rate, String> {
+    rate(text, "30/1s", 10_000, Duration::from_millis(100)..=HOUR)
+}
+
+fn user_rate(text: &str) -> Result<Rate, String> {
+    rate(text, "20/1h", 1_000_000, SECOND..=366 * 24 * HOUR)
 }
 
 fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
@@ -614,10 +681,11 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 29] = [
+const OWN_KEYS: [&str; 30] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
+    "turns",
 ];
 
 fn inbox(text: &str, namespace: &str) -> Result<String, String> {

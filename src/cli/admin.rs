@@ -238,6 +238,13 @@ fn status_json(status: &Status, address: &str) -> Value {
             })
         })
         .collect();
+    let limits: serde_json::Map<String, Value> = (status.limits.iter())
+        .map(|limit| {
+            let at = limit.at.map(|at| at.0);
+            let said = json!({"value": limit.value, "by": limit.by, "at": at});
+            (limit.flag.to_owned(), said)
+        })
+        .collect();
     let paused = status.paused.as_ref().map(|pause| {
         json!({
             "reason": pause.reason,
@@ -251,6 +258,8 @@ fn status_json(status: &Status, address: &str) -> Value {
         "queues": queues,
         "later": status.later,
         "waiting": status.waiting,
+        "held": status.held,
+        "limits": limits,
         "dead": status.dead,
         "running": status.running,
         "workers": workers,
@@ -281,6 +290,19 @@ fn status_text(status: &Status, address: &str) -> String {
         "later {}, waiting {}, dead {}\n",
         status.later, status.waiting, status.dead
     );
+    if !status.held.is_empty() {
+        let words = |why: &str| match why {
+            "turn" => "their user's turn".to_owned(),
+            why => format!("--{}", why.replace('_', "-")),
+        };
+        let held = status.held.iter();
+        let held: Vec<String> = held.map(|(why, n)| format!("{} {n}", words(why))).collect();
+        out += &format!("held back by: {}\n", held.join(", "));
+    }
+    for limit in &status.limits {
+        let by = limit.by.as_deref().unwrap_or("hand");
+        out += &format!("--{} {}, set by {by}\n", limit.flag, limit.value);
+    }
     let running: Vec<String> = status
         .running
         .iter()

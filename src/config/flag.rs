@@ -235,6 +235,15 @@ pub static RUN_FLAGS: &[Flag] = &[
         "How long a generation may run, 1s to 24h, unless the job says otherwise",
     ),
     Flag::new(
+        "model-timeout",
+        "FAL_WORKER_MODEL_TIMEOUTS",
+        "PATTERN=D",
+        WorkedOut("none"),
+        "--job-timeout for the models that match, such as fal-ai/veo*=30m; the first one given that matches \
+         counts; repeatable, the variable takes commas",
+    )
+    .repeatable(),
+    Flag::new(
         "fal-queue-timeout",
         "FAL_WORKER_FAL_QUEUE_TIMEOUT",
         "D",
@@ -254,6 +263,35 @@ pub static RUN_FLAGS: &[Flag] = &[
         "N",
         Means("3"),
         "How often one job may be paid for, 1 to 20, unless the job says otherwise",
+    ),
+    Flag::new(
+        "user-concurrency",
+        "FAL_WORKER_USER_CONCURRENCY",
+        "N",
+        Means("off"),
+        "Jobs of one user that run at once, on all workers together; off: any number",
+    ),
+    Flag::new(
+        "user-rate",
+        "FAL_WORKER_USER_RATE",
+        "N/D",
+        Means("off"),
+        "Jobs of one user that begin within a time, such as 20/1h; what is over that gets a time of its \
+         own. off: any number",
+    ),
+    Flag::new(
+        "fair",
+        "FAL_WORKER_FAIR",
+        "SWITCH",
+        Means("on"),
+        "on: within a priority users take turns; off: first in, first out",
+    ),
+    Flag::new(
+        "low-after",
+        "FAL_WORKER_LOW_AFTER",
+        "D",
+        Means("10m"),
+        "A job of priority low that waited this long counts as default; off: never",
     ),
     Flag::new(
         "lease",

@@ -62,6 +62,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(config.urls.fal_storage.as_str(), "https://rest.fal.ai");
     assert_eq!(config.urls.telegram.as_str(), "https://api.telegram.org");
     let limits = Limits {
+        model_timeouts: Vec::new(),
         max_in_flight: 2000,
         max_attempts: 3,
         job_timeout: minutes(10),
@@ -132,6 +133,10 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("poll-min", "49ms"), ("poll-min", "6s"), ("poll-max", "10ms"), ("poll-max", "soon"), ("poll-max", "99999y"),
         ("job-timeout", "0"), ("job-timeout", "25h"), ("fal-queue-timeout", "1ms"),
         ("max-wait", "no"), ("max-wait", "24"), ("max-wait", "-1h"),
+        ("model-timeout", "fal-ai/veo*"), ("model-timeout", "a b=1m"), ("model-timeout", "a*=25h"), ("model-timeout", "a=1m,"),
+        ("user-concurrency", "-1"), ("user-concurrency", "all"), ("user-rate", "20"), ("user-rate", "0/1h"),
+        ("user-rate", "20/0s"), ("user-rate", "20/1"), ("user-rate", "20/1h/2"), ("fair", "no"), ("fair", ""),
+        ("low-after", "10"), ("low-after", "never"),
         ("max-attempts", "0"), ("max-attempts", "21"), ("lease", "2s"), ("lease", "11m"), ("lease", "30"),
         ("keep-done", "off"), ("keep-dead", "x"), ("keep-dead", "11y"), ("events-max", "0"),
         ("shutdown-timeout", "0"), ("shutdown-timeout", "2h"), ("state-dir", "x/y"), ("state-dir", "0"),
@@ -161,7 +166,10 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("telegram-url", "http://localhost:8081"), ("file-host", "h"), ("plain-http", "h"), ("delivery", "url"),
         ("telegram-rate", "1000/1s"), ("telegram-rate", "20/1m"), ("telegram-rate", "off"),
         ("delivery-timeout", "1h 30m"), ("poll-min", "50ms"), ("poll-max", "250ms"), ("job-timeout", "24h"),
-        ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"), ("lease", "3s"), ("lease", "10m"),
+        ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"),
+        ("model-timeout", "fal-ai/veo*=30m,fal-ai/kling/*=20m"), ("user-concurrency", "2"), ("user-concurrency", "off"),
+        ("user-rate", "20/1h"), ("user-rate", "0"), ("fair", "off"), ("low-after", "off"), ("low-after", "1h"),
+        ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
         ("listen", "127.0.0.1:0"), ("listen", "[::1]:9464"), ("listen", "off"),
         ("log-format", "json"), ("lang", "ru"), ("admin-chat", "-1001234567890"), ("state-dir", "/x/y"), ("state-dir", "off"),
@@ -242,7 +250,7 @@ fn a_variable_loses_one_trailing_newline_only() {
 
 #[test]
 fn a_variable_of_ours_that_this_version_does_not_know_is_refused_by_name() {
-    for name in ["FAL_WORKER_FAIR", "FAL_WORKER_THREDS"] {
+    for name in ["FAL_WORKER_MODEL_LIMITS", "FAL_WORKER_THREDS"] {
         assert!(line(set([(name, "1")])).starts_with(&format!("{name}: ")));
         let store = StoreConfig::load(&StoreArgs::default(), &env([(name, "1")]));
         assert!(store.unwrap_err().to_string().starts_with(name));
@@ -623,7 +631,12 @@ fn the_help_names_each_variable_and_default_and_every_default_can_be_read() {
             flag.name
         );
         // One rule for names, so that nobody has to look them up.
-        let plural = if flag.name == "file-host" { "S" } else { "" };
+        let several = ["file-host", "model-timeout"];
+        let plural = if several.contains(&flag.name) {
+            "S"
+        } else {
+            ""
+        };
         let variable = flag.name.to_uppercase().replace('-', "_") + plural;
         let variable = if flag.name == "redis-url" {
             variable
@@ -664,7 +677,11 @@ fn the_example_of_the_environment_file_lists_every_variable_with_its_default() {
             (*name, *value)
         }
     });
-    let all_on = Config::load(&RunArgs::default(), &ours.collect()).unwrap();
+    let mut all_on = Config::load(&RunArgs::default(), &ours.collect()).unwrap();
+    // Of what holds for all workers only what is given is written.
+    let names: Vec<&str> = all_on.shared.drain(..).map(|(name, _)| name).collect();
+    let expected = ["user_concurrency", "user_rate", "fair", "low_after"];
+    assert_eq!(names, expected);
     assert_eq!(format!("{all_on:?}"), format!("{:?}", set([]).unwrap()));
 }
 

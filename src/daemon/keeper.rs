@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Jobs promoted by one beat.
 const PROMOTED: usize = 500;
+/// Pages of as many that one beat applies changed limits to.
+const APPLIED: usize = 20;
 /// Nobody pulls for this long at most while instances write down again what Redis forgot.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A step that runs for longer than every time limit of its exchanges is hung.
@@ -62,6 +64,9 @@ pub(crate) struct Keeper {
     recalled: bool,
     sweeps: u32,
     hung: bool,
+    /// Limits that were given here and hold for all workers.
+    shared: Vec<(&'static str, String)>,
+    shared_written: bool,
 }
 
 impl Keeper {
@@ -71,6 +76,7 @@ impl Keeper {
         me: Process,
         pool_threads: usize,
         address: &str,
+        shared: Vec<(&'static str, String)>,
     ) -> Keeper {
         // A connection that leaves a beat unanswered for so long is given up, before others judge us.
         let answer = Duration::from_secs(2).min(tools.lease.length() / 3);
@@ -99,6 +105,8 @@ impl Keeper {
             recalled: false,
             sweeps: 0,
             hung: false,
+            shared,
+            shared_written: false,
         }
     }
 
@@ -117,6 +125,11 @@ impl Keeper {
         if self.registered && stood_still > FORGOTTEN_MS {
             // Without its mark a beat would make us live again, with jobs that ended long ago.
             return self.buried();
+        }
+        if !self.shared_written {
+            // Before the first beat, without which nothing is claimed here. Of a Redis that is away the
+            // beat tells; a full one refuses claims as well.
+            self.shared_written = self.configure(false).is_ok();
         }
         let done = self.tools.done.swap(0, Ordering::Relaxed);
         let failed = self.tools.failed.swap(0, Ordering::Relaxed);
@@ -172,6 +185,10 @@ impl Keeper {
         if health.forgot() {
             self.reassert(beat.fresh)?;
         }
+        if beat.fresh {
+            // In a store that was emptied they are gone too.
+            self.shared_written = self.configure(true).is_ok();
+        }
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
@@ -182,6 +199,9 @@ impl Keeper {
         let open = self.tools.cancels.open(Instant::now());
         if !open.is_empty() {
             self.engine.scheduler.hurry(&open);
+        }
+        if beat.limits_changed {
+            self.apply_limits()?;
         }
         self.compare_claims(beat.claims, crashed)?;
         if let Some((instance, at)) = &beat.oldest {
@@ -235,6 +255,34 @@ impl Keeper {
         let tokens = asked.iter().map(|(_, token)| Token(token.clone()));
         self.tools.cancels.ask(tokens, Instant::now());
         self.session.cancels_heeded(&asked)
+    }
+
+    /// Says to all workers which limits were given here.
+    fn configure(&self, missing_only: bool) -> Result<(), Fault> {
+        if self.shared.is_empty() {
+            return Ok(());
+        }
+        for old in self.session.configure(&self.shared, missing_only)? {
+            report::warning(
+                "a limit that holds for all workers was changed",
+                &[
+                    ("limit", &old.name.as_str()),
+                    ("before", &old.before.as_str()),
+                    ("set_by", &old.by.as_str()),
+                ],
+            );
+        }
+        Ok(())
+    }
+
+    /// Whom an old limit made wait is looked at again: in pages, a bounded number of them a beat.
+    fn apply_limits(&self) -> Result<(), Fault> {
+        for _ in 0..APPLIED {
+            if self.session.apply_limits(PROMOTED)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// A call a beat while a walk of the store is not complete, else one every few seconds. Nothing depends

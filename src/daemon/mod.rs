@@ -75,7 +75,14 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let me = process::own(&config.name, threads.pool);
     let listen = listen(config, &tools, &engine, started)?;
     let address = config.store.redis.to_string();
-    let mut keeper = Keeper::new(tools.clone(), engine.clone(), me, threads.pool, &address);
+    let mut keeper = Keeper::new(
+        tools.clone(),
+        engine.clone(),
+        me,
+        threads.pool,
+        &address,
+        config.shared.clone(),
+    );
 
     if tools.telegram.is_none() {
         report::warning(
@@ -277,6 +284,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
             max_attempts: config.limits.max_attempts,
             max_wait: config.limits.max_wait,
         },
+        model_timeouts: config.limits.model_timeouts.clone(),
         delivery: match config.delivery {
             crate::config::DeliveryMode::Auto => DeliveryMode::Auto,
             crate::config::DeliveryMode::Upload => DeliveryMode::Upload,

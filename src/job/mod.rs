@@ -6,6 +6,7 @@ pub mod failure;
 pub mod flight;
 pub(crate) mod inputs;
 pub mod pace;
+pub mod pattern;
 pub mod schedule;
 pub mod spec;
 pub mod state;

@@ -30,6 +30,7 @@ use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
 use crate::job::pace::Paces;
+use crate::job::pattern::Pattern;
 use crate::job::spec::ChatId;
 use crate::job::state::{self, Change, Moment, Next, Policy, Say, cancel_is_due, since};
 use crate::job::words::Words;
@@ -59,6 +60,8 @@ pub(crate) struct Tools {
     pub(crate) telegram: Option<Telegram>,
     pub(crate) policy: Policy,
     pub(crate) defaults: Defaults,
+    /// `--model-timeout`.
+    pub(crate) model_timeouts: Vec<(Pattern, Duration)>,
     pub(crate) delivery: DeliveryMode,
     pub(crate) delivery_timeout: Duration,
     pub(crate) transfer_limits: TransferLimits,

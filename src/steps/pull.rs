@@ -3,6 +3,7 @@
 
 use super::Worker;
 use crate::job::flight::Flight;
+use crate::job::pattern::first_match;
 use crate::store::{Denied, Fault, Store, flight, link};
 use redis::Connection;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,7 +126,14 @@ pub(crate) fn claim(
     let flights = claim
         .jobs
         .into_iter()
-        .map(|claimed| Box::new(flight(claimed)))
+        .map(|claimed| {
+            let mut flight = flight(claimed);
+            if let (None, Some(model)) = (flight.timeout, &flight.model) {
+                let timeouts = &worker.tools.model_timeouts;
+                flight.timeout = first_match(timeouts, model.as_str());
+            }
+            Box::new(flight)
+        })
         .collect();
     Ok((flights, claim.more))
 }

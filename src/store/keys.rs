@@ -20,6 +20,9 @@ pub(crate) struct Keys {
     pub(crate) audit: String,
     pub(crate) suspects: String,
     pub(crate) models: String,
+    pub(crate) config: String,
+    pub(crate) waiters: String,
+    pub(crate) held: String,
 }
 
 impl Keys {
@@ -43,6 +46,9 @@ impl Keys {
             audit: key("audit"),
             suspects: key("suspects"),
             models: key("models"),
+            config: key("config"),
+            waiters: key("waiters"),
+            held: key("rate:held"),
             namespace: namespace.to_owned(),
         }
     }
@@ -65,6 +71,16 @@ impl Keys {
     /// Where in fal's storage a file lies that users sent to this bot.
     pub(crate) fn upload(&self, bot: &str, file_id: &str) -> String {
         format!("{}:upload:{bot}:{file_id}", self.namespace)
+    }
+
+    /// Users whose turn of this priority stands in its ready list, or who wait for a slot.
+    pub(crate) fn turns(&self, priority: &str) -> String {
+        format!("{}:turns:{priority}", self.namespace)
+    }
+
+    /// Jobs of one user and priority that wait behind his turn.
+    pub(crate) fn line(&self, priority: &str, user: &str) -> String {
+        format!("{}:waiting:{priority}:{user}", self.namespace)
     }
 
     /// Hash of one instance.

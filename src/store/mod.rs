@@ -218,6 +218,17 @@ pub(crate) struct Beat {
     pub(crate) store: Option<String>,
     /// Ids are ready to be claimed.
     pub(crate) waiting: bool,
+    /// Limits differ from what was last applied to those who wait.
+    pub(crate) limits_changed: bool,
+}
+
+/// A shared value that was changed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Overruled {
+    pub(crate) name: String,
+    pub(crate) before: String,
+    /// The instance that had set it; empty where a person did.
+    pub(crate) by: String,
 }
 
 /// What one call of the audit did.

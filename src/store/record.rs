@@ -282,6 +282,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let when: Option<i64> = read(part())?;
     let store: Option<String> = read(part())?;
     let waiting: u8 = read(part())?;
+    let changed: u8 = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -292,6 +293,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         oldest: who.zip(when),
         store: store.filter(|store| !store.is_empty()),
         waiting: waiting > 0,
+        limits_changed: changed > 0,
     };
     Ok((Some(beat), now))
 }

@@ -4,7 +4,9 @@
 mod audit;
 mod bench;
 mod cancel;
+mod fair;
 mod fuzz;
+mod limits;
 mod model;
 mod paces;
 mod rate;

@@ -47,6 +47,7 @@ impl Session {
             &keys.bell,
             &keys.store,
             &keys.settling,
+            &keys.config,
         ];
         let process = &self.store.process;
         let call = Call::new(&self.store.scripts.beat, &names)
@@ -79,6 +80,44 @@ impl Session {
         let (beat, now) = record::beat(self.script(&call)?)?;
         self.store.learn_time(now);
         Ok(beat)
+    }
+
+    /// Values of `config` that hold for all workers of the store: written where they differ or, with
+    /// `missing_only`, where there is none. Gives what was changed that somebody had set.
+    pub(crate) fn configure(
+        &self,
+        values: &[(&'static str, String)],
+        missing_only: bool,
+    ) -> Result<Vec<Overruled>, Fault> {
+        let mut call = Call::new(&self.store.scripts.configure, &[&self.store.keys.config])
+            .arg(&self.store.identity().instance)
+            .arg(u8::from(missing_only));
+        for (name, value) in values {
+            call = call.arg(*name).arg(value);
+        }
+        let words: Vec<String> = read(self.script(&call)?)?;
+        let overruled = words.chunks_exact(3).map(|three| Overruled {
+            name: three[0].clone(),
+            before: three[1].clone(),
+            by: three[2].clone(),
+        });
+        Ok(overruled.collect())
+    }
+
+    /// Applies limits that have changed to those who wait under the old ones, a page; true: to all.
+    pub(crate) fn apply_limits(&self, most: usize) -> Result<bool, Fault> {
+        let keys = &self.store.keys;
+        let names = [
+            keys.config.as_str(),
+            &keys.waiters,
+            &keys.held,
+            &keys.later,
+            &keys.bell,
+        ];
+        let call = Call::new(&self.store.scripts.limits, &names)
+            .arg(&keys.namespace)
+            .arg(most);
+        Ok(read::<u8>(self.script(&call)?)? == 1)
     }
 
     /// Which process stands behind an instance, as it said itself.

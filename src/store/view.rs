@@ -56,6 +56,19 @@ pub struct PauseView {
     pub until: Option<UnixMs>,
 }
 
+/// One value that holds for all workers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitView {
+    /// The flag without its dashes.
+    pub flag: &'static str,
+    /// As the flag takes it.
+    pub value: String,
+    /// The instance that was given it, where one was.
+    pub by: Option<String>,
+    /// Since when.
+    pub at: Option<UnixMs>,
+}
+
 /// The whole store at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -67,8 +80,13 @@ pub struct Status {
     pub queues: Vec<Queue>,
     /// Jobs that wait for a time.
     pub later: u64,
-    /// Jobs that wait for their user's slot.
+    /// Jobs that wait behind their user's turn or for one of his slots.
     pub waiting: u64,
+    /// What holds jobs back: `turn` (others of the same user stand before them), `user_concurrency`,
+    /// `user_rate`; those above zero.
+    pub held: BTreeMap<&'static str, u64>,
+    /// Values that hold for all workers and were set by somebody.
+    pub limits: Vec<LimitView>,
     /// Dead letters.
     pub dead: u64,
     /// Owned jobs by phase.
@@ -286,12 +304,16 @@ impl View {
             })
             .collect();
         let paused = self.paused()?;
+        let held = self.held()?;
+        let limits = self.limits()?;
         Ok(Status {
             redis_version: said(&about, "redis_version:"),
             redis_memory: said(&memory, "used_memory_human:"),
             queues,
             later,
-            waiting: 0,
+            waiting: held.get("turn").unwrap_or(&0) + held.get("user_concurrency").unwrap_or(&0),
+            held,
+            limits,
             dead,
             running,
             workers,
@@ -299,6 +321,59 @@ impl View {
             paused,
             repairs,
         })
+    }
+
+    /// How many jobs wait behind which limit.
+    fn held(&mut self) -> Result<BTreeMap<&'static str, u64>, Fault> {
+        let mut held = BTreeMap::new();
+        for priority in ["high", "default", "low"] {
+            let turns: Vec<(Vec<u8>, Vec<u8>)> =
+                self.ask(redis::cmd("HGETALL").arg(self.keys.turns(priority)))?;
+            for batch in turns.chunks(500) {
+                let mut pipe = redis::pipe();
+                for (user, _) in batch {
+                    // A user's name may be any text: the key is made of its bytes.
+                    let mut key = self.keys.line(priority, "").into_bytes();
+                    key.extend(user);
+                    pipe.cmd("LLEN").arg(key);
+                }
+                for ((_, turn), n) in batch.iter().zip(self.ask_all::<u64>(&pipe)?) {
+                    let why = if turn.is_empty() {
+                        "user_concurrency"
+                    } else {
+                        "turn"
+                    };
+                    *held.entry(why).or_default() += n;
+                }
+            }
+        }
+        let rate: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.held))?;
+        held.insert("user_rate", rate);
+        held.retain(|_, n| *n > 0);
+        Ok(held)
+    }
+
+    /// Who set what for all workers.
+    fn limits(&mut self) -> Result<Vec<LimitView>, Fault> {
+        let config: BTreeMap<String, String> =
+            self.ask(redis::cmd("HGETALL").arg(&self.keys.config))?;
+        let known = [
+            ("user_concurrency", "user-concurrency"),
+            ("user_rate", "user-rate"),
+            ("fair", "fair"),
+            ("low_after", "low-after"),
+        ];
+        let said = |name: &str| config.get(name).cloned();
+        let limits = known.into_iter().filter_map(|(name, flag)| {
+            let at = said(&format!("{name}:at")).and_then(|at| at.parse().ok());
+            Some(LimitView {
+                flag,
+                value: as_flag(name, &said(name)?),
+                by: said(&format!("{name}:by")),
+                at: at.map(UnixMs),
+            })
+        });
+        Ok(limits.collect())
     }
 
     fn phases(&mut self, ids: &[String]) -> Result<Vec<Option<String>>, Fault> {
@@ -356,6 +431,25 @@ fn last_minutes(stats: &BTreeMap<String, String>, now: UnixMs, minutes: i64) -> 
 
 fn age(from: UnixMs, now: UnixMs) -> Duration {
     Duration::from_millis(u64::try_from(now.0.saturating_sub(from.0)).unwrap_or(0))
+}
+
+/// A value of `config` as its flag takes it.
+fn as_flag(name: &str, value: &str) -> String {
+    let span = |ms: &str| {
+        let ms = ms.parse().ok().map(Duration::from_millis);
+        ms.map(|span| humantime::format_duration(span).to_string())
+    };
+    let text = match (name, value) {
+        ("user_concurrency", "0") | ("user_rate", "0/0") | ("low_after", "0") => {
+            Some("off".to_owned())
+        }
+        ("user_rate", rate) => rate
+            .split_once('/')
+            .and_then(|(n, ms)| Some(format!("{n}/{}", span(ms)?))),
+        ("low_after", ms) => span(ms),
+        (_, _) => None,
+    };
+    text.unwrap_or_else(|| value.to_owned())
 }
 
 /// The id after this one: `XRANGE` has exclusive bounds only from Redis 6.2 on.

@@ -12,6 +12,7 @@ mod crash;
 mod crash_points;
 mod delivery;
 mod emulator;
+mod fair;
 mod fal_answers;
 mod fal_faults;
 mod file_faults;

@@ -63,6 +63,7 @@ fn tools() -> Arc<Tools> {
             max_attempts: 3,
             max_wait: None,
         },
+        model_timeouts: Vec::new(),
         delivery: DeliveryMode::Auto,
         delivery_timeout: Duration::from_secs(60),
         transfer_limits: TransferLimits::PUBLIC,

@@ -9,7 +9,7 @@
 --        5 how long a queued record is suspected before it is searched for, ms   6 keys a page
 --        7 wait before a new submit, ms   8 lease, ms   9 crash limit   10 keep of done ones, seconds
 --        11 keep of dead ones, seconds
--- MAKES  records, specs, results, claims and taken entries that a page brings (same slot on a cluster)
+-- MAKES  records, specs, results, claims, taken entries, turns, lines and slots that a page brings (same slot on a cluster)
 -- GIVES  {word, ms to the next call, kind, count...}; word: ok, early (another keeper was here), settling, full
 -- CALLER Store::audit
 local ns, format, tick, gap, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -79,8 +79,9 @@ local function is_lost(instance)
   return false
 end
 
--- Where a queued record belongs: paid ones and those to be told of are served first.
-local function list_of(p, request, phase)
+-- Where a queued or waiting record belongs: paid ones and those to be told of are served first.
+local function list_of(p, request, phase, state, user)
+  if state == 'waiting' then return ns .. ':waiting:' .. (p or 'default') .. ':' .. (user or '') end
   if request or (phase and phase ~= 'submitting') then return KEYS[8] end
   return priority[p or 'default'] or KEYS[10]
 end
@@ -118,11 +119,11 @@ end
 -- A search costs as much as its list is long: one a second.
 local searches = math.max(1, math.min(5, math.floor((now - at + 200) / 1000)))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - patience, 'LIMIT', 0, 100)) do
-  local r = fields(id, 'priority', 'request_id', 'phase')
-  if r[1] ~= 'queued' or newer(r[2]) then
+  local r = fields(id, 'priority', 'request_id', 'phase', 'user')
+  if (r[1] ~= 'queued' and r[1] ~= 'waiting') or newer(r[2]) then
     redis.call('ZREM', KEYS[2], id)
   else
-    local list = list_of(r[3], r[4], r[5])
+    local list = list_of(r[3], r[4], r[5], r[1], r[6])
     local size = redis.call('LLEN', list)
     if searches == 0 or (spent > 0 and spent + size > budget) then break end
     searches, spent = searches - 1, spent + size
@@ -130,7 +131,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - patience,
     if not redis.call('LPOS', list, id, 'RANK', -1) then
       -- In a wrong list, if anywhere: the walk takes it out there. One place too many pays nothing, since
       -- only a queued record can be claimed.
-      redis.call('RPUSH', list, id)
+      redis.call('RPUSH', list, id) -- of a line that was empty the walk sees that it has no turn
       mended('unlisted')
       moved = true
     end
@@ -139,7 +140,8 @@ end
 
 -- ---- one page of everything that the walk has not seen yet
 
-local parts = {'keys', 'l1', 'l2', 'l3', 'l4', 'later', 'dead'}
+local part = math.ceil(page / 2) -- of each: the keys are the most
+local parts = {'keys', 'l1', 'l2', 'l3', 'l4', 'later', 'dead', 'held', 'high', 'default', 'low'}
 local cursors = {}
 local pages = a.open and tonumber(a.pages) or 0
 for _, name in ipairs(parts) do cursors[name] = a.open and a['p:' .. name] or (not a.open and '0') end
@@ -160,7 +162,8 @@ end
 local suspects
 local k = {later = KEYS[12], resume = KEYS[8]}
 local function look_at_job(id, key)
-  local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at')
+  local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at',
+    'user')
   local state = r[1]
   if not state or newer(r[2]) then return end
   local ttl = redis.call('TTL', key)
@@ -168,7 +171,7 @@ local function look_at_job(id, key)
     if ttl == -1 then expire(key, state) end
     return
   end
-  if ttl >= 0 and (state == 'running' or state == 'queued' or state == 'later') then
+  if ttl >= 0 and (state == 'running' or state == 'queued' or state == 'later' or state == 'waiting') then
     redis.call('PERSIST', key) -- it would vanish under its owner
     mended('expiry')
   end
@@ -181,6 +184,9 @@ local function look_at_job(id, key)
         -- He decides: what he does not know he gives back.
         redis.call('HSET', claims, id, r[4])
         mended('claim')
+      end
+      if r[10] and r[8] ~= 'telling' and redis.call('SADD', ns .. ':user:' .. r[10] .. ':running', id) == 1 then
+        mended('slot')
       end
       return
     end
@@ -198,9 +204,9 @@ local function look_at_job(id, key)
       redis.call('ZADD', KEYS[12], tonumber(r[9] or '') or now, id)
       mended('unscheduled')
     end
-  elseif state == 'queued' then
+  elseif state == 'queued' or state == 'waiting' then
     suspects = suspects or redis.call('ZCARD', KEYS[2])
-    local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8]))
+    local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8], state, r[10]))
     if suspects < (likely and 400 or 50) then
       suspects = suspects + redis.call('ZADD', KEYS[2], 'NX', now, id)
     end
@@ -258,11 +264,72 @@ local function look_at_taken(instance, key)
   end
 end
 
+-- Whose line is not empty has a turn, or waits for a slot.
+local slots, fair = turn_settings(ns)
+local function look_at_line(rest)
+  local p, user = string.match(rest, '^(%a+):(.*)$')
+  if not p or not priority[p] or redis.call('HEXISTS', ns .. ':turns:' .. p, user) == 1 then return end
+  if is_full(ns, user, slots) then
+    redis.call('HSET', ns .. ':turns:' .. p, user, '')
+    redis.call('SADD', ns .. ':waiters', user)
+  else
+    call_next(ns, p, user, not fair)
+    moved = true
+  end
+  mended('turn')
+end
+
+-- And a turn is a job that stands in the list, or the sign of one who waits for a slot.
+local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'applied:user_concurrency')
+local function look_at_turn(p, user, id)
+  if id == '' then
+    if not is_full(ns, user, slots) then
+      if free_slot(ns, user) and c[1] == c[2] then mended('turn') end
+    elseif redis.call('SADD', ns .. ':waiters', user) == 1 then
+      mended('turn')
+    end
+    return
+  end
+  local r = fields(id, 'priority', 'request_id', 'phase', 'user')
+  if newer(r[2]) or (r[1] == 'queued' and r[6] == user and list_of(r[3], r[4], r[5]) == priority[p]) then return end
+  pass_turn(ns, p, user, id, is_full(ns, user, slots))
+  mended('turn')
+  moved = true
+end
+local function page_of_turns(p, cursor)
+  local scan = redis.call('HSCAN', ns .. ':turns:' .. p, cursor, 'COUNT', part)
+  for i = 1, #scan[2], 2 do look_at_turn(p, scan[2][i], scan[2][i + 1]) end
+  return scan[1]
+end
+
+-- A slot is used by a job in somebody's hands, or by one that is paid and comes into somebody's again.
+local function look_at_slots(rest, key)
+  local user = string.match(rest, '^(.*):running$')
+  if not user then return end
+  local note = 's:' .. user
+  local scan = redis.pcall('SSCAN', key, a[note] or '0', 'COUNT', page)
+  if scan.err then return end
+  for _, id in ipairs(scan[2]) do
+    local r = fields(id, 'request_id', 'phase', 'user')
+    local paid = r[3] or (r[4] and r[4] ~= 'submitting')
+    local uses = r[1] == 'running' or ((r[1] == 'queued' or r[1] == 'later') and paid)
+    if not newer(r[2]) and not (uses and r[5] == user) then
+      leave_slot(ns, user, id)
+      mended('slot')
+    end
+  end
+  if scan[1] == '0' then
+    if a[note] then redis.call('HDEL', KEYS[1], note) end
+  else
+    redis.call('HSET', KEYS[1], note, scan[1])
+  end
+end
+
 -- Another namespace may live below one of our words (`a` and `a:job`): those keys are not ours.
 local ours = {claims = true, taken = true}
 local function is_ours(word)
   if ours[word] == nil then
-    ours[word] = (word == 'job' or word == 'spec' or word == 'result')
+    ours[word] = (word == 'job' or word == 'spec' or word == 'result' or word == 'waiting' or word == 'user')
       and redis.call('TYPE', ns .. ':' .. word .. ':events').ok ~= 'stream'
   end
   return ours[word]
@@ -276,6 +343,8 @@ local function page_of_keys(cursor)
       if word == 'job' then look_at_job(rest, key)
       elseif word == 'claims' then look_at_claims(rest, key)
       elseif word == 'taken' then look_at_taken(rest, key)
+      elseif word == 'waiting' then look_at_line(rest)
+      elseif word == 'user' then look_at_slots(rest, key)
       else look_at_companion(word, rest, key) end
     end
   end
@@ -283,7 +352,6 @@ local function page_of_keys(cursor)
 end
 
 -- From the side where ids come in: what is taken at the other end moves nothing out of the page.
-local part = math.ceil(page / 2) -- of each: the keys are the most
 local function page_of_list(list, cursor)
   local from, long = tonumber(cursor), nil
   local ids, seen, removed = redis.call('LRANGE', list, from, from + part - 1), {}, 0
@@ -307,7 +375,7 @@ local function page_of_list(list, cursor)
   return #ids < part and '0' or tostring(from + #ids - removed)
 end
 
-local function page_of_zset(set, cursor, state)
+local function page_of_zset(set, cursor, state, kind)
   local scan = redis.call('ZSCAN', set, cursor, 'COUNT', part)
   for i = 1, #scan[2], 2 do
     local id = scan[2][i]
@@ -315,14 +383,16 @@ local function page_of_zset(set, cursor, state)
     if r[1] ~= state and not newer(r[2]) then
       redis.call('ZREM', set, id)
       -- A dead record is forgotten in its time, its id by the next trim.
-      if state ~= 'dead' or r[1] or tonumber(scan[2][i + 1]) + keep.dead * 1000 > now then mended(state) end
+      if state ~= 'dead' or r[1] or tonumber(scan[2][i + 1]) + keep.dead * 1000 > now then mended(kind or state) end
     end
   end
   return scan[1]
 end
 
 -- Where nothing waits and nothing has died, one look says so.
-local empty = redis.call('EXISTS', KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]) == 0
+local held = ns .. ':rate:held'
+local empty = redis.call('EXISTS', KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], held,
+  ns .. ':turns:high', ns .. ':turns:default', ns .. ':turns:low') == 0
 local open = 0
 for i, name in ipairs(parts) do
   local cursor = cursors[name]
@@ -332,6 +402,8 @@ for i, name in ipairs(parts) do
     elseif empty then -- nothing to see
     elseif i <= 5 then rest = page_of_list(ready[i - 1], cursor)
     elseif name == 'later' then rest = page_of_zset(KEYS[12], cursor, 'later')
+    elseif name == 'held' then rest = page_of_zset(held, cursor, 'later', 'held')
+    elseif priority[name] then rest = page_of_turns(name, cursor)
     else rest = page_of_zset(KEYS[13], cursor, 'dead') end
     if rest ~= '0' then
       redis.call('HSET', KEYS[1], 'p:' .. name, rest)

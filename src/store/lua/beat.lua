@@ -1,12 +1,12 @@
 -- beat: says that an instance lives, and asks in the same trip all that its keeper must know.
 -- KEYS   1 workers   2 hash of the instance   3 paused   4 its claims   5 its cancels   6 run   7 later
---        8 stats   9 resume   10 high   11 default   12 low   13 bell   14 store   15 settling
+--        8 stats   9 resume   10 high   11 default   12 low   13 bell   14 store   15 settling   16 config
 -- ARGV   1 instance   2 a random id (for run, where it is missing)   3 done since the last beat
 --        4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
 --        7 id for a store that has none   8... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
---        instance, its beat, store (where fresh, else ''), waiting (ids are ready to be claimed)}; word: ok,
---        buried
+--        instance, its beat, store (where fresh, else ''), waiting (ids are ready to be claimed), changed
+--        (limits differ from what was last applied to those who wait)}; word: ok, buried
 -- CALLER Store::beat
 local w = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
 local now = now_ms()
@@ -49,5 +49,8 @@ local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 -- A lost ring costs at most one beat.
 local waiting = redis.call('EXISTS', KEYS[9], KEYS[10], KEYS[11], KEYS[12])
 if waiting > 0 then ring(KEYS[13]) end
+local c = redis.call('HMGET', KEYS[16], 'user_concurrency', 'applied:user_concurrency', 'user_rate',
+  'applied:user_rate')
+local changed = (c[1] ~= c[2] or c[3] ~= c[4]) and 1 or 0
 return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
-  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting}
+  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting, changed}

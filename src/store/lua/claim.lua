@@ -4,7 +4,8 @@
 --        9 hash of the instance   10 paused   11 settling   12 start of the names of unreachable chats, perhaps
 -- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
--- MAKES  records of the ids, names of their chats (same slot on a cluster)
+-- MAKES  records of the ids, names of their chats; lines, turns, slots and rates of their users (same slot on a
+--        cluster)
 -- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
@@ -49,8 +50,79 @@ if again then
   end
 end
 
+local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'user_rate', 'low_after', 'fair')
+local slots, fair = tonumber(c[1] or '') or 0, c[4] ~= 'off'
+local rate, per = string.match(c[2] or '', '^(%d+)/(%d+)$')
+rate, per = tonumber(rate or '0'), tonumber(per or '0')
+local low_after = tonumber(c[3] or '') or 600000
+local names = {false, 'high', 'default', 'low'}
+
+-- What waited in `low` for so long counts as `default` from now on, as if it had come in there now. The
+-- head of the list tells, since nobody passes it; where `default` is empty it is served all the same.
+local function age_low()
+  for _ = 1, n do
+    local id = redis.call('LINDEX', KEYS[4], -1)
+    if not id then return end
+    local job = ns .. ':job:' .. id
+    local r = redis.call('HMGET', job, 'state', 'queued_at', 'ready_at', 'user', 'v')
+    if r[1] ~= 'queued' or (tonumber(r[5]) or 0) > format then return end
+    if now - (tonumber(r[3] or r[2] or '') or now) <= low_after then return end
+    redis.call('RPOP', KEYS[4])
+    redis.call('HSET', job, 'priority', 'default', 'aged_at', now)
+    if r[4] then pass_turn(ns, 'low', r[4], id, is_full(ns, r[4], slots)) end
+    enter(ns, 'default', r[4], id, fair)
+  end
+end
+
+-- Whether a limit of its user holds an unpaid job back; then it stands where it waits for that.
+local function held_back(id, job, p, r)
+  local user = r.user
+  if is_full(ns, user, slots) then
+    local turn = redis.call('HGET', ns .. ':turns:' .. p, user)
+    redis.call('HSET', job, 'state', 'waiting')
+    -- In front, if it stood there before; one that comes for the first time stands behind those.
+    local front = turn == id or r.started_at
+    redis.call(front and 'RPUSH' or 'LPUSH', ns .. ':waiting:' .. p .. ':' .. user, id)
+    if not turn or turn == id then
+      redis.call('HSET', ns .. ':turns:' .. p, user, '')
+      redis.call('SADD', ns .. ':waiters', user)
+    end
+    return true
+  end
+  if rate == 0 or per == 0 or r.rated then return false end
+  -- GCRA: the bucket's time in one key. What must wait takes its own time from it now and is never asked
+  -- again, so a long line costs two claims a job.
+  local bucket = ns .. ':rate:user:' .. user
+  local step = per / rate
+  local tat = math.max(tonumber(redis.call('GET', bucket) or '') or 0, now)
+  local due = math.ceil(tat - (per - step))
+  local expires_at = tonumber(r.expires_at or '')
+  if due > now and expires_at and due > expires_at then
+    due = expires_at + 1 -- it will not live to see its time, so it takes nobody's
+  else
+    tat = tat + step
+    redis.call('SET', bucket, string.format('%.3f', tat), 'PX', math.ceil(tat - now))
+    redis.call('HSET', job, 'rated', 1)
+  end
+  if due <= now then return false end
+  redis.call('HSET', job, 'state', 'later', 'due_at', due)
+  redis.call('ZADD', KEYS[7], due, id)
+  redis.call('ZADD', ns .. ':rate:held', due, id)
+  if redis.call('HSETNX', job, 'deferred_at', now) == 1 then
+    local e = {'XADD', KEYS[8], '*', 'event', 'deferred', 'job', id, 'user', user, 'at', now, 'attempt',
+      r.attempt or 0, 'kind', 'rate_limited'}
+    if r.model then e[#e + 1] = 'model'; e[#e + 1] = r.model end
+    if r.meta then e[#e + 1] = 'meta'; e[#e + 1] = r.meta end
+    redis.call(unpack(e))
+  end
+  pass_turn(ns, p, user, id, false)
+  return true
+end
+
 local next_token, looked = 8, 0
 for l = 1, lists do
+  local p = names[l]
+  if p == 'default' and low_after > 0 and redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then age_low() end
   while #out - 3 < n and looked < 64 do
     while given[ARGV[next_token]] do next_token = next_token + 1 end
     local id = redis.call('RPOP', KEYS[l])
@@ -60,42 +132,52 @@ for l = 1, lists do
     local flat = redis.call('HGETALL', job)
     local r = {}
     for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
-    if r.state == 'queued' then
-      if (tonumber(r.v) or 0) > format then
-        -- A newer version wrote this: leave it to its kind.
-        redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
-        redis.call('ZADD', KEYS[7], now + 5000, id)
-      else
-        local token = ARGV[next_token]
-        next_token = next_token + 1
-        local phase = r.phase or 'submitting'
-        if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
-        local set = {'HSET', job, 'state', 'running', 'token', token, 'seq', 0, 'worker', me}
-        if phase == 'submitting' and r.expires_at and now > (tonumber(r.expires_at) or math.huge) then
-          phase = 'telling'
-          set[#set + 1] = 'kind'; set[#set + 1] = 'expired'
-          set[#set + 1] = 'error'; set[#set + 1] = 'too old to be paid for: it waited beyond expires_at'
-        elseif phase == 'submitting' and r.chat and KEYS[12]
-          and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1 then
-          phase = 'telling' -- which is what nobody tries there
-          set[#set + 1] = 'kind'; set[#set + 1] = 'chat_unreachable'
-          set[#set + 1] = 'error'; set[#set + 1] = 'not paid for: an earlier message could not reach this chat'
-          set[#set + 1] = 'told'; set[#set + 1] = 'no'
-        end
-        set[#set + 1] = 'phase'; set[#set + 1] = phase
-        if not r.started_at and phase ~= 'telling' then
-          set[#set + 1] = 'started_at'; set[#set + 1] = now
-          local e = {'XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now, 'attempt', r.attempt or 0}
-          if r.user then e[#e + 1] = 'user'; e[#e + 1] = r.user end
-          if r.model then e[#e + 1] = 'model'; e[#e + 1] = r.model end
-          if r.meta then e[#e + 1] = 'meta'; e[#e + 1] = r.meta end
-          redis.call(unpack(e))
-        end
-        redis.call(unpack(set))
-        redis.call('HSET', KEYS[6], id, token)
-        for i = 3, #set do flat[#flat + 1] = tostring(set[i]) end
-        give(id, token, flat)
+    local user = p and r.user
+    local unpaid = (r.phase or 'submitting') == 'submitting' and not r.request_id
+    local late = unpaid and r.expires_at and now > (tonumber(r.expires_at) or math.huge)
+    local lost = unpaid and not late and r.chat and KEYS[12]
+      and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1
+    if r.state ~= 'queued' then
+      -- Somebody holds it, or nobody knows it: it stands here no more.
+      if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
+    elseif (tonumber(r.v) or 0) > format then
+      -- A newer version wrote this: leave it to its kind.
+      redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
+      redis.call('ZADD', KEYS[7], now + 5000, id)
+      if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
+    elseif not (user and unpaid and not late and not lost and held_back(id, job, p, r)) then
+      local token = ARGV[next_token]
+      next_token = next_token + 1
+      local phase = r.phase or 'submitting'
+      if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
+      local set = {'HSET', job, 'state', 'running', 'token', token, 'seq', 0, 'worker', me}
+      if late then
+        phase = 'telling'
+        set[#set + 1] = 'kind'; set[#set + 1] = 'expired'
+        set[#set + 1] = 'error'; set[#set + 1] = 'too old to be paid for: it waited beyond expires_at'
+      elseif lost then
+        phase = 'telling' -- which is what nobody tries there
+        set[#set + 1] = 'kind'; set[#set + 1] = 'chat_unreachable'
+        set[#set + 1] = 'error'; set[#set + 1] = 'not paid for: an earlier message could not reach this chat'
+        set[#set + 1] = 'told'; set[#set + 1] = 'no'
       end
+      set[#set + 1] = 'phase'; set[#set + 1] = phase
+      if not r.started_at and phase ~= 'telling' then
+        set[#set + 1] = 'started_at'; set[#set + 1] = now
+        local e = {'XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now, 'attempt', r.attempt or 0}
+        if r.user then e[#e + 1] = 'user'; e[#e + 1] = r.user end
+        if r.model then e[#e + 1] = 'model'; e[#e + 1] = r.model end
+        if r.meta then e[#e + 1] = 'meta'; e[#e + 1] = r.meta end
+        redis.call(unpack(e))
+      end
+      redis.call(unpack(set))
+      redis.call('HSET', KEYS[6], id, token)
+      if r.user and phase ~= 'telling' then
+        redis.call('SADD', ns .. ':user:' .. r.user .. ':running', id)
+      end
+      if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
+      for i = 3, #set do flat[#flat + 1] = tostring(set[i]) end
+      give(id, token, flat)
     end
   end
 end

@@ -8,7 +8,7 @@
 --        then n times 14: raw entry, verdict ('job', 'bad'), id, user, model, meta, priority,
 --        not_before ms, expires_at ms, max_attempts, via, tell (of a job: its chat), error, excerpt
 --        ('' for none)
--- MAKES  records and specs of the ids (same slot on a cluster)
+-- MAKES  records and specs of the ids, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
 --        unregistered, mismatch
@@ -31,6 +31,27 @@ local now = now_ms()
 local made, dead, duplicates, marks = 0, 0, 0, {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
 local resume = {'LPUSH', KEYS[5]}
+-- Who has a turn already, as far as this batch knows, and what goes into the lines.
+local _, fair = turn_settings(ns)
+local has_turn, lines = {}, {}
+local function place(p, user, id)
+  local who = p .. ':' .. user
+  local state = has_turn[who]
+  if not state then
+    state = place_of_new(ns, p, user, id, fair)
+    has_turn[who] = (fair or state == 'waiting') and 'waiting' or 'queued'
+  end
+  if state == 'waiting' then
+    local line = lines[who]
+    if not line then
+      line = {'LPUSH', ns .. ':waiting:' .. who}
+      lines[who] = line
+      lines[#lines + 1] = line
+    end
+    line[#line + 1] = id
+  end
+  return state
+end
 for i = 1, n do
   local a = 6 + (i - 1) * 14
   local raw, verdict, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
@@ -69,6 +90,7 @@ for i = 1, n do
       state = 'later'
       from = tonumber(not_before)
     end
+    if state == 'queued' and user ~= '' then state = place(priority, user, id) end
     if expires_at == '' and max_wait > 0 then expires_at = from + max_wait end
     local set = {'HSET', job, 'v', format, 'state', state, 'model', model, 'priority', priority,
       'attempt', 0, 'life', 1, 'queued_at', now, 'max_attempts', ARGV[a + 10]}
@@ -86,7 +108,7 @@ for i = 1, n do
     redis.call('XADD', KEYS[3], '*', 'event', 'queued', 'at', now, 'attempt', 0, unpack(who))
     if state == 'later' then
       redis.call('ZADD', KEYS[9], from, id)
-    else
+    elseif state == 'queued' then
       local list = push[priority]
       list[#list + 1] = id
     end
@@ -121,6 +143,7 @@ for i = 1, n do
     end
   end
 end
+for _, line in ipairs(lines) do redis.call(unpack(line)) end
 -- The order of pushes decides who is woken: high before default before low.
 local any = false
 for _, list in ipairs({resume, push.high, push.default, push.low}) do

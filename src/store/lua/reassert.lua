@@ -3,7 +3,7 @@
 -- KEYS   1 claims of the instance   2 hash of the instance
 -- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
 --        pairs x (field, value)
--- MAKES  records and specs of the ids (same slot on a cluster)
+-- MAKES  records and specs of the ids, slots of their users (same slot on a cluster)
 -- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, or it
 --        has ended) for each; word: ok, buried
 -- CALLER Store::reassert
@@ -39,6 +39,8 @@ for i = 1, n do
     redis.call(unpack(set))
     keep_tried(job, r[5])
     redis.call('HDEL', job, 'due_at')
+    local w = redis.call('HMGET', job, 'user', 'phase')
+    if w[1] and w[2] ~= 'telling' then redis.call('SADD', ns .. ':user:' .. w[1] .. ':running', id) end
     if spec ~= '' then redis.call('SETNX', ns .. ':spec:' .. id, spec) end
     redis.call('HSET', KEYS[1], id, token)
   end

@@ -7,9 +7,10 @@
 -- GIVES  {word, request id of the record or '', now}
 --        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
 --        other: the record has another id, which wins; cancel: nobody needs this one; gone: no record
+-- MAKES  turns and slots of the user (same slot on a cluster)
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried')
+local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried', 'user')
 local now = now_ms()
 local state = r[1]
 if not state then return {'gone', '', now} end
@@ -23,7 +24,7 @@ end
 local noted = not asserted and was_tried(r[8], request)
 if not asserted and (r[4] or noted or state == 'done' or state == 'dead' or state == 'cancelled') then
   -- Noted beside the record's own: whoever looks for a strange bill finds it here.
-  if not noted and (state == 'running' or state == 'queued' or state == 'later') then
+  if not noted and (state == 'running' or state == 'queued' or state == 'later' or state == 'waiting') then
     redis.call('PERSIST', KEYS[1])
     redis.call('HSET', KEYS[1], 'tried', (r[8] and (r[8] .. ' ') or '') .. request)
   end
@@ -49,8 +50,16 @@ if mine and state == 'running' then return {'ok', request, now} end
 if state ~= 'running' then
   -- It waits for a new submit somewhere: it is paid now, so it is served first.
   local list = {high = KEYS[5], default = KEYS[6], low = KEYS[7]}
-  if state == 'queued' then redis.call('LREM', list[r[7] or 'default'], -1, id) end
+  local ns, p, user = namespace_of(KEYS[1], id), r[7] or 'default', r[9]
   redis.call('ZREM', KEYS[3], id)
+  redis.call('ZREM', ns .. ':rate:held', id)
+  if user then redis.call('SADD', ns .. ':user:' .. user .. ':running', id) end -- paid ones pass every limit
+  if state == 'queued' then
+    redis.call('LREM', list[p], -1, id)
+    if user then pass_turn(ns, p, user, id, is_full(ns, user, (turn_settings(ns)))) end
+  elseif state == 'waiting' and user then
+    redis.call('LREM', ns .. ':waiting:' .. p .. ':' .. user, -1, id)
+  end
   redis.call('HSET', KEYS[1], 'state', 'queued')
   redis.call('HDEL', KEYS[1], 'due_at')
   redis.call('RPUSH', KEYS[4], id)

@@ -4,7 +4,7 @@
 -- ARGV   1 namespace   2 the dead instance   3 jobs at most   4 wait before a new submit, ms
 --        5 crash limit   6 that wait where its process is gone: whoever buried it said so, and may have died
 --        before he came here   7 crash limit where a step file tells whose step it was
--- MAKES  records of the ids (same slot on a cluster)
+-- MAKES  records of the ids, turns and slots of their users (same slot on a cluster)
 -- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
 -- CALLER Store::take_back
 local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])

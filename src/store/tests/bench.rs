@@ -97,6 +97,8 @@ impl Bench {
             &s.audit,
             &s.rate,
             &s.models,
+            &s.limits,
+            &s.configure,
         ];
         for script in all {
             let mut cmd = redis::cmd("SCRIPT");

@@ -12,17 +12,18 @@ for _, key in ipairs(redis.call('KEYS', 'fal:*')) do
   local kind, content = redis.call('TYPE', key).ok, {}
   if kind == 'hash' then content = redis.call('HGETALL', key)
   elseif kind == 'list' then content = redis.call('LRANGE', key, 0, -1)
-  elseif kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1) end
+  elseif kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1)
+  elseif kind == 'set' then content = redis.call('SMEMBERS', key) end
   out[#out + 1] = {key, kind, redis.call('TTL', key), content}
 end
 return out";
 
 const LISTS: [&str; 4] = ["resume", "high", "default", "low"];
 /// Keys that a store may hold, by what follows the namespace.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 27] = [
     "inbox", "taken", "ready", "bell", "spec", "result", "later", "workers", "worker", "claims",
     "cancels", "dead", "stats", "models", "paused", "store", "run", "settling", "rate", "events",
-    "job", "gone",
+    "job", "gone", "waiting", "turns", "waiters", "user", "config",
 ];
 /// As above: upkeep's own notes.
 const UPKEEP: [&str; 4] = ["audit", "suspects", "told", "upload"];
@@ -33,6 +34,15 @@ type Fields = BTreeMap<String, String>;
 struct Snapshot {
     records: BTreeMap<String, Fields>,
     lists: BTreeMap<String, Vec<String>>,
+    /// `<priority>:<user>`, then the ids that wait there.
+    lines: BTreeMap<String, Vec<String>>,
+    /// Priority, then user to the id that is his turn.
+    turns: BTreeMap<String, Fields>,
+    waiters: BTreeSet<String>,
+    /// User, then the ids that use a slot.
+    slots: BTreeMap<String, BTreeSet<String>>,
+    held: BTreeSet<String>,
+    config: Fields,
     /// Instance, then job id to token.
     claims: BTreeMap<String, Fields>,
     taken: BTreeSet<String>,
@@ -55,6 +65,7 @@ pub fn findings(con: &mut Connection, repairs: bool) -> Result<Vec<String>, Redi
     let mut wrong = snapshot.strange.clone();
     snapshot.records_stand_where_they_say(&mut wrong);
     snapshot.places_hold_only_what_stands_there(&mut wrong);
+    snapshot.users_have_their_turns_and_slots(&mut wrong);
     snapshot.keys_live_as_long_as_their_record(&mut wrong);
     snapshot.nothing_belongs_to_nobody(&mut wrong);
     if !repairs {
@@ -88,6 +99,15 @@ impl Snapshot {
             match (word, kind.as_str()) {
                 ("job", "hash") => drop(all.records.insert(rest, pairs())),
                 ("ready", "list") => drop(all.lists.insert(rest, texts)),
+                ("waiting", "list") => drop(all.lines.insert(rest, texts)),
+                ("turns", "hash") => drop(all.turns.insert(rest, pairs())),
+                ("waiters", "set") => all.waiters = texts.into_iter().collect(),
+                ("user", "set") => {
+                    let user = rest.strip_suffix(":running").unwrap_or(&rest).to_owned();
+                    all.slots.insert(user, texts.into_iter().collect());
+                }
+                ("rate", "zset") if rest == "held" => all.held = texts.into_iter().collect(),
+                ("config", "hash") => all.config = pairs(),
                 ("claims", "hash") => drop(all.claims.insert(rest, pairs())),
                 ("taken", "list") => drop(all.taken.insert(rest)),
                 ("later", "zset") => all.later = texts.into_iter().collect(),
@@ -136,6 +156,19 @@ impl Snapshot {
                     let now = listed.get(id.as_str()).cloned().unwrap_or_default();
                     if now != [right] {
                         say(format!("queued for {right}, but it stands in {now:?}"));
+                    }
+                }
+                Some("waiting") => {
+                    let (p, user) = (field("priority"), field("user").unwrap_or_default());
+                    let line = format!("{}:{user}", p.unwrap_or("default"));
+                    let times = |ids: &Vec<String>| ids.iter().filter(|other| *other == id).count();
+                    if self.lines.get(&line).map_or(0, times) != 1
+                        || listed.contains_key(id.as_str())
+                    {
+                        say(format!("waiting, but not once in {line}"));
+                    }
+                    if field("request_id").is_some() || user.is_empty() {
+                        say("waiting, though no limit holds it".to_owned());
                     }
                 }
                 Some("later") => {
@@ -199,6 +232,87 @@ impl Snapshot {
         wrong.extend(twice.map(|(id, owners)| format!("{id} is claimed by {owners:?}")));
         if self.rings > 64 {
             wrong.push(format!("the bell was rung {} times", self.rings));
+        }
+    }
+
+    /// Whose line is not empty has a turn in the list, or all his slots are in use; and who uses a slot is
+    /// at work, or paid.
+    fn users_have_their_turns_and_slots(&self, wrong: &mut Vec<String>) {
+        let record = |id: &str| self.records.get(id);
+        let field = |id: &str, name: &str| record(id)?.get(name).map(String::as_str);
+        let number = |name: &str| self.config.get(name).and_then(|text| text.parse().ok());
+        let limit: usize = number("user_concurrency").unwrap_or(0);
+        let settled =
+            self.config.get("user_concurrency") == self.config.get("applied:user_concurrency");
+        let used = |user: &str| self.slots.get(user).map_or(0, BTreeSet::len);
+        for (line, ids) in &self.lines {
+            let (p, user) = line.split_once(':').unwrap_or((line, ""));
+            if self
+                .turns
+                .get(p)
+                .is_none_or(|turns| !turns.contains_key(user))
+            {
+                wrong.push(format!("waiting:{line} is called by nobody"));
+            }
+            for id in ids
+                .iter()
+                .filter(|id| field(id, "state") != Some("waiting"))
+            {
+                wrong.push(format!(
+                    "waiting:{line} holds {id}, which is {:?}",
+                    record(id)
+                ));
+            }
+        }
+        let mut held = BTreeSet::new();
+        for (p, turns) in &self.turns {
+            for (user, id) in turns {
+                let list = self.lists.get(p);
+                if id.is_empty() {
+                    held.insert(user.clone());
+                    if settled && (limit == 0 || used(user) < limit) {
+                        wrong.push(format!("{user} waits for a slot that is free ({p})"));
+                    }
+                } else if list.is_none_or(|list| !list.contains(id)) {
+                    wrong.push(format!(
+                        "the turn of {user} in {p} is {id}: {:?}",
+                        record(id)
+                    ));
+                }
+            }
+        }
+        if held != self.waiters {
+            wrong.push(format!("waiters are {:?}, not {held:?}", self.waiters));
+        }
+        for (user, ids) in &self.slots {
+            for id in ids {
+                let paid = field(id, "request_id").is_some()
+                    || field(id, "phase").is_some_and(|phase| phase != "submitting");
+                let uses = match field(id, "state") {
+                    Some("running") => true,
+                    Some("queued" | "later") => paid,
+                    _ => false,
+                };
+                if !uses || field(id, "user") != Some(user) {
+                    wrong.push(format!("{id} uses a slot of {user}: {:?}", record(id)));
+                }
+            }
+        }
+        for (id, record) in &self.records {
+            let user = record
+                .get("user")
+                .filter(|_| field(id, "state") == Some("running"));
+            if let Some(user) = user
+                && field(id, "phase") != Some("telling")
+                && self.slots.get(user).is_none_or(|ids| !ids.contains(id))
+            {
+                wrong.push(format!("{id} runs without a slot of {user}: {record:?}"));
+            }
+        }
+        for id in &self.held {
+            if field(id, "state") != Some("later") || field(id, "deferred_at").is_none() {
+                wrong.push(format!("rate:held holds {id}, which is {:?}", record(id)));
+            }
         }
     }
 

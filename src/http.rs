@@ -19,11 +19,10 @@ pub(crate) use hosts::Place;
 
 use resolver::CachingResolver;
 use socket::{Sockets, Trace};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::Connector;
 use ureq::{Agent, AsSendBody, SendBody, Timeout};
@@ -34,6 +33,9 @@ const IDLE_AGE: Duration = Duration::from_secs(60);
 
 /// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
 const BUFFER: usize = 16 << 10;
+
+/// HTTP statuses, and 0 for no answer.
+const STATUSES: usize = 1000;
 
 /// Which service a request goes to: names metrics and chooses no behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,7 +184,8 @@ struct Shared {
     plain_http: Vec<String>,
     closed: Arc<AtomicBool>,
     opened: Arc<[AtomicU64; 3]>,
-    requests: Mutex<BTreeMap<(Service, u16), u64>>,
+    /// By service and status; statuses beyond three digits do not exist.
+    requests: Vec<AtomicU64>,
 }
 
 impl Http {
@@ -219,7 +222,9 @@ impl Http {
             plain_http: settings.plain_http,
             closed: Arc::default(),
             opened: Arc::default(),
-            requests: Mutex::default(),
+            requests: (0..Service::ALL.len() * STATUSES)
+                .map(|_| AtomicU64::new(0))
+                .collect(),
         });
         let sockets = Sockets::new(shared.closed.clone(), shared.opened.clone());
         let connector = ().chain(sockets).chain(socket::Tls::default()).chain(socket::Ready);
@@ -247,14 +252,17 @@ impl Http {
 
     /// Requests so far by service and HTTP status; status 0: no answer.
     pub fn counts(&self) -> Vec<(Service, u16, u64)> {
-        let requests = self
-            .shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        requests
-            .iter()
-            .map(|((service, code), count)| (*service, *code, *count))
+        let counts = self.shared.requests.iter().enumerate();
+        counts
+            .map(|(at, count)| {
+                let service = Service::ALL[at / STATUSES];
+                (
+                    service,
+                    (at % STATUSES) as u16,
+                    count.load(Ordering::Relaxed),
+                )
+            })
+            .filter(|(_, _, count)| *count > 0)
             .collect()
     }
 
@@ -276,12 +284,8 @@ impl Http {
     }
 
     fn count(&self, service: Service, code: u16) {
-        let mut requests = self
-            .shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *requests.entry((service, code)).or_default() += 1;
+        let at = service as usize * STATUSES + usize::from(code).min(STATUSES - 1);
+        self.shared.requests[at].fetch_add(1, Ordering::Relaxed);
     }
 
     fn perform(&self, request: Request<'_>) -> Result<Answer, Broken> {
@@ -301,13 +305,23 @@ impl Http {
             )));
         }
         let started = Instant::now();
-        let mut head = ureq::http::Request::builder().method(method).uri(url);
-        for (name, value) in headers {
-            head = head.header(*name, *value);
-        }
-        if let Body::Bytes { content_type, .. } | Body::Stream { content_type, .. } = &body {
-            head = head.header("content-type", *content_type);
-        }
+        let content_type = match &body {
+            Body::Bytes { content_type, .. } | Body::Stream { content_type, .. } => {
+                Some(*content_type)
+            }
+            Body::Empty => None,
+        };
+        // Made anew for a repeat, which is rare: a copy for each request would cost more.
+        let head = || {
+            let mut head = ureq::http::Request::builder().method(method).uri(url);
+            for (name, value) in headers {
+                head = head.header(*name, *value);
+            }
+            match content_type {
+                Some(content_type) => head.header("content-type", content_type),
+                None => head,
+            }
+        };
         let call = Call {
             http: self,
             service,
@@ -318,7 +332,7 @@ impl Http {
         match body {
             Body::Stream { len, reader, .. } => {
                 let mut exact = Exactly { reader, left: len };
-                let head = head.header("content-length", len);
+                let head = head().header("content-length", len);
                 call.answer(
                     build(head, SendBody::from_reader(&mut exact))?,
                     bounds.total,
@@ -329,10 +343,9 @@ impl Http {
                     Body::Bytes { bytes, .. } => Some(bytes),
                     _ => matches!(method, "POST" | "PUT" | "PATCH").then_some(&[][..]),
                 };
-                let head = build(head, ())?;
                 let send = |total| match bytes {
-                    Some(bytes) => call.answer(head.clone().map(|()| bytes), total),
-                    None => call.answer(head.clone(), total),
+                    Some(bytes) => call.answer(build(head(), bytes)?, total),
+                    None => call.answer(build(head(), ())?, total),
                 };
                 let first = send(bounds.total);
                 let left = bounds.total.saturating_sub(started.elapsed());

@@ -7,12 +7,13 @@ mod operate;
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
 use crate::report;
+use crate::sandbox::{demo, loadtest};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The command did not do all it was asked.
 pub(crate) const INCOMPLETE: u8 = 1;
@@ -49,6 +50,36 @@ enum Command {
     Redeliver(RedeliverArgs),
     /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
     Demo,
+    /// Measure how many users this machine holds: a step for each number of users, against the stand-ins
+    Loadtest(LoadtestArgs),
+}
+
+/// Arguments of `loadtest`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadtestArgs {
+    /// Numbers of users, each of whom keeps one job going
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "10,30,50,200,1000",
+        value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    users: Vec<u64>,
+    /// How long fal generates
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    generation: Duration,
+    /// How long a call to fal or Telegram takes
+    #[arg(long, value_name = "D", default_value = "80ms", value_parser = humantime::parse_duration)]
+    latency: Duration,
+    /// The same of a submit, where it differs
+    #[arg(long, value_name = "D", value_parser = humantime::parse_duration)]
+    submit_latency: Option<Duration>,
+    /// The same of a message with a picture, where it differs
+    #[arg(long, value_name = "D", value_parser = humantime::parse_duration)]
+    send_latency: Option<Duration>,
+    /// Threads of the worker
+    #[arg(long, value_name = "N", default_value = "32",
+        value_parser = clap::value_parser!(u64).range(1..=512))]
+    threads: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Arguments of `enqueue`.
@@ -160,7 +191,16 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Redeliver(args) => {
             with_store(&args.store, &env, |store| operate::redeliver(&args, store))
         }
-        Command::Demo => ExitCode::from(crate::sandbox::demo::run()),
+        Command::Demo => ExitCode::from(demo::run()),
+        Command::Loadtest(args) => ExitCode::from(loadtest::run(&loadtest::Options {
+            submit_latency: args.submit_latency.unwrap_or(args.latency),
+            send_latency: args.send_latency.unwrap_or(args.latency),
+            users: args.users,
+            generation: args.generation,
+            latency: args.latency,
+            threads: args.threads,
+            json: args.json,
+        })),
     }
 }
 

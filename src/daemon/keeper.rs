@@ -117,6 +117,10 @@ impl Keeper {
 
     /// One beat with all that follows from it; an error means that Redis did not answer.
     pub(crate) fn once(&mut self) -> Result<(), Fault> {
+        let late_ms = self.engine.scheduler.take_late().as_millis() as u64;
+        if late_ms > 0 {
+            report::debug("latest step", &[("late_ms", &late_ms)]);
+        }
         if !self.threads_move() {
             return Ok(());
         }
@@ -483,18 +487,35 @@ impl Keeper {
     /// Every flight of this process. One that a thread has just taken from the scheduler and not yet
     /// put on its desk is waited for: forgotten here, it would be dropped for good.
     fn all_held(&self) -> HashMap<Token, Snapshot> {
-        let mut seen = HashMap::new();
-        for _ in 0..20 {
+        self.until_all_are_seen(|| {
             // What lies on a desk is newer than what is known of a transfer.
             let parked = self.engine.scheduler.snapshots();
             let all = parked.into_iter().chain(self.engine.desks.snapshots());
-            seen = all.map(|held| (held.token.clone(), held)).collect();
-            if seen.len() >= self.engine.scheduler.in_flight() {
-                break;
+            let seen: HashMap<_, _> = all.map(|held| (held.token.clone(), held)).collect();
+            (seen.len(), seen)
+        })
+    }
+
+    /// Their tokens alone, which thousands in flight have room for every other second.
+    fn tokens_held(&self) -> HashSet<Token> {
+        self.until_all_are_seen(|| {
+            let mut seen = self.engine.scheduler.tokens();
+            let desks = self.engine.desks.snapshots();
+            seen.extend(desks.into_iter().map(|held| held.token));
+            (seen.len(), seen)
+        })
+    }
+
+    fn until_all_are_seen<S>(&self, look: impl Fn() -> (usize, S)) -> S {
+        let mut tries = 0;
+        loop {
+            let (number, seen) = look();
+            tries += 1;
+            if number >= self.engine.scheduler.in_flight() || tries == 20 {
+                return seen;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        seen
     }
 
     /// Claims that memory does not know are given back: their answer was lost.
@@ -514,7 +535,7 @@ impl Keeper {
         }
         self.strange_claims = 0;
         let claims = self.session.claims()?;
-        let held: HashSet<String> = (self.all_held().into_keys().chain(crashed))
+        let held: HashSet<String> = (self.tokens_held().into_iter().chain(crashed))
             .map(|token| token.0)
             .collect();
         let mut strangers = HashSet::new();

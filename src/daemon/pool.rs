@@ -333,6 +333,8 @@ impl Engine {
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
                     worker.idle();
+                    // Room for four writes is as much again as a parked flight needs.
+                    flight.unsaved.shrink_to_fit();
                     let due = Instant::now() + wait;
                     if worker.moves_bytes {
                         self.scheduler.park(flight, due);

@@ -73,6 +73,8 @@ struct Inner {
     leader_until: Option<Instant>,
     idle: usize,
     parked: u64,
+    /// How far behind its due time a step began at most, since somebody asked.
+    late: Duration,
     stage: Stage,
 }
 
@@ -111,6 +113,7 @@ impl Scheduler {
                 leader_until: None,
                 idle: 0,
                 parked: 0,
+                late: Duration::ZERO,
                 stage: Stage::Run,
             }),
             leader: Condvar::new(),
@@ -412,6 +415,11 @@ impl Scheduler {
         free && inner.idle == 0 && inner.leader_until.is_none()
     }
 
+    /// How far behind its due time a step began at most, since this was last asked.
+    pub(crate) fn take_late(&self) -> Duration {
+        std::mem::take(&mut self.lock().late)
+    }
+
     /// Jobs owned by this process.
     pub(crate) fn in_flight(&self) -> usize {
         self.lock().in_flight
@@ -449,6 +457,21 @@ impl Scheduler {
         out.extend(parked.into_iter().map(|parked| parked.flight));
         out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
         out
+    }
+
+    /// Tokens of the flights that [`Scheduler::snapshots`] shows.
+    pub(crate) fn tokens(&self) -> HashSet<Token> {
+        let inner = self.lock();
+        let parked = inner.finishing.iter().chain(inner.polls.iter());
+        let flights = parked
+            .map(|Reverse(parked)| &parked.flight)
+            .chain(inner.claimed.iter());
+        let moved = inner.transferring.values().map(|held| &held.token);
+        flights
+            .map(|flight| &flight.token)
+            .chain(moved)
+            .cloned()
+            .collect()
     }
 
     /// Snapshots of every flight that no thread works on at this moment.
@@ -490,7 +513,9 @@ impl Inner {
     fn due(&mut self, now: Instant) -> Option<Box<Flight>> {
         for heap in [&mut self.finishing, &mut self.polls] {
             if heap.peek().is_some_and(|Reverse(first)| first.due <= now) {
-                return heap.pop().map(|Reverse(parked)| parked.flight);
+                let Reverse(first) = heap.pop()?;
+                self.late = self.late.max(now.saturating_duration_since(first.due));
+                return Some(first.flight);
             }
         }
         None

@@ -3,6 +3,7 @@
 //! its way. It believes only the events and the stand-ins' ledgers, never the daemon's own words.
 
 use super::Sandbox;
+use super::child::{WorkerChild, WorkerCommand};
 use super::fal::{Outcome, Script};
 use super::telegram::{ChatKind, Kind, Message};
 use crate::store::view::View;
@@ -15,15 +16,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Set by the first signal: the demo then ends what it has started and goes.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Of util-linux: gives a child a signal when its parent dies.
-const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// The whole run may take this long.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -82,7 +79,8 @@ fn try_run() -> Result<bool, String> {
         .tempdir()
         .map_err(|error| error.to_string())?;
     let log = File::create(folder.path().join("log")).map_err(|error| error.to_string())?;
-    let mut daemon = Daemon::start(&sandbox, folder.path(), &log)?;
+    let mut daemon = start(&sandbox, folder.path(), log)
+        .map_err(|error| format!("the worker could not be started: {error}"))?;
 
     let started = Instant::now();
     for scripted in &script {
@@ -108,94 +106,28 @@ fn try_run() -> Result<bool, String> {
 }
 
 /// The worker, as an operator would start it.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(sandbox: &Sandbox, folder: &std::path::Path, log: &File) -> Result<Daemon, String> {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        // Whatever ends the demo, the worker must not outlive it.
-        let mut command = if Path::new(SETPRIV).exists() {
-            let mut command = Command::new(SETPRIV);
-            command.args(["--pdeathsig", "TERM"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        let child = command
-            .arg("run")
-            .args([
-                "--threads",
-                "8",
-                "--transfer-threads",
-                "2",
-                "--name",
-                "demo",
-                "--listen",
-                "off",
-            ])
-            .args(["--redis-url", &sandbox.redis.url()])
-            .args([
-                "--fal-url",
-                &sandbox.fal.queue_url(),
-                "--fal-run-url",
-                &sandbox.fal.run_url(),
-            ])
-            .args([
-                "--fal-storage-url",
-                &sandbox.fal.storage_url(),
-                "--telegram-url",
-                &sandbox.telegram.url(),
-            ])
-            .args([
-                "--file-host",
-                &sandbox.fal.file_host(),
-                "--poll-min",
-                "50ms",
-            ])
-            .env_clear()
-            .env("FAL_KEY", sandbox.fal.key())
-            .env("TELEGRAM_BOT_TOKEN", sandbox.telegram.token())
-            .env("TMPDIR", folder)
-            .env("FAL_WORKER_STATE_DIR", folder.join("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.try_clone().map_err(|error| error.to_string())?)
-            .spawn()
-            .map_err(|error| format!("the worker could not be started: {error}"))?;
-        Ok(Daemon(child))
-    }
-
-    fn is_running(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(None))
-    }
-
-    fn stop(&mut self) {
-        let pid = self.0.id().to_string();
-        let asked = Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .is_ok_and(|status| status.success());
-        let deadline = Instant::now() + Duration::from_secs(12);
-        while asked && self.is_running() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start(sandbox: &Sandbox, folder: &Path, log: File) -> std::io::Result<WorkerChild> {
+    WorkerCommand::new(&std::env::current_exe()?, sandbox)
+        .flags([
+            "--name",
+            "demo",
+            "--threads",
+            "8",
+            "--transfer-threads",
+            "2",
+        ])
+        .flags(["--poll-min", "50ms"])
+        .variable("TMPDIR", folder)
+        .state(&folder.join("state"))
+        .log(log)
+        .start()
 }
 
 /// Reads events until every job has ended or time is up; shows how far it is.
 fn follow(
     view: &mut View,
     script: &[Scripted],
-    daemon: &mut Daemon,
+    daemon: &mut WorkerChild,
     started: Instant,
 ) -> Result<HashMap<String, Seen>, String> {
     let bar = std::io::stdout().is_terminal().then(|| {

@@ -164,6 +164,8 @@ pub struct SubmitEntry {
     pub billed: bool,
     /// Status calls.
     pub polls: u32,
+    /// When the last of them came.
+    pub polled: Option<Instant>,
     /// Result calls after the end.
     pub fetches: u32,
 }

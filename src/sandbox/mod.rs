@@ -5,10 +5,12 @@
 //! misbehave on demand. They share no type with our clients: a stand-in that used our parser would
 //! agree with our mistakes. The daemon never imports this room.
 
+pub mod child;
 pub mod demo;
 pub mod fal;
 pub mod faults;
 pub mod http;
+pub mod loadtest;
 pub mod media;
 pub mod redis;
 pub mod telegram;

@@ -633,6 +633,12 @@ impl TelegramStandIn {
         lock(&self.shared.journal).clone()
     }
 
+    /// The same without the first of them.
+    pub fn journal_from(&self, first: usize) -> Vec<Entry> {
+        let journal = lock(&self.shared.journal);
+        journal.get(first..).unwrap_or_default().to_vec()
+    }
+
     /// How many messages were sent (album items count one each).
     pub fn sends_count(&self) -> u64 {
         lock(&self.shared.state).sends

@@ -2,6 +2,7 @@
 //! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
 
 use super::*;
+use std::cell::OnceCell;
 
 /// How often a script that is not in Redis's cache is put there within one call.
 const LOADS: usize = 8;
@@ -10,21 +11,33 @@ const LOADS: usize = 8;
 pub(crate) struct Call<'a> {
     pub(super) script: &'a Script,
     pub(super) cmd: Cmd,
+    /// As it goes over the wire: made once, for the step file and for Redis.
+    packed: OnceCell<Vec<u8>>,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(script: &'a Script, keys: &[&str]) -> Call<'a> {
-        let mut cmd = Cmd::with_capacity(16 + keys.len(), 512);
+        // What most writes take: growing up to it would cost a fiftieth of a job.
+        let mut cmd = Cmd::with_capacity(64 + keys.len(), 1536);
         cmd.arg("EVALSHA").arg(script.sha()).arg(keys.len());
         for key in keys {
             cmd.arg(*key);
         }
-        Call { script, cmd }
+        Call {
+            script,
+            cmd,
+            packed: OnceCell::new(),
+        }
     }
 
     /// Which script, and the command byte for byte: for the step file.
     pub(crate) fn to_bytes(&self) -> (&'static str, Vec<u8>) {
-        (self.script.name(), self.cmd.get_packed_command())
+        (self.script.name(), self.packed().to_vec())
+    }
+
+    /// The whole command as bytes. Nothing may be added to it from now on.
+    pub(super) fn packed(&self) -> &[u8] {
+        self.packed.get_or_init(|| self.cmd.get_packed_command())
     }
 
     pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
@@ -33,35 +46,38 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn patch(mut self, patch: &Patch) -> Self {
-        self.cmd.arg(patch.set.len());
-        for (name, value) in &patch.set {
-            self.cmd.arg(*name).arg(value);
-        }
-        self.cmd.arg(patch.stamp.len());
-        for name in &patch.stamp {
-            self.cmd.arg(*name);
-        }
-        self.cmd.arg(patch.del.len());
-        for name in &patch.del {
-            self.cmd.arg(*name);
-        }
-        self.cmd.arg(patch.events.len());
-        for event in &patch.events {
-            let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
-            self.cmd.arg(event.name).arg(since).arg(event.fields.len());
-            for (name, value) in &event.fields {
-                self.cmd.arg(*name).arg(value);
-            }
-        }
+        add_patch(&mut self.cmd, patch);
         self
     }
 
     pub(super) fn fields(mut self, fields: &[(&'static str, String)]) -> Self {
-        self.cmd.arg(fields.len());
-        for (name, value) in fields {
-            self.cmd.arg(*name).arg(value);
-        }
+        add_fields(&mut self.cmd, fields);
         self
+    }
+}
+
+pub(super) fn add_patch(cmd: &mut Cmd, patch: &Patch) {
+    add_fields(cmd, &patch.set);
+    cmd.arg(patch.stamp.len());
+    for name in &patch.stamp {
+        cmd.arg(*name);
+    }
+    cmd.arg(patch.del.len());
+    for name in &patch.del {
+        cmd.arg(*name);
+    }
+    cmd.arg(patch.events.len());
+    for event in &patch.events {
+        let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
+        cmd.arg(event.name).arg(since);
+        add_fields(cmd, &event.fields);
+    }
+}
+
+pub(super) fn add_fields(cmd: &mut Cmd, fields: &[(&'static str, String)]) {
+    cmd.arg(fields.len());
+    for (name, value) in fields {
+        cmd.arg(*name).arg(value);
     }
 }
 
@@ -79,9 +95,13 @@ impl Session {
 
     /// One command on this thread's connection. Away-ness is noted here, once.
     pub(super) fn call_once(&self, cmd: &Cmd) -> Result<Value, redis::RedisError> {
+        self.call_packed(&cmd.get_packed_command())
+    }
+
+    fn call_packed(&self, packed: &[u8]) -> Result<Value, redis::RedisError> {
         let mut held = self.held.borrow_mut();
         let link = held.as_mut().expect("checked out by the caller");
-        let answer = link.call(cmd);
+        let answer = link.call_packed(packed);
         if let Err(error) = &answer
             && link::breaks(error)
         {
@@ -163,17 +183,18 @@ impl Session {
     }
 
     pub(super) fn script(&self, call: &Call<'_>) -> Result<Value, Fault> {
-        self.repeated(|_| self.eval(call.script, &call.cmd))
+        self.repeated(|_| self.eval(call.script, call.packed()))
     }
 
-    pub(super) fn eval(&self, script: &Script, cmd: &Cmd) -> Result<Value, redis::RedisError> {
-        let mut answer = self.call_once(cmd);
+    /// A script's call, packed.
+    pub(super) fn eval(&self, script: &Script, packed: &[u8]) -> Result<Value, redis::RedisError> {
+        let mut answer = self.call_packed(packed);
         // Somebody may flush the scripts again in between.
         for _ in 0..LOADS {
             match &answer {
                 Err(error) if link::is_noscript(error) => {
                     self.call_once(redis::cmd("SCRIPT").arg("LOAD").arg(script.code()))?;
-                    answer = self.call_once(cmd);
+                    answer = self.call_packed(packed);
                 }
                 Ok(_) | Err(_) => break,
             }

@@ -49,7 +49,7 @@ impl Session {
             for token in &tokens {
                 call = call.arg(&token.0);
             }
-            call.cmd
+            call
         };
         let value = self.repeated(|repeat| {
             // The connection just opened may be the one that shows it: what this Redis calls ready may
@@ -57,7 +57,7 @@ impl Session {
             if self.store.health.forgot() {
                 return Ok(Value::Nil);
             }
-            self.eval(script, &build(repeat))
+            self.eval(script, build(repeat).packed())
         })?;
         if value == Value::Nil {
             return Err(Denied::Settling);
@@ -193,18 +193,15 @@ impl Session {
                     .arg(known.as_ref().map_or("", |request| &request.0))
                     .patch(patch)
             }
-            Write::End { state, patch } => self.prepare_end(
-                id,
-                &flight.token,
-                seq,
-                flight.request.as_ref(),
-                *state,
-                patch,
-            ),
+            Write::End { state, patch } => {
+                let request = flight.request.as_ref();
+                self.prepare_end(id, &flight.token, seq, request, *state)
+                    .patch(patch)
+            }
         }
     }
 
-    /// The command of the last write of a life.
+    /// The command of the last write of a life, less its patch.
     pub(super) fn prepare_end<'a>(
         &'a self,
         id: &str,
@@ -212,7 +209,6 @@ impl Session {
         seq: u32,
         request: Option<&RequestId>,
         state: EndState,
-        patch: &Patch,
     ) -> Call<'a> {
         let keys = &self.store.keys;
         let keep = match state {
@@ -239,7 +235,6 @@ impl Session {
             .arg(state.as_str())
             .arg(keep.as_secs())
             .arg(request.map_or("", |request| &request.0))
-            .patch(patch)
     }
 
     /// One write of a flight's owner.
@@ -256,8 +251,7 @@ impl Session {
         call: &Call<'_>,
     ) -> Result<Written, Fault> {
         let (word, request) = self.word(call)?;
-        // An end only: a job that went to `later` may be anybody's by the time Redis forgets.
-        if word == "ok" && matches!(write, Write::End { .. }) {
+        if word == "ok" {
             self.store.remember_closed(flight, seq, write);
         }
         Ok(match (word.as_str(), request) {

@@ -326,7 +326,12 @@ impl Link {
 
     /// One command. A server's error is an answer; any other error breaks the link.
     pub(crate) fn call(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
-        let answer = self.con.req_packed_command(&cmd.get_packed_command());
+        self.call_packed(&cmd.get_packed_command())
+    }
+
+    /// The same, packed.
+    pub(crate) fn call_packed(&mut self, packed: &[u8]) -> Result<Value, RedisError> {
+        let answer = self.con.req_packed_command(packed);
         self.used = Instant::now();
         let answer = answer.and_then(Value::extract_error);
         if let Err(error) = &answer

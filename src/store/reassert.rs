@@ -4,13 +4,58 @@
 use super::*;
 use std::collections::VecDeque;
 
-type ReassertRow<'a> = (
-    &'a str,
-    &'a str,
-    u32,
-    Option<&'a str>,
-    &'a Vec<(&'static str, String)>,
-);
+type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
+
+/// The fields of one row.
+pub(super) enum Known<'a> {
+    Fields(&'a [(&'static str, String)]),
+    Kept(&'a Args),
+}
+
+/// Arguments of a script in one piece of memory. As texts of their own, what is remembered of an end would
+/// take three times as much, and a busy worker remembers thousands.
+pub(super) struct Args(Box<[u8]>);
+
+/// Longer ones have their length in four bytes, behind this one.
+const LONG: u8 = u8::MAX;
+
+impl Args {
+    /// Of what `add` adds to a call.
+    pub(super) fn of(add: impl FnOnce(&mut Cmd)) -> Args {
+        let mut cmd = Cmd::with_capacity(128, 1536);
+        add(&mut cmd);
+        let mut bytes = Vec::with_capacity(1536);
+        for arg in cmd.args_iter() {
+            if let redis::Arg::Simple(arg) = arg {
+                match u8::try_from(arg.len()) {
+                    Ok(len) if len < LONG => bytes.push(len),
+                    _ => {
+                        bytes.push(LONG);
+                        bytes.extend((arg.len() as u32).to_le_bytes());
+                    }
+                }
+                bytes.extend_from_slice(arg);
+            }
+        }
+        Args(bytes.into_boxed_slice())
+    }
+
+    /// Adds them to a call.
+    pub(super) fn add_to(&self, cmd: &mut Cmd) {
+        let mut rest = &*self.0;
+        while let Some((first, behind)) = rest.split_first() {
+            let (len, behind) = match behind.split_first_chunk() {
+                Some((len, behind)) if *first == LONG => {
+                    (u32::from_le_bytes(*len) as usize, behind)
+                }
+                _ => (usize::from(*first), behind),
+            };
+            let (arg, behind) = behind.split_at(len.min(behind.len()));
+            cmd.arg(arg);
+            rest = behind;
+        }
+    }
+}
 
 /// What memory knows of one flight, for a Redis that forgot.
 #[derive(Clone, Debug)]
@@ -61,49 +106,41 @@ pub(super) struct Closed {
     token: Token,
     seq: u32,
     request: Option<RequestId>,
-    fields: Vec<(&'static str, String)>,
-    write: Write,
+    fields: Args,
+    state: EndState,
+    patch: Args,
 }
 
 impl Closed {
     /// About what it takes in memory.
     fn bytes(&self) -> usize {
-        // A short text takes a piece of the heap beside its place in a list.
-        let pairs = |pairs: &[(&'static str, String)]| -> usize {
-            pairs.iter().map(|(_, text)| 72 + text.len()).sum()
-        };
-        let patch = match &self.write {
-            Write::End { patch, .. } | Write::Later { patch, .. } | Write::Save { patch, .. } => {
-                let events = patch.events.iter().map(|event| 64 + pairs(&event.fields));
-                pairs(&patch.set) + events.sum::<usize>()
-            }
-            Write::Submitted { event, .. } => pairs(&event.fields),
-        };
-        size_of::<Closed>() + self.id.as_str().len() + pairs(&self.fields) + patch
+        let texts = self.id.as_str().len() + self.fields.0.len() + self.patch.0.len();
+        size_of::<Closed>() + 128 + texts
     }
 }
 
 impl Store {
+    /// Of an end alone: a job that went to `later` may be anybody's by the time Redis forgets.
     pub(super) fn remember_closed(&self, flight: &Flight, seq: u32, write: &Write) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push(Closed {
+        let Write::End { state, patch } = write else {
+            return;
+        };
+        // The end itself says what became of the result.
+        let mut fields = flight.fields();
+        fields.retain(|(name, _)| *name != "result");
+        let closed = Closed {
             at: Instant::now(),
             id: flight.id.clone(),
             token: flight.token.clone(),
             seq,
             request: flight.request.clone(),
-            // The end itself says what became of the result.
-            fields: exactly(flight.fields()),
-            write: write.clone(),
-        });
+            fields: Args::of(|cmd| call::add_fields(cmd, &fields)),
+            state: *state,
+            patch: Args::of(|cmd| call::add_patch(cmd, patch)),
+        };
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push(closed);
     }
-}
-
-/// Without the result, and in no more memory than it takes.
-fn exactly(mut fields: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
-    fields.retain(|(name, _)| *name != "result");
-    fields.shrink_to_fit();
-    fields
 }
 
 impl Session {
@@ -127,7 +164,7 @@ impl Session {
                         held.token.0.as_str(),
                         held.seq,
                         held.entry.as_deref(),
-                        &held.fields,
+                        Known::Fields(&held.fields),
                     )
                 })
                 .collect();
@@ -166,12 +203,11 @@ impl Session {
             .arg(FORMAT)
             .arg(rows.len());
         for (id, token, seq, entry, fields) in rows {
-            call = call
-                .arg(*id)
-                .arg(*token)
-                .arg(*seq)
-                .arg(entry.unwrap_or(""))
-                .fields(fields);
+            call = call.arg(*id).arg(*token).arg(*seq).arg(entry.unwrap_or(""));
+            match fields {
+                Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
+                Known::Kept(args) => args.add_to(&mut call.cmd),
+            }
         }
         let mut answers: Vec<String> = read(self.script(&call)?)?;
         if answers.is_empty() || answers.remove(0) != "ok" {
@@ -189,14 +225,13 @@ impl Session {
             old.token.0.as_str(),
             old.seq.saturating_sub(1),
             None,
-            &old.fields,
+            Known::Kept(&old.fields),
         );
         let answers = self.reassert_rows(&[row])?;
-        if let Write::End { state, patch } = &old.write
-            && answers.first().is_some_and(|answer| answer != "lost")
-        {
+        if answers.first().is_some_and(|answer| answer != "lost") {
             let (id, request) = (old.id.as_str(), old.request.as_ref());
-            let call = self.prepare_end(id, &old.token, old.seq, request, *state, patch);
+            let mut call = self.prepare_end(id, &old.token, old.seq, request, old.state);
+            old.patch.add_to(&mut call.cmd);
             self.word(&call)?;
         }
         Ok(())

@@ -45,7 +45,7 @@ impl Session {
         };
         let answer = if known {
             let cmd = make(&args);
-            self.repeated(|_| self.eval(current, &cmd))
+            self.repeated(|_| self.eval(current, &cmd.get_packed_command()))
         } else {
             // Written by another version: Redis may still have its script. Where it has not, a request id
             // is too dear to lose, and the arguments of its script do not change.
@@ -63,7 +63,7 @@ impl Session {
                         *sha = current.sha().as_bytes().to_vec();
                     }
                     let cmd = make(&args);
-                    self.repeated(|_| self.eval(current, &cmd))
+                    self.repeated(|_| self.eval(current, &cmd.get_packed_command()))
                 }
                 answer => answer,
             }

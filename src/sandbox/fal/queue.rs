@@ -235,6 +235,7 @@ impl State {
             cancelled: false,
             billed: false,
             polls: 0,
+            polled: None,
             fetches: 0,
         };
         self.jobs.push(Job {

@@ -292,6 +292,7 @@ impl Shared {
             return not_found();
         };
         state.jobs[at].entry.polls += 1;
+        state.jobs[at].entry.polled = Some(state.clock);
         let job = &state.jobs[at];
         if job.entry.fetches > 0 {
             self.violation(format!("poll-after-result: {id}"));

@@ -3,9 +3,10 @@
 //! the suite, the long one the command `tests/load`.
 
 use fal_worker::sandbox::Sandbox;
+use fal_worker::sandbox::child::{WorkerChild, WorkerCommand};
 use fal_worker::sandbox::redis::RedisOptions;
 use redis::Connection;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -100,8 +101,8 @@ impl Load {
 
     /// Pushes so many jobs at once, and waits until the daemon has done them all.
     pub fn jobs(mut self, number: u64, threads: u32, within: Duration) -> Report {
-        let mut daemon = Daemon::start(&self.sandbox, &mut self.con, threads);
-        let idle = daemon.memory_kib();
+        let mut daemon = start_daemon(&self.sandbox, &mut self.con, threads);
+        let idle = memory_kib(&daemon);
         let (pushed, began) = self.push(number);
         let probe = Probe::start(&self.sandbox);
         self.wait(within, |con| ended(con) >= number);
@@ -127,8 +128,8 @@ impl Load {
         let (pushed, _) = self.push(number);
         let probe = Probe::start(&self.sandbox);
         let began = Instant::now();
-        let mut daemon = Daemon::start(&self.sandbox, &mut self.con, threads);
-        let idle = daemon.memory_kib();
+        let mut daemon = start_daemon(&self.sandbox, &mut self.con, threads);
+        let idle = memory_kib(&daemon);
         // The oldest comes in first; most stand in their users' lines then.
         let last = format!("fal:job:load-{}", number - 1);
         self.wait(within, |con| ask::<u64>(con, &["EXISTS", &last]) == 1);
@@ -182,7 +183,7 @@ impl Load {
         number: u64,
         took: Duration,
         probe: Probe,
-        daemon: &mut Daemon,
+        daemon: &mut WorkerChild,
         idle: u64,
         pushed: u64,
     ) -> Report {
@@ -191,7 +192,7 @@ impl Load {
             what,
             number,
             took,
-            daemon_kib: daemon.memory_kib(),
+            daemon_kib: memory_kib(daemon),
             daemon_idle_kib: idle,
             redis_peak: self.info("memory", "used_memory_peak"),
             redis_pushed: pushed,
@@ -201,7 +202,7 @@ impl Load {
             script_us: self.script_us(),
             events: ask(&mut self.con, &["XLEN", "fal:events"]),
         };
-        daemon.stop();
+        daemon.kill();
         report
     }
 
@@ -306,66 +307,24 @@ impl Probe {
     }
 }
 
-struct Daemon(Child);
-
-impl Daemon {
-    /// Started, and known to Redis.
-    fn start(sandbox: &Sandbox, con: &mut Connection, threads: u32) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
-            .args(["run", "--name", "load", "--threads", &threads.to_string()])
-            .args([
-                "--redis-url",
-                &sandbox.redis.url(),
-                "--fal-url",
-                &sandbox.fal.queue_url(),
-            ])
-            .args([
-                "--fal-run-url",
-                &sandbox.fal.run_url(),
-                "--fal-storage-url",
-                &sandbox.fal.storage_url(),
-            ])
-            .args([
-                "--file-host",
-                &sandbox.fal.file_host(),
-                "--poll-min",
-                "50ms",
-            ])
-            .env_clear()
-            .env("FAL_WORKER_STATE_DIR", sandbox.redis.folder().join("state"))
-            .env("FAL_KEY", sandbox.fal.key())
-            .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the daemon");
-        let daemon = Daemon(child);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while ask::<u64>(con, &["ZCARD", "fal:workers"]) == 0 {
-            assert!(Instant::now() < deadline, "the daemon does not start");
-            std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
-        }
-        daemon
+/// Started, and known to Redis.
+fn start_daemon(sandbox: &Sandbox, con: &mut Connection, threads: u32) -> WorkerChild {
+    let daemon = WorkerCommand::new(Path::new(env!("CARGO_BIN_EXE_fal-worker")), sandbox)
+        .flags(["--name", "load", "--threads", &threads.to_string()])
+        .flags(["--poll-min", "50ms"])
+        .state(&sandbox.redis.folder().join("state"))
+        .variable("RUST_LOG", "warn")
+        .start()
+        .expect("the daemon");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ask::<u64>(con, &["ZCARD", "fal:workers"]) == 0 {
+        assert!(Instant::now() < deadline, "the daemon does not start");
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
     }
-
-    /// The most it has had, KiB.
-    fn memory_kib(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("its status");
-        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = most.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok());
-        number.expect("VmHWM")
-    }
-
-    fn stop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    daemon
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.stop();
-    }
+/// The most memory it has had, KiB.
+fn memory_kib(daemon: &WorkerChild) -> u64 {
+    daemon.usage().expect("/proc").peak_kib
 }

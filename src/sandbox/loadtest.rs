@@ -1,0 +1,594 @@
+//! `fal-worker loadtest`: how many users this machine holds. Users who each keep one job going, the real
+//! worker as a child process, a private redis-server and the stand-ins, whose calls take as long as those
+//! of the real services. A step for each number of users, each from a clean start and of bounded length.
+//!
+//! What counts is what the user sees: the time from LPUSH to the picture in the chat. A worker with too few
+//! threads shows in what is left of it beside the generation, the services' own times and the polling.
+
+use super::Sandbox;
+use super::child::{Usage, WorkerChild, WorkerCommand};
+use super::faults::{Fault, Rule};
+use super::redis::RedisOptions;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use redis::Connection;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Set by the first signal: what was started is then ended.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often chats are looked at for what arrived.
+const LOOK: Duration = Duration::from_millis(10);
+/// A step measures this long at least.
+const LEAST: Duration = Duration::from_secs(3);
+/// Part of the threads that may be inside calls to fal, and inside sends by URL, at once.
+const AT_FAL: f64 = 0.75;
+const SENDING: f64 = 0.5;
+/// Above this part of a pool's time in use, waits grow quickly.
+const USABLE: f64 = 0.85;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A step for each.
+    pub users: Vec<u64>,
+    /// How long fal generates.
+    pub generation: Duration,
+    /// How long a call to fal or Telegram takes,
+    pub latency: Duration,
+    /// a submit,
+    pub submit_latency: Duration,
+    /// and a send.
+    pub send_latency: Duration,
+    /// `--threads` of the worker.
+    pub threads: u64,
+    /// Print JSON instead of a table.
+    pub json: bool,
+}
+
+/// What one step showed.
+#[derive(Clone, Debug)]
+struct Step {
+    users: u64,
+    /// Pictures that arrived while it was measured, a second.
+    rate: f64,
+    /// What so many users can use up if nobody ever waits for a thread.
+    wanted: f64,
+    /// LPUSH to picture less the generation, seconds.
+    beside: Percentiles,
+    /// fal's COMPLETED to the picture, seconds.
+    delivery: Percentiles,
+    /// Of the former, what is neither the services' own time nor polling.
+    waiting: Percentiles,
+    polls: f64,
+    cpu: f64,
+    peak_mib: f64,
+    at_fal: u64,
+    failed: u64,
+    threads_needed: u64,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Percentiles {
+    p50: f64,
+    p99: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Holds,
+    Slow,
+    TooMany,
+    Broken,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Verdict::Holds => "holds",
+            Verdict::Slow => "slow",
+            Verdict::TooMany => "too many",
+            Verdict::Broken => "JOBS FAILED",
+        }
+    }
+}
+
+/// Runs the load test; gives the exit code: 1 when a job failed or it was interrupted.
+pub fn run(options: &Options) -> u8 {
+    match try_run(options) {
+        Ok(good) => u8::from(!good),
+        Err(why) => {
+            eprintln!("fal-worker loadtest: {why}");
+            1
+        }
+    }
+}
+
+fn try_run(options: &Options) -> Result<bool, String> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
+        .map_err(|error| error.to_string())?;
+    let mut steps = Vec::new();
+    for users in &options.users {
+        steps.push(step(options, *users)?);
+        let step = &steps[steps.len() - 1];
+        if !std::io::stderr().is_terminal() && !options.json {
+            eprintln!(
+                "{users} users: {:.1} jobs/s, {}",
+                step.rate,
+                step.verdict.word()
+            );
+        }
+    }
+    extrapolate(&mut steps);
+    if options.json {
+        let all: Vec<Value> = steps.iter().map(|step| to_json(step, options)).collect();
+        println!("{:#}", json!({"steps": all}));
+    } else {
+        print(options, &steps);
+    }
+    Ok(steps.iter().all(|step| step.verdict != Verdict::Broken))
+}
+
+/// Where jobs stand in line there are fewer polls than there would be, so that what is counted says too
+/// little of the threads that are missing: the largest step that holds says more.
+fn extrapolate(steps: &mut [Step]) {
+    let held = steps.iter().filter(|step| step.verdict == Verdict::Holds);
+    let Some(each) = held
+        .max_by_key(|step| step.users)
+        .map(|step| step.threads_needed as f64 / step.users as f64)
+    else {
+        return;
+    };
+    for step in steps
+        .iter_mut()
+        .filter(|step| step.verdict == Verdict::TooMany)
+    {
+        let needed = (each * step.users as f64).ceil() as u64;
+        step.threads_needed = step.threads_needed.max(needed);
+    }
+}
+
+/// One number of users, from a clean start.
+fn step(options: &Options, users: u64) -> Result<Step, String> {
+    let redis = RedisOptions {
+        ready_within: Duration::from_secs(30),
+        ..RedisOptions::default()
+    };
+    let sandbox = Sandbox::start_with(1, redis).map_err(|error| error.to_string())?;
+    sandbox
+        .fal
+        .set_generation(options.generation, options.generation);
+    for (endpoint, latency) in [
+        ("fal.submit", options.submit_latency),
+        ("fal.status", options.latency),
+        ("fal.result", options.latency),
+        ("tg.*", options.send_latency),
+    ] {
+        let delay = Fault::DelayMs(latency.as_millis() as u64);
+        sandbox.faults.add(Rule::always(endpoint, delay));
+    }
+    let state = sandbox.redis.folder().join("state");
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut worker = WorkerCommand::new(&program, &sandbox)
+        .flags([
+            "--name",
+            "loadtest",
+            "--threads",
+            &options.threads.to_string(),
+        ])
+        .flags(["--max-in-flight", &(users * 2).max(2000).to_string()])
+        .state(&state)
+        .start()
+        .map_err(|error| format!("the worker could not be started: {error}"))?;
+    let mut crowd = Crowd::new(&sandbox, users)?;
+    // They come one by one over the first generation, or all would want the same thing at once for ever.
+    let ramp = options.generation.max(LEAST / 2);
+    let measured = (options.generation * 2).max(LEAST);
+    let from = ramp + ramp / 2;
+    let bar = bar(users, from + measured);
+    let began = Instant::now();
+    let mut before: Option<(Instant, Usage, u64, u64)> = None;
+    let mut at_fal = 0;
+    while began.elapsed() < from + measured {
+        let come = began.elapsed().as_secs_f64() / ramp.as_secs_f64();
+        crowd.come((users as f64 * come) as u64)?;
+        crowd.look(&sandbox)?;
+        let totals = sandbox.fal.totals();
+        at_fal = at_fal.max(totals.running_now);
+        if before.is_none() && began.elapsed() >= from {
+            let used = usage(&mut worker)?;
+            before = Some((Instant::now(), used, totals.polls, totals.submits));
+        }
+        if INTERRUPTED.load(Ordering::Acquire) {
+            return Err("interrupted".to_owned());
+        }
+        if let Some(bar) = &bar {
+            bar.set_position(began.elapsed().as_millis() as u64);
+        }
+        std::thread::sleep(LOOK);
+    }
+    let used = usage(&mut worker)?;
+    let (start, used_before, polls, submits) = before.ok_or("it took no time")?;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let took = start.elapsed();
+    let totals = sandbox.fal.totals();
+    worker.kill();
+    let polls = (totals.polls - polls) as f64 / (totals.submits - submits).max(1) as f64;
+    let cpu = (used.cpu - used_before.cpu).as_secs_f64() / took.as_secs_f64();
+    let seen = crowd.since(&sandbox, start, options);
+    Ok(judge(options, users, took, seen, polls).with(at_fal, cpu, &used))
+}
+
+fn usage(worker: &mut WorkerChild) -> Result<Usage, String> {
+    if !worker.is_running() {
+        return Err("the worker ended by itself".to_owned());
+    }
+    worker.usage().map_err(|error| error.to_string())
+}
+
+fn bar(users: u64, lasts: Duration) -> Option<ProgressBar> {
+    std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new(lasts.as_millis() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{msg:>12} {bar:40} {eta} left") {
+            bar.set_style(style);
+        }
+        bar.set_message(format!("{users} users"));
+        bar
+    })
+}
+
+/// The users, each with a chat of his own.
+struct Crowd {
+    con: Connection,
+    /// When each pushed his latest job.
+    pushed: Vec<Instant>,
+    jobs: u64,
+    /// Entries of Telegram's journal looked at.
+    looked: usize,
+    arrived: Vec<Arrived>,
+}
+
+/// A message in a chat.
+struct Arrived {
+    pushed: Instant,
+    shown: Instant,
+    /// fal's id in the picture's URL; `None`: it is no picture.
+    request: Option<String>,
+}
+
+/// What was seen in the time that counts.
+#[derive(Default)]
+struct Seen {
+    beside: Vec<f64>,
+    delivery: Vec<f64>,
+    waiting: Vec<f64>,
+    polling: Vec<f64>,
+    failed: u64,
+}
+
+/// Chats count from here.
+const CHATS: u64 = 1000;
+
+impl Crowd {
+    fn new(sandbox: &Sandbox, users: u64) -> Result<Crowd, String> {
+        let con = redis::Client::open(sandbox.redis.url())
+            .and_then(|client| client.get_connection())
+            .map_err(|error| error.to_string())?;
+        Ok(Crowd {
+            con,
+            pushed: Vec::with_capacity(users as usize),
+            jobs: 0,
+            looked: 0,
+            arrived: Vec::new(),
+        })
+    }
+
+    /// So many of them are there by now, as far as there are so many.
+    fn come(&mut self, users: u64) -> Result<(), String> {
+        let missing = self.pushed.len()..(users as usize).min(self.pushed.capacity());
+        let users: Vec<usize> = missing.collect();
+        self.pushed.extend(users.iter().map(|_| Instant::now()));
+        self.push(&users)
+    }
+
+    /// Each of these wants another picture.
+    fn push(&mut self, users: &[usize]) -> Result<(), String> {
+        if users.is_empty() {
+            return Ok(());
+        }
+        let mut cmd = redis::cmd("LPUSH");
+        cmd.arg("fal:inbox");
+        for user in users {
+            self.jobs += 1;
+            self.pushed[*user] = Instant::now();
+            let job = json!({
+                "id": format!("load-{}", self.jobs),
+                "model": "fal-ai/flux/dev",
+                "input": {"prompt": "a lighthouse in the rain, seen from the sea", "image_size": "square_hd"},
+                "telegram": {"chat_id": CHATS + *user as u64},
+            });
+            cmd.arg(job.to_string());
+        }
+        cmd.exec(&mut self.con).map_err(|error| error.to_string())
+    }
+
+    /// Who got a picture, or was told that there is none, wants the next one.
+    fn look(&mut self, sandbox: &Sandbox) -> Result<(), String> {
+        let new = sandbox.telegram.journal_from(self.looked);
+        self.looked += new.len();
+        let mut again = Vec::new();
+        for entry in new {
+            let user = entry
+                .chat
+                .and_then(|chat| u64::try_from(chat).ok()?.checked_sub(CHATS));
+            let Some(user) = user.map(|user| user as usize) else {
+                continue;
+            };
+            let Some(pushed) = self.pushed.get(user).copied() else {
+                continue;
+            };
+            let picture = entry.args["photo"].as_str().unwrap_or("");
+            let request = picture
+                .split("/files/")
+                .nth(1)
+                .and_then(|rest| rest.split('/').next());
+            self.arrived.push(Arrived {
+                pushed,
+                shown: entry.at,
+                request: request.filter(|_| entry.status == 200).map(str::to_owned),
+            });
+            again.push(user);
+        }
+        self.push(&again)
+    }
+
+    /// What arrived since then.
+    fn since(&self, sandbox: &Sandbox, start: Instant, options: &Options) -> Seen {
+        let submits = sandbox.fal.submits();
+        let by_id: HashMap<&str, _> = submits
+            .iter()
+            .map(|submit| (submit.request_id.as_str(), submit))
+            .collect();
+        let own = options.submit_latency + options.latency * 2 + options.send_latency;
+        let mut seen = Seen::default();
+        for arrived in self.arrived.iter().filter(|arrived| arrived.shown >= start) {
+            let request = arrived.request.as_deref().and_then(|id| by_id.get(id));
+            let Some((completed, polled)) = request.and_then(|it| it.completed.zip(it.polled))
+            else {
+                seen.failed += 1;
+                continue;
+            };
+            let beside = (arrived.shown - arrived.pushed).saturating_sub(options.generation);
+            let polling = polled.saturating_duration_since(completed);
+            seen.beside.push(beside.as_secs_f64());
+            seen.delivery.push(
+                arrived
+                    .shown
+                    .saturating_duration_since(completed)
+                    .as_secs_f64(),
+            );
+            seen.waiting
+                .push(beside.saturating_sub(own + polling).as_secs_f64());
+            seen.polling.push(polling.as_secs_f64());
+        }
+        seen
+    }
+}
+
+/// What it means.
+fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f64) -> Step {
+    let secs = |span: Duration| span.as_secs_f64();
+    let rate = seen.beside.len() as f64 / secs(took);
+    let generation = secs(options.generation);
+    // A thread's time a job, at fal and at Telegram.
+    let at_fal = secs(options.submit_latency) + (polls + 1.0) * secs(options.latency);
+    let sending = secs(options.send_latency);
+    // Where jobs stand in line this is no longer the time to the next poll alone.
+    let polling = percentiles(&mut seen.polling).p50.min(generation / 8.0);
+    let one = generation + secs(options.submit_latency) + 2.0 * secs(options.latency) + sending;
+    let wanted = users as f64 / (one + polling);
+    let busy = [at_fal / AT_FAL, sending / SENDING, at_fal + sending];
+    let busy = busy.into_iter().fold(0.0, f64::max);
+    let threads_needed = (wanted * busy / USABLE).ceil().max(1.0) as u64;
+    let waiting = percentiles(&mut seen.waiting);
+    let verdict = if seen.failed > 0 {
+        Verdict::Broken
+    } else if rate < 0.85 * wanted {
+        Verdict::TooMany
+    } else if waiting.p99 > (generation / 10.0).max(1.0) {
+        Verdict::Slow
+    } else {
+        Verdict::Holds
+    };
+    Step {
+        users,
+        rate,
+        wanted,
+        beside: percentiles(&mut seen.beside),
+        delivery: percentiles(&mut seen.delivery),
+        waiting,
+        polls,
+        cpu: 0.0,
+        peak_mib: 0.0,
+        at_fal: 0,
+        failed: seen.failed,
+        threads_needed,
+        verdict,
+    }
+}
+
+impl Step {
+    fn with(self, at_fal: u64, cpu: f64, used: &Usage) -> Step {
+        let peak_mib = used.peak_kib as f64 / 1024.0;
+        Step {
+            at_fal,
+            cpu,
+            peak_mib,
+            ..self
+        }
+    }
+}
+
+fn percentiles(values: &mut [f64]) -> Percentiles {
+    values.sort_by(f64::total_cmp);
+    let at = |part: f64| {
+        let place = (values.len().saturating_sub(1) as f64 * part).round() as usize;
+        values.get(place).copied().unwrap_or(0.0)
+    };
+    Percentiles {
+        p50: at(0.5),
+        p99: at(0.99),
+    }
+}
+
+fn print(options: &Options, steps: &[Step]) {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "users",
+        "jobs/s",
+        "at fal",
+        "wait p50",
+        "p99",
+        "delivery p50",
+        "p99",
+        "CPU",
+        "memory",
+        "threads needed",
+        "verdict",
+    ]);
+    for column in table.column_iter_mut().take(10) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for step in steps {
+        let secs = |value: f64| format!("{value:.1} s");
+        table.add_row([
+            step.users.to_string(),
+            format!("{:.1}", step.rate),
+            step.at_fal.to_string(),
+            secs(step.beside.p50),
+            secs(step.beside.p99),
+            secs(step.delivery.p50),
+            secs(step.delivery.p99),
+            format!("{:.1} %", step.cpu * 100.0),
+            format!("{:.1} MiB", step.peak_mib),
+            step.threads_needed.to_string(),
+            step.verdict.word().to_owned(),
+        ]);
+    }
+    println!("{table}");
+    let ms = |span: Duration| span.as_millis();
+    println!(
+        "{} threads; each user keeps one job going; a generation takes {} s, a submit {} ms, a send {} ms, other calls {} ms.",
+        options.threads,
+        options.generation.as_secs_f64(),
+        ms(options.submit_latency),
+        ms(options.send_latency),
+        ms(options.latency)
+    );
+    println!(
+        "wait: LPUSH to picture, less the generation. delivery: fal's COMPLETED to picture; most of it is the time to \
+         the next poll. CPU: of one core, the worker alone. holds: nobody waits for a thread; slow: one in a hundred \
+         does for over a second (or a tenth of the generation); too many: jobs come faster than they go."
+    );
+    println!(
+        "Telegram itself takes 30 messages a second from a bot: {:.0} users of such jobs.",
+        30.0 * options.generation.as_secs_f64()
+    );
+}
+
+fn to_json(step: &Step, options: &Options) -> Value {
+    let round = |value: f64| (value * 1000.0).round() / 1000.0;
+    let both = |it: Percentiles| json!({"p50": round(it.p50), "p99": round(it.p99)});
+    let mut out = BTreeMap::new();
+    for (name, value) in [
+        ("users", json!(step.users)),
+        ("threads", json!(options.threads)),
+        ("jobs_per_s", json!(round(step.rate))),
+        ("wanted_per_s", json!(round(step.wanted))),
+        ("at_fal", json!(step.at_fal)),
+        ("wait_s", both(step.beside)),
+        ("delivery_s", both(step.delivery)),
+        ("waiting_for_a_thread_s", both(step.waiting)),
+        ("polls_per_job", json!(round(step.polls))),
+        ("cpu_cores", json!(round(step.cpu))),
+        ("peak_mib", json!(round(step.peak_mib))),
+        ("failed", json!(step.failed)),
+        ("threads_needed", json!(step.threads_needed)),
+        ("verdict", json!(step.verdict.word())),
+    ] {
+        out.insert(name, value);
+    }
+    json!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            users: vec![100],
+            generation: Duration::from_secs(10),
+            latency: Duration::from_millis(80),
+            submit_latency: Duration::from_millis(250),
+            send_latency: Duration::from_millis(800),
+            threads: 32,
+            json: false,
+        }
+    }
+
+    fn seen(jobs: usize, waiting: f64) -> Seen {
+        Seen {
+            beside: vec![2.0; jobs],
+            delivery: vec![1.5; jobs],
+            waiting: vec![waiting; jobs],
+            polling: vec![0.3; jobs],
+            failed: 0,
+        }
+    }
+
+    #[test]
+    fn a_step_holds_only_if_the_pictures_come_as_fast_as_the_users_and_without_waiting() {
+        let took = Duration::from_secs(20);
+        let verdict = |seen| judge(&options(), 100, took, seen, 5.0).verdict;
+        assert_eq!(verdict(seen(170, 0.1)), Verdict::Holds);
+        assert_eq!(verdict(seen(170, 1.5)), Verdict::Slow);
+        assert_eq!(verdict(seen(120, 0.1)), Verdict::TooMany);
+        let failed = Seen {
+            failed: 1,
+            ..seen(170, 0.1)
+        };
+        assert_eq!(verdict(failed), Verdict::Broken);
+        assert_eq!(verdict(Seen::default()), Verdict::TooMany);
+    }
+
+    #[test]
+    fn a_step_that_is_too_much_needs_as_many_threads_a_user_as_the_largest_that_holds() {
+        let took = Duration::from_secs(20);
+        let mut steps = vec![
+            judge(&options(), 100, took, seen(170, 0.1), 5.0),
+            judge(&options(), 1000, took, seen(200, 9.0), 1.0),
+        ];
+        let (held, own) = (steps[0].threads_needed, steps[1].threads_needed);
+        extrapolate(&mut steps);
+        assert_eq!(steps[0].threads_needed, held);
+        assert_eq!(steps[1].threads_needed, own.max(held * 10));
+    }
+
+    #[test]
+    fn the_threads_needed_are_the_time_in_calls_within_the_bulkheads() {
+        let took = Duration::from_secs(20);
+        let step = judge(&options(), 100, took, seen(170, 0.1), 5.0);
+        // 100 users, each every 10 + 0.25 + 2 * 0.08 + 0.8 + 0.3 s: 8.69 jobs a second, of 0.73 s at fal and
+        // 0.8 s of sending, for which half of the threads may be used, and those not all of the time.
+        assert_eq!(step.threads_needed, (8.69_f64 * 1.6 / USABLE).ceil() as u64);
+    }
+}

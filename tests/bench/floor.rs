@@ -1,0 +1,162 @@
+//! The floor: what a job costs at least where each step is one blocking call. N threads, each in a loop:
+//! submit, one status, result, sendPhoto by URL, and six small commands to Redis; no record, no claim, no
+//! retry, no log. With ureq and redis as anybody would use them, a caching resolver (ureq's own starts a
+//! thread and a look-up for each request with a time limit), one shared agent and a connection to Redis a
+//! thread. It runs as a process of its own, so that the kernel counts its time as it counts the worker's.
+
+use fal_worker::sandbox::Sandbox;
+use fal_worker::sandbox::child::Usage;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::ToSocketAddrs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use ureq::Agent;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+/// The word by which the bench starts itself as the floor.
+pub const WORD: &str = "the-floor";
+/// Commands to Redis a job.
+const COMMANDS: u32 = 6;
+
+/// What a run of it took.
+pub struct Run {
+    pub cpu: Duration,
+    pub took: Duration,
+    pub peak_kib: u64,
+}
+
+/// Runs it as a child: so many jobs on so many threads.
+pub fn run(sandbox: &Sandbox, jobs: u64, threads: usize) -> Run {
+    let mut child = Command::new(std::env::current_exe().expect("our own path"))
+        .args([WORD, &jobs.to_string(), &threads.to_string()])
+        .args([sandbox.fal.queue_url(), sandbox.fal.key()])
+        .args([sandbox.telegram.url(), sandbox.telegram.token()])
+        .arg(sandbox.redis.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the floor");
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("its output"));
+    out.read_line(&mut line).expect("its time");
+    let used = Usage::of(child.id()).expect("/proc");
+    drop(child.stdin.take()); // it may go
+    assert!(child.wait().expect("its end").success());
+    Run {
+        cpu: used.cpu,
+        took: Duration::from_secs_f64(line.trim().parse().expect("seconds")),
+        peak_kib: used.peak_kib,
+    }
+}
+
+/// The child's side.
+pub fn child(args: &[String]) {
+    let [jobs, threads, queue, key, telegram, token, redis] = args else {
+        panic!("the floor's arguments");
+    };
+    let (jobs, threads): (u64, usize) = (jobs.parse().unwrap(), threads.parse().unwrap());
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(30)))
+        .max_idle_connections(threads * 2)
+        .max_idle_connections_per_host(threads)
+        .build();
+    let agent = Agent::with_parts(config, DefaultConnector::default(), Caching::default());
+    let job = Job {
+        agent,
+        submit: format!("{queue}/fal-ai/flux/dev"),
+        auth: format!("Key {key}"),
+        send: format!("{telegram}/bot{token}/sendPhoto"),
+    };
+    let client = redis::Client::open(redis.as_str()).unwrap();
+    let next = AtomicU64::new(0);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut con = client.get_connection().unwrap();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= jobs {
+                        return;
+                    }
+                    job.run(number, &mut con);
+                }
+            });
+        }
+    });
+    println!("{}", began.elapsed().as_secs_f64());
+    let _ = std::io::stdin().read(&mut [0]); // until our time has been read
+}
+
+struct Job {
+    agent: Agent,
+    submit: String,
+    auth: String,
+    send: String,
+}
+
+impl Job {
+    fn run(&self, number: u64, con: &mut redis::Connection) {
+        for part in 0..COMMANDS {
+            redis::cmd("SET")
+                .arg(format!("floor:{number}:{part}"))
+                .arg("a value as long as what one step of a job would write down")
+                .exec(con)
+                .unwrap();
+        }
+        let input = format!(r#"{{"prompt":"prompt {number}.","image_size":"square_hd"}}"#);
+        let answer = self.post(&self.submit, &input);
+        let url = |name: &str| answer[name].as_str().unwrap().to_owned();
+        let status = self.get(&url("status_url"));
+        assert_eq!(status["status"], "COMPLETED", "{status}");
+        let result = self.get(&url("response_url"));
+        let photo = &result["images"][0]["url"];
+        let chat = 1000 + number;
+        let sent = json!({"chat_id": chat, "photo": photo, "allow_sending_without_reply": true});
+        let sent = self.post(&self.send, &sent.to_string());
+        assert_eq!(sent["ok"], true, "{sent}");
+    }
+
+    fn post(&self, url: &str, body: &str) -> Value {
+        let request = self.agent.post(url).header("authorization", &self.auth);
+        let mut answer = request.content_type("application/json").send(body).unwrap();
+        serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap()
+    }
+
+    fn get(&self, url: &str) -> Value {
+        let request = self.agent.get(url).header("authorization", &self.auth);
+        let mut answer = request.call().unwrap();
+        serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap()
+    }
+}
+
+/// Each name is looked up once.
+#[derive(Clone, Debug, Default)]
+struct Caching(Arc<Mutex<HashMap<String, ResolvedSocketAddrs>>>);
+
+impl Resolver for Caching {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let name = uri.authority().map_or("", |authority| authority.as_str());
+        let mut known = self.0.lock().unwrap();
+        if let Some(addrs) = known.get(name) {
+            return Ok(addrs.clone());
+        }
+        let mut addrs = self.empty();
+        for addr in name.to_socket_addrs()?.take(16) {
+            addrs.push(addr);
+        }
+        known.insert(name.to_owned(), addrs.clone());
+        Ok(addrs)
+    }
+}

@@ -183,6 +183,8 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
             &options.threads.to_string(),
         ])
         .flags(["--max-in-flight", &(users * 2).max(2000).to_string()])
+        // It is this machine that is asked, not what Telegram grants a bot.
+        .flags(["--telegram-rate", "off", "--progress", "off"])
         .state(&state)
         .start()
         .map_err(|error| format!("the worker could not be started: {error}"))?;

@@ -89,7 +89,7 @@ impl Bench {
 
     fn command(&self, program: &Path, threads: u64, flags: &[&str]) -> WorkerCommand {
         let off: &[&str] = if knows("--telegram-rate") {
-            &["--telegram-rate", "off"]
+            &["--telegram-rate", "off", "--progress", "off"]
         } else {
             &[]
         };

@@ -3,11 +3,14 @@
 //! the test says so and passes.
 
 use crate::support::{SOON, World, eventually, job};
-use serde_json::Value;
+use fal_worker::http::{Http, HttpSettings};
+use fal_worker::telegram::{Call, Method, Telegram, Upload};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 
 const PACKAGE: &str = "lo-bot-api-emulator==0.3.6";
 
@@ -92,6 +95,11 @@ impl Emulator {
 
 /// The program in a virtual environment that is kept between runs.
 fn installed() -> Result<PathBuf, String> {
+    static DONE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    DONE.get_or_init(install).clone()
+}
+
+fn install() -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator-venv");
     let (program, whole) = (folder.join("bin/lo-bot-api-emulator"), folder.join("whole"));
     if whole.exists() && program.exists() {
@@ -123,24 +131,79 @@ fn installed() -> Result<PathBuf, String> {
     Ok(program)
 }
 
-#[test]
-fn a_foreign_implementation_takes_what_the_worker_sends() {
-    let mut world = World::new();
-    let emulator = match Emulator::start(world.folder.path()) {
-        Ok(emulator) => emulator,
-        Err(why) => {
-            // Past the capture of what a passing test prints.
+/// `None`: it cannot be had here, which is said past the capture of what a passing test prints.
+fn emulator(folder: &Path) -> Option<Emulator> {
+    let started = Emulator::start(folder);
+    started
+        .map_err(|why| {
             let _ = writeln!(
                 std::io::stderr(),
                 "skipped: {PACKAGE} cannot be had here: {why}"
             );
-            return;
+        })
+        .ok()
+}
+
+/// Documents go with an argument that it does not model, and an album needs several files: our client
+/// alone, with the calls made here.
+#[test]
+fn a_foreign_implementation_takes_a_document_and_an_album_of_our_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(emulator) = emulator(folder.path()) else {
+        return;
+    };
+    let http = Http::new(HttpSettings {
+        threads: 1,
+        plain_http: Vec::new(),
+    });
+    let token = format!("123456:{}", "A".repeat(35));
+    let telegram = Telegram::new(http, emulator.url.clone(), token);
+    let call = |method, args: Value, part| Call {
+        method,
+        args: args.as_object().unwrap().clone(),
+        file_part: Some(part),
+        by_url: false,
+    };
+    let mut bytes: [&[u8]; 2] = [b"%PDF-1.4 one", b"%PDF-1.4 two"];
+    let [one, two] = &mut bytes;
+    fn file<'a>(reader: &'a mut &[u8], file_name: &'a str) -> Upload<'a> {
+        Upload {
+            len: reader.len() as u64,
+            reader,
+            file_name,
+            content_type: "application/pdf",
         }
+    }
+    let args = json!({"chat_id": 7, "document": "attach://f0", "caption": "a"});
+    let sent = telegram.perform(
+        &call(Method::SendDocument, args, "f0"),
+        Some(file(&mut &one[..], "a.pdf")),
+    );
+    assert_eq!(sent.unwrap().file_ids.len(), 1);
+    let media = json!([
+        {"type": "document", "media": "attach://f0", "caption": "both"},
+        {"type": "document", "media": "attach://f1"},
+    ]);
+    let args = json!({"chat_id": 7, "media": media});
+    let album = call(Method::SendMediaGroup, args, "f0");
+    let sent = telegram
+        .perform_with(&album, vec![file(one, "a.pdf"), file(two, "b.pdf")])
+        .unwrap();
+    assert_eq!((sent.message_ids.len(), sent.file_ids.len()), (2, 2));
+    let requests = eventually(SOON, || emulator.requests(), |all| all.len() >= 2);
+    let methods: Vec<&str> = requests.iter().map(|one| one.method.as_str()).collect();
+    assert_eq!(methods, ["sendDocument", "sendMediaGroup"]);
+}
+
+#[test]
+fn a_foreign_implementation_takes_what_the_worker_sends() {
+    let mut world = World::new();
+    let Some(emulator) = emulator(world.folder.path()) else {
+        return;
     };
     world.telegram_url = Some(emulator.url.clone());
     let _daemon = world.daemon(&["--threads", "4", "--delivery", "upload"]);
-    let keyboard =
-        serde_json::json!({"inline_keyboard": [[{"text": "Again", "callback_data": "again"}]]});
+    let keyboard = json!({"inline_keyboard": [[{"text": "Again", "callback_data": "again"}]]});
     let entries = [
         job("text").model("fal-ai/any-llm").chat(7).json(),
         job("photo")

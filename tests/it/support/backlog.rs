@@ -311,7 +311,14 @@ impl Probe {
 fn start_daemon(sandbox: &Sandbox, con: &mut Connection, threads: u32) -> WorkerChild {
     let daemon = WorkerCommand::new(Path::new(env!("CARGO_BIN_EXE_fal-worker")), sandbox)
         .flags(["--name", "load", "--threads", &threads.to_string()])
-        .flags(["--poll-min", "50ms"])
+        .flags([
+            "--poll-min",
+            "50ms",
+            "--telegram-rate",
+            "off",
+            "--progress",
+            "off",
+        ])
         .state(&sandbox.redis.folder().join("state"))
         .variable("RUST_LOG", "warn")
         .start()

@@ -68,7 +68,9 @@ impl Session {
                 answer => answer,
             }
         };
-        let (word, _, _): (String, String, i64) = read(answer?)?;
+        // The word comes first; what follows it is of no use to anybody any more.
+        let said: Vec<Value> = read(answer?)?;
+        let word: String = read(said.into_iter().next().unwrap_or(Value::Nil))?;
         Ok(match (word.as_str(), paid) {
             ("gone", paid) => Replayed::Gone(paid),
             ("cancel" | "other", Some(paid)) => Replayed::Cancel(paid),

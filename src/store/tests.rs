@@ -1118,6 +1118,21 @@ fn writes_of_a_dead_process_are_made_again_and_change_nothing_twice() {
         assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
         assert_eq!(bench.events_of("a"), ["queued", "started", "submitted"]);
     }
+    // What follows the word in an answer differs from script to script.
+    let saved = completed(&mut flights[0]);
+    let (script, bytes) = packed(&mut flights[0], &saved);
+    assert_eq!(script, "save");
+    for _ in 0..2 {
+        assert_eq!(two.session.replay(script, &bytes), Ok(Replayed::Settled));
+        assert_eq!(bench.field("a", "phase").as_deref(), Some("delivering"));
+    }
+    let ended = ending(&mut flights[0], EndState::Done);
+    let (script, bytes) = packed(&mut flights[0], &ended);
+    assert_eq!(script, "end");
+    for _ in 0..2 {
+        assert_eq!(two.session.replay(script, &bytes), Ok(Replayed::Settled));
+        assert_eq!(bench.state("a"), "done");
+    }
     // Even after somebody else has begun anew: then it is to be cancelled.
     let submitted = accepted(&mut flights[1], "r2");
     let (script, bytes) = packed(&mut flights[1], &submitted);

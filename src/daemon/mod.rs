@@ -130,6 +130,8 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     ]);
 
     let reason = signals.recv().unwrap_or("signals are gone");
+    // First of all: what comes after the word that it stops is another daemon's.
+    engine.scheduler.set_stage(Stage::Quiet);
     engine.signs.note(|life, _| life.stopping());
     notify(&[sd_notify::NotifyState::Stopping]);
     report::stopping(reason, engine.scheduler.in_flight());
@@ -457,7 +459,6 @@ impl Crew {
         let scheduler = &engine.scheduler;
         // Quiet: nothing new. The puller and intake are woken again and again, since an UNBLOCK that
         // comes before they block is lost.
-        scheduler.set_stage(Stage::Quiet);
         tools.signs.close();
         self.intake_ends.store(true, Ordering::Release);
         let quiet_by = hard_stop.min(began + Duration::from_secs(7));

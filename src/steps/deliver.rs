@@ -16,7 +16,7 @@ use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
-use crate::telegram::{Telegram, Upload};
+use crate::telegram::{Call, Telegram, Upload};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,11 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
     match go_on(worker, flight, telegram, &parcel) {
+        // Telegram may want more silence than there is time.
+        Step::Go(Next::In(wait)) => {
+            let left = (worker.tools.delivery_timeout).saturating_sub(since(completed, now));
+            Next::In(wait.min(left + Duration::from_millis(50)))
+        }
         Step::Go(next) => next,
         Step::Finished(progress) => {
             let receipt = receipt(progress, file_urls(&items));
@@ -244,6 +249,9 @@ fn act(
             if let Err(wait) = worker.turn(flight, &call) {
                 return Outcome::Again(wait);
             }
+            if let Err(wait) = still_may_act(worker, flight, &call) {
+                return Outcome::Again(wait);
+            }
             worker.about_to_act(flight);
             let sent = telegram.perform(&call, None);
             worker.note(flight, &call, &sent);
@@ -305,14 +313,10 @@ fn upload(
     if let Some(wait) = worker.tools.signs.end_before_upload(flight) {
         return Outcome::Again(wait);
     }
-    if let Err(next) = worker.may_act(flight) {
-        // The download took its time: the lease is looked at again before anything goes out.
-        let Next::In(wait) = next else {
-            return Outcome::Again(super::REDIS_AWAY);
-        };
+    if let Err(wait) = worker.still_its_turn(flight, call) {
         return Outcome::Again(wait);
     }
-    if let Err(wait) = worker.still_its_turn(flight, call) {
+    if let Err(wait) = still_may_act(worker, flight, call) {
         return Outcome::Again(wait);
     }
     let uploads = here
@@ -331,6 +335,18 @@ fn upload(
     worker.note(flight, call, &sent);
     let after = plan::after(parcel, progress, sent, fastrand::f64());
     Outcome::After(Box::new(after))
+}
+
+/// The turn, asked of Redis, and a download take their time: the lease is looked at again right before a
+/// call goes out. Where it may not, its turn stays with the job.
+fn still_may_act(worker: &Worker, flight: &mut Flight, call: &Call) -> Result<(), Duration> {
+    worker.may_act(flight).map_err(|next| {
+        worker.keep_turn(flight, call);
+        match next {
+            Next::In(wait) => wait,
+            _ => super::REDIS_AWAY,
+        }
+    })
 }
 
 /// The whole download of so many bytes at its slowest.

@@ -16,8 +16,9 @@ use crate::job::spec::{ChatId, SendAs, Target};
 use crate::job::state::Next;
 use crate::job::words::Shown;
 use crate::report;
+use crate::store::rate::Silence;
 use crate::telegram::refusal::Refusal;
-use crate::telegram::{Call, Method, Telegram};
+use crate::telegram::{Call, Method};
 use serde_json::{Map, Value};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -351,37 +352,44 @@ impl Signs {
 
     /// Shows it.
     pub(crate) fn perform(&self, worker: &Worker, sign: &Sign) {
-        let (began, tools) = (Instant::now(), &worker.tools);
-        let telegram_is_away = tools.gate.is_open(Service::Telegram { slow: false });
-        let outcome = if sign.epoch != tools.store.identity().epoch {
-            Outcome::Never
-        } else if telegram_is_away || !may_act(tools) {
-            Outcome::NotNow
-        } else if let Some(wait) = worker.sign_must_wait(&sign.call) {
-            Outcome::Silence(wait)
-        } else {
-            let limit = match sign.shows {
-                None => ACTION_LIMIT,
-                Some(_) => EDIT_LIMIT,
-            };
-            let call = |telegram: &Telegram| {
-                let answer = telegram.perform_within(&sign.call, limit);
-                if let Err(refusal) = &answer {
-                    worker.heard(&sign.call, refusal);
-                }
-                answer
-            };
-            match catch_unwind(AssertUnwindSafe(|| tools.telegram.as_ref().map(call))) {
-                Ok(Some(answer)) => Outcome::of(answer.map(|_| ())),
-                Ok(None) => Outcome::Never,
-                Err(_) => Outcome::Unknown, // the hook has logged it
-            }
-        };
+        let began = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| send(worker, sign)));
+        let outcome = outcome.unwrap_or(Outcome::Unknown); // the hook has logged the panic
         let mut inner = self.lock();
         inner.settle(sign, outcome, began, Instant::now());
         drop(inner);
         self.over.notify_all();
     }
+}
+
+/// Sends it, if it may go out now.
+fn send(worker: &Worker, sign: &Sign) -> Outcome {
+    let tools = &worker.tools;
+    let Some(telegram) = &tools.telegram else {
+        return Outcome::Never;
+    };
+    if tools.gate.is_open(Service::Telegram { slow: false }) {
+        return Outcome::NotNow;
+    }
+    if let Some(turn) = worker.sign_must_wait(&sign.call) {
+        return Outcome::Later(turn.wait, turn.silence);
+    }
+    // Only now, since that question takes its time.
+    if sign.epoch != tools.store.identity().epoch {
+        return Outcome::Never;
+    }
+    if !may_act(tools) {
+        return Outcome::NotNow;
+    }
+    let limit = match sign.shows {
+        None => ACTION_LIMIT,
+        Some(_) => EDIT_LIMIT,
+    };
+    let answer = telegram.perform_within(&sign.call, limit);
+    if let Err(refusal) = &answer {
+        worker.heard(&sign.call, refusal);
+    }
+    Outcome::of(answer.map(|_| ()))
 }
 
 /// As for everything that goes out: nobody can have taken our jobs.
@@ -405,6 +413,8 @@ enum Outcome {
     NotNow,
     /// It was not; Telegram wants silence.
     Silence(Duration),
+    /// It was not: what others send, or silence that Telegram asked them for, leaves no room yet.
+    Later(Duration, Silence),
     /// The chat takes nothing.
     Gone,
     /// This job's never will.
@@ -545,6 +555,13 @@ impl Inner {
                 self.silence(&sign.chat, now + wait);
                 self.silence_all(now + wait.min(PAUSE));
             }
+            Outcome::Later(wait, Silence::Chat) => self.silence(&sign.chat, now + wait),
+            Outcome::Later(wait, Silence::Bot) => self.silence_all(now + wait.min(PAUSE)),
+            // The bot's places come back with every span; a chat's own bucket is nothing to other chats.
+            Outcome::Later(wait, Silence::None) => match sign.shows {
+                Some(_) => self.silence(&sign.chat, now + wait),
+                None => self.silence_all(now + wait.min(PAUSE)),
+            },
             // Whoever remembers chats that cannot be reached learns of it here.
             Outcome::Gone => self.silence(&sign.chat, now + GONE),
         }
@@ -568,7 +585,7 @@ impl Inner {
             (Form::Action { .. }, _) => Some(began + ACTION_EVERY),
             (Form::Status(status), Outcome::Unknown) => {
                 status.closed = true;
-                status.certain_at = Some(began + EDIT_LIMIT);
+                status.certain_at = status.certain_at.max(Some(began + EDIT_LIMIT));
                 None
             }
             (Form::Status(status), Outcome::Shown) => {
@@ -578,10 +595,11 @@ impl Inner {
             }
             (Form::Status(status), Outcome::Silence(wait)) => {
                 // The result too: asking earlier makes it longer.
-                status.certain_at = Some(now + wait);
+                status.certain_at = status.certain_at.max(Some(now + wait));
                 Some(now + PAUSE)
             }
-            (Form::Status(_), Outcome::NotNow) => Some(now + PAUSE),
+            // Of `Later` the result waits for nothing: it asks for its own turn.
+            (Form::Status(_), Outcome::NotNow | Outcome::Later(..)) => Some(now + PAUSE),
         };
         let closed = matches!(&watched.form, Form::Status(status) if status.closed);
         if let Some(due) = again.filter(|_| !closed) {

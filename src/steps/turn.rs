@@ -59,8 +59,13 @@ impl Worker {
 
     /// The same once more for a call whose turn had come before something that took its time.
     pub(super) fn still_its_turn(&self, flight: &mut Flight, call: &Call) -> Result<(), Duration> {
-        flight.turn = Some(self.later(call.chat(), call.messages(), Duration::ZERO));
+        self.keep_turn(flight, call);
         self.turn(flight, call)
+    }
+
+    /// The turn of this call has come, and nothing has gone out.
+    pub(super) fn keep_turn(&self, flight: &mut Flight, call: &Call) {
+        flight.turn = Some(self.later(call.chat(), call.messages(), Duration::ZERO));
     }
 
     /// How long the turn that the job has is away.
@@ -79,9 +84,9 @@ impl Worker {
         }
     }
 
-    /// Whether a sign of life has to wait, and how long: it takes only what nobody else wants now, and is
-    /// dropped rather than kept waiting.
-    pub(super) fn sign_must_wait(&self, call: &Call) -> Option<Duration> {
+    /// Whether a sign of life has to wait, and how long, for whose sake: it takes only what nobody else wants
+    /// now, and is dropped rather than kept waiting.
+    pub(super) fn sign_must_wait(&self, call: &Call) -> Option<store::rate::Turn> {
         if self.tools.telegram_rate.is_none() && !self.tools.store.may_be_silence() {
             return None;
         }
@@ -89,11 +94,8 @@ impl Worker {
             Method::SendChatAction => Verb::Act,
             _ => Verb::Try,
         };
-        let asked = self.ask(&call.chat(), 1, verb);
-        asked
-            .ok()
-            .map(|turn| turn.wait)
-            .filter(|wait| !wait.is_zero())
+        let turn = self.ask(&call.chat(), 1, verb).ok()?;
+        (!turn.wait.is_zero()).then_some(turn)
     }
 
     /// Notes whether Telegram is there, what its answer means for others, and at debug what it refused.

@@ -4,6 +4,8 @@
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
+use fal_worker::sandbox::media;
+use fal_worker::sandbox::telegram::Kind;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::{Child, Output, Stdio};
@@ -406,5 +408,59 @@ fn each_answer_of_fal_to_a_cancel_comes_to_an_end() {
         assert_eq!(submits_of(&world, name), 1, "{name}");
         end_of(&mut world, name);
     }
+    world.assert_clean();
+}
+
+#[test]
+fn a_cancel_while_its_files_are_on_their_way_to_fal_pays_nothing() {
+    let (mut world, _daemon) = World::running();
+    let file = media::png(8, 8, Some(1));
+    let file = (world.sandbox.telegram).user_file(Kind::Photo, "file_1.jpg", file);
+    let uploads = world.sandbox.fal.hold("fal.put");
+    let files = json!({"image_url": file});
+    world.push(job("a").chat(CHAT).with("input_files", files).json());
+    assert!(uploads.wait_arrived(1, SOON));
+    let command = start(&world, &["a"]);
+    wait_asked(&mut world, "a");
+    // Its owner learns of it with a beat.
+    let unheeded = |world: &mut World| world.redis::<Vec<String>>(&["KEYS", "fal:cancels:*"]);
+    eventually(SOON, || unheeded(&mut world), |keys| keys.is_empty());
+    uploads.release();
+    let (text, code) = said(command);
+    assert_eq!(code, 0, "{text}");
+    was_cancelled(&mut world, "a", "no");
+    assert_eq!(submits_of(&world, "a"), 0);
+    assert_eq!(texts(&world, CHAT), [TOLD]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_cancel_in_a_users_line_leaves_the_line_in_order() {
+    let mut world = World::new();
+    let _daemon = world.daemon(&["--threads", "4", "--user-concurrency", "1"]);
+    world.sandbox.fal.model("fal-ai/never", never(true));
+    let of_one = |id: &str| job(id).chat(CHAT).with("user_id", "u1");
+    world.push(of_one("a").model("fal-ai/never").json());
+    wait_running(&world, "a");
+    world.push_all(&["b", "c", "d"].map(|id| of_one(id).json()));
+    for id in ["b", "c", "d"] {
+        world.wait_state(id, "waiting");
+    }
+    for id in ["b", "d"] {
+        assert_eq!(cancel(&world, &[id]).1, 0, "{id}");
+        was_cancelled(&mut world, id, "no");
+    }
+    assert_eq!(
+        (world.state("c"), submits_of(&world, "c")),
+        ("waiting".into(), 0)
+    );
+    assert_eq!(cancel(&world, &["c", "a"]).1, 0);
+    was_cancelled(&mut world, "c", "no");
+    world.wait_state("a", "cancelled");
+    world.push(of_one("e").json());
+    world.wait_state("e", "done");
+    assert_eq!(submits_of(&world, "b") + submits_of(&world, "c"), 0);
+    let left: Vec<String> = world.redis(&["KEYS", "fal:wait*"]);
+    assert!(left.is_empty(), "{left:?}");
     world.assert_clean();
 }

@@ -512,14 +512,19 @@ fn frozen_beyond_its_lease_an_owner_neither_writes_nor_pays_nor_sends_again() {
         .sandbox
         .telegram
         .hold_matching("tg.sendphoto", "\"chat_id\":8");
-    let jobs = [job("poll").chat(7), job("send").chat(8)];
+    world.sandbox.fal.model("case/poll", Script::default());
+    let polls = world.sandbox.fal.hold_matching("fal.status", "case/poll");
+    let jobs = [job("poll").chat(7).model("case/poll"), job("send").chat(8)];
     let (old, mut new) = two_with_short_leases(&mut world, &jobs);
     let owner = world.record("poll")["worker"].clone();
     assert_eq!(owner, old.instance());
-    // One of its jobs is inside a send, the other anywhere.
+    // One of its jobs is inside a send, the other inside a poll: that it is not paid or sent twice is
+    // nobody's luck.
+    assert!(polls.wait_arrived(1, SOON));
     assert!(sends.wait_arrived(1, SOON));
     old.signal("STOP");
     sends.release();
+    polls.release();
     new.wait_log("took over");
     world.wait_ended(&["poll".into(), "send".into()], SOON);
     let before = world.record("send");
@@ -1156,6 +1161,29 @@ fn frozen_beyond_its_lease_right_before_a_send_an_owner_does_not_send() {
 
     old.signal("CONT");
     // Time enough to send: it takes note that Redis does not answer its beats.
+    old.wait_log("redis lost");
+    tap.stall_beats(false);
+    thaw(&mut world, &old, new);
+    assert_eq!((submits_of(&world, "a"), files_in(&world, 7)), (1, 1));
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn frozen_beyond_its_lease_while_it_asks_for_its_turn_an_owner_does_not_send() {
+    let lease = ["--lease", "3s", "--telegram-rate", "30/1s"];
+    let (mut world, tap, old) = tapped(&lease);
+    tap.hold_at(At::Label("rate"), Side::After);
+    world.push(job("a").chat(7).json());
+    tap.wait_held(SOON);
+    old.signal("STOP");
+    tap.stall_beats(true);
+    tap.release(); // the answer, that it may send now, is there once it goes on
+    let new = world.daemon(&lease);
+    new.wait_log("took over");
+    world.wait_state("a", "done");
+    assert_eq!(files_in(&world, 7), 1);
+
+    old.signal("CONT");
     old.wait_log("redis lost");
     tap.stall_beats(false);
     thaw(&mut world, &old, new);

@@ -228,6 +228,47 @@ fn a_limit_met_by_a_progress_edit_is_obeyed_and_costs_the_result_no_more_than_it
 }
 
 #[test]
+fn within_limits_of_our_own_signs_go_out_and_a_chat_that_is_full_silences_no_other() {
+    let mut world = World::new();
+    slow(&world, "fal-ai/slow", 6_000, false);
+    let rate = ["--telegram-rate", "30/1s"];
+    let _daemon = world.daemon(&[&ON[..], &rate[..]].concat());
+    world.push(job("before").chat(991).json());
+    world.wait_state("before", "done");
+    // As if so many had been sent there that it takes nothing before the results.
+    let key: Vec<String> = world.redis(&["KEYS", "fal:rate:*:chat:991"]);
+    let time: (u64, u64) = world.redis(&["TIME"]);
+    let full = (time.0 * 1000 + 12_000).to_string();
+    let _: u64 = world.redis(&["HSET", &key[0], "full", &full]);
+    let _: u64 = world.redis(&["PEXPIRE", &key[0], "20000"]);
+    let mut ids = Vec::new();
+    for (id, chat, has_status) in [
+        ("full", 991, true),
+        ("full-too", 991, true),
+        ("free", 992, true),
+        ("action", 993, false),
+    ] {
+        let mut one = job(id).model("fal-ai/slow").chat(chat);
+        if has_status {
+            one = one.telegram("status_message_id", status_in(&world, chat));
+        }
+        world.push(one.json());
+        ids.push(id.to_owned());
+    }
+    let states = world.wait_ended(&ids, SOON * 2);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    let edits = asked(&world, 992, "editmessagetext");
+    assert_eq!(edits.len(), 2, "progress, then the result: {edits:#?}");
+    let gap = edits[1].at - edits[0].at;
+    assert!(gap > Duration::from_millis(2_000), "late: {gap:?}");
+    let actions = asked(&world, 993, "sendchataction");
+    assert!(!actions.is_empty());
+    let edits = asked(&world, 991, "editmessagetext");
+    assert_eq!(edits.len(), 2, "nothing but the results: {edits:#?}");
+    world.assert_clean();
+}
+
+#[test]
 fn a_worker_killed_in_a_progress_edit_leaves_no_text_where_its_successor_put_the_result() {
     let mut world = World::new();
     slow(&world, "fal-ai/slow", 3_100, false);

@@ -324,3 +324,17 @@ fn five_sends_in_doubt_are_the_last_and_the_job_ends_as_telegram_paid() {
     assert_eq!(world.sandbox.faults.fired(rule), 5);
     assert_eq!(world.counted("resent_after_unknown"), 4);
 }
+
+#[test]
+fn a_silence_longer_than_the_delivery_may_take_ends_it_in_its_time() {
+    let mut world = World::new();
+    let silence = Rule::always("tg.sendphoto", Fault::telegram_429(3_600));
+    world.sandbox.faults.add(silence);
+    let _daemon = world.daemon(&["--threads", "4", "--delivery-timeout", "3s"]);
+    world.push(job("a").chat(7).json());
+    world.wait_field("a", "phase", "telling");
+    let record = world.record("a");
+    assert_eq!(record["kind"], "telegram", "{record:?}");
+    let error = &record["error"];
+    assert!(error.starts_with("not delivered within"), "{error}");
+}

@@ -80,9 +80,12 @@ end
 local function leave_line(ns, p, user, id)
   local line, turns = ns .. ':waiting:' .. p .. ':' .. user, ns .. ':turns:' .. p
   redis.call('LREM', line, -1, id)
-  if redis.call('EXISTS', line) == 0 and redis.call('HGET', turns, user) == '' then
-    redis.call('HDEL', turns, user)
+  if redis.call('EXISTS', line) == 1 or redis.call('HGET', turns, user) ~= '' then return end
+  redis.call('HDEL', turns, user)
+  for _, other in ipairs(priorities) do
+    if redis.call('HGET', ns .. ':turns:' .. other, user) == '' then return end
   end
+  redis.call('SREM', ns .. ':waiters', user)
 end
 
 -- A user who waited for a slot, and one may be free: in every priority his next one gets a turn. Gives

@@ -3,6 +3,7 @@
 use super::super::view::View;
 use super::super::*;
 use super::bench::*;
+use super::fair::{bring, line, of, set, slots};
 use crate::job::Phase;
 
 impl Bench {
@@ -108,6 +109,76 @@ fn what_waits_unpaid_is_told_of_next_and_stands_nowhere_else_whoever_asks_how_of
     }
     assert_eq!(bench.cancel("nobody"), Cancel::Gone);
     assert_eq!(bench.cancel("stays"), Cancel::Ended);
+}
+
+#[test]
+fn the_last_of_a_users_line_leaves_no_turn_behind_and_the_others_keep_theirs() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "user_concurrency", "1");
+    one.session.apply_limits(9).expect("answers");
+    bring(&bench, &one, "a", 3, "");
+    bench.push(&of("a", "ah", r#""priority":"high""#));
+    let mut first = one.claim_one();
+    one.intake();
+    assert!(one.claim(9).is_empty());
+    assert_eq!(line(&bench, "default", "a"), ["a2", "a3"]);
+    assert_eq!(line(&bench, "high", "a"), ["ah"]);
+    assert_eq!(bench.cancel("a3"), Cancel::Ended);
+    assert_eq!(bench.cancel("a2"), Cancel::Ended);
+    let left = |word: &str| bench.ask::<Vec<String>>(&format!("KEYS {NS}:{word}*"));
+    assert_eq!(left("waiters").len(), 1, "one waits still");
+    assert_eq!(bench.cancel("ah"), Cancel::Ended);
+    for word in ["waiting", "turns", "waiters"] {
+        assert!(left(word).is_empty(), "{word}");
+    }
+    // They are told and ended beside the one that uses his slot, and nothing is to be mended.
+    for mut flight in one.claim(9) {
+        assert_eq!(flight.phase, Phase::Telling);
+        assert_eq!(one.end(&mut flight, EndState::Cancelled), Written::Ok);
+    }
+    assert_eq!(slots(&bench, "a"), ["a1"]);
+    assert!(one.audit_all(&bench, 100).is_empty());
+    bring(&bench, &one, "b", 1, "");
+    bench.push(&of("a", "a4", ""));
+    one.intake();
+    assert_eq!(one.claim(9).len(), 1, "b1 alone");
+    assert_eq!(one.end(&mut first, EndState::Done), Written::Ok);
+    assert_eq!(one.claim_one().id.as_str(), "a4");
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
+fn a_redelivery_to_a_user_at_his_limit_goes_out_and_gives_his_slots_back() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "user_concurrency", "1");
+    one.session.apply_limits(9).expect("answers");
+    bring(&bench, &one, "a", 3, "");
+    let mut flight = one.claim_one();
+    one.submitted(&mut flight, "r");
+    let write = completed(&mut flight);
+    one.write(&mut flight, &write);
+    assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+    bench.ask::<()>(r#"HSET t:job:a1 file_ids ["A"] file_kinds ["0:photo"]"#);
+    let second = one.claim_one();
+    assert_eq!(second.id.as_str(), "a2");
+    assert_eq!(redeliver(&bench, "a1", "again"), Redeliver::Ok);
+    let mut again = one.claim_one();
+    assert_eq!(again.id.as_str(), "again");
+    // Over the limit by one, as all that is paid; nothing new begins before both are over.
+    assert_eq!(slots(&bench, "a"), ["a2", "again"]);
+    assert_eq!(one.session.give_back(&[&again]), Ok(1));
+    assert!(one.audit_all(&bench, 100).is_empty());
+    let flights = one.claim(9);
+    assert_eq!(flights.len(), 1);
+    again = flights.into_iter().next().expect("it again");
+    assert_eq!(one.end(&mut again, EndState::Done), Written::Ok);
+    assert_eq!(slots(&bench, "a"), ["a2"]);
+    assert!(one.claim(9).is_empty());
+    assert_eq!(one.session.give_back(&[&second]), Ok(1));
+    assert_eq!(one.claim_one().id.as_str(), "a2");
+    assert!(one.audit_all(&bench, 100).is_empty());
 }
 
 #[test]

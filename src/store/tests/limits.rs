@@ -414,6 +414,7 @@ struct Walk {
     instances: Vec<Instance>,
     held: Vec<Vec<Flight>>,
     pushed: usize,
+    redelivered: usize,
     requests: usize,
     ended: usize,
     limit: usize,
@@ -458,6 +459,7 @@ impl Walk {
             instances,
             held: vec![Vec::new(), Vec::new(), Vec::new()],
             pushed: 0,
+            redelivered: 0,
             requests: 0,
             ended: 0,
             limit: 0,
@@ -479,7 +481,7 @@ impl Walk {
         if self.rng.u8(..4) == 0 {
             self.instances[who].proxy.lose_an_answer();
         }
-        match self.rng.u8(..100) {
+        match self.rng.u8(..111) {
             0..15 => self.push(who),
             15..40 => self.claim(who),
             40..80 => self.own(who),
@@ -513,6 +515,8 @@ impl Walk {
                 set(&self.bench, "user_concurrency", &self.limit.to_string());
                 apply(&self.instances[who]);
             }
+            97..105 => self.cancel(),
+            105..108 => self.redeliver(),
             _ => {
                 self.note("audit".to_owned());
                 self.instances[who].proxy.pass();
@@ -522,6 +526,26 @@ impl Walk {
                 assert_eq!(self.bench.repairs(), BTreeMap::new(), "{:#?}", self.history);
             }
         }
+    }
+
+    fn some_job(&mut self) -> JobId {
+        let number = self.rng.usize(1..=self.pushed.max(1));
+        JobId::new(&format!("j{number}")).expect("an id")
+    }
+
+    fn cancel(&mut self) {
+        let id = self.some_job();
+        let said = self.bench.view().cancel(&id).expect("answers");
+        self.note(format!("cancel {id}: {said:?}"));
+    }
+
+    fn redeliver(&mut self) {
+        let id = self.some_job();
+        let again = JobId::new(&format!("again-{}", self.redelivered + 1)).expect("an id");
+        let mut view = self.bench.view();
+        let said = view.redeliver(&id, &again, "{}").expect("answers");
+        self.note(format!("redeliver {id} as {again}: {said:?}"));
+        self.redelivered += usize::from(said == Redeliver::Ok);
     }
 
     fn push(&mut self, who: usize) {
@@ -767,11 +791,16 @@ impl Walk {
                     }
                 }
             }
-            if self.ended == self.pushed {
+            if self.ended == self.pushed + self.redelivered {
                 break;
             }
         }
-        assert_eq!(self.ended, self.pushed, "{:#?}", self.history);
+        assert_eq!(
+            self.ended,
+            self.pushed + self.redelivered,
+            "{:#?}",
+            self.history
+        );
         for key in self.bench.dump().keys() {
             let word = key.split(':').nth(1).unwrap_or_default();
             assert!(

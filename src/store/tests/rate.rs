@@ -194,6 +194,111 @@ fn a_daemon_without_limits_hears_of_anothers_silence_with_its_next_write() {
     assert!(two.store.may_be_silence());
 }
 
+// ---- signs of life
+
+#[test]
+fn a_progress_edit_takes_its_chats_time_from_nobody_and_says_when_there_is_room() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    for _ in 0..3 {
+        assert_eq!(one.turn(&to("7"), Verb::Try).wait, Duration::ZERO);
+    }
+    let before = bench.dump();
+    let full = one.turn(&to("7"), Verb::Try);
+    assert!(full.wait > SECOND / 2 && full.wait <= SECOND, "{full:?}");
+    assert_eq!((full.silence, full.began), (Silence::None, false));
+    for _ in 0..9 {
+        one.turn(&to("7"), Verb::Try);
+    }
+    assert_eq!(bench.dump(), before, "who may not go takes no place");
+    // What did go counts for the messages after it, and only in its chat.
+    let wait = one.wait(&to("7"));
+    assert!((0.3..=1.0).contains(&wait), "{wait}");
+    assert_eq!(one.turn(&to("8"), Verb::Try).wait, Duration::ZERO);
+}
+
+#[test]
+fn a_chat_action_counts_for_the_bot_alone() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    for _ in 0..10 {
+        assert_eq!(one.turn(&to("7"), Verb::Act).wait, Duration::ZERO);
+    }
+    let waits: Vec<f64> = (0..3).map(|_| one.wait(&to("7"))).collect();
+    assert_eq!(waits, [0.0; 3]);
+    assert_eq!(one.turn(&to("7"), Verb::Act).wait, Duration::ZERO);
+}
+
+#[test]
+fn signs_leave_half_of_the_bots_places_to_results() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    // One span, so long that this test lies within it.
+    let chat = |number: usize| (number + 100).to_string();
+    let of = |chat: &'static str| Ask {
+        bot: Some((30, 3600 * SECOND)),
+        ..to(chat)
+    };
+    for number in 0..15 {
+        let (verb, chat) = (
+            [Verb::Try, Verb::Act][number % 2],
+            chat(number).leak() as &str,
+        );
+        assert_eq!(one.turn(&of(chat), verb).wait, Duration::ZERO, "{number}");
+    }
+    let before = bench.dump();
+    for verb in [Verb::Try, Verb::Act] {
+        let none = one.turn(&of("9"), verb);
+        assert!(none.wait > Duration::ZERO, "{none:?}");
+        assert_eq!(none.silence, Silence::None);
+    }
+    assert_eq!(bench.dump(), before);
+    let at_once = (0..15).filter(|number| one.wait(&of(chat(200 + number).leak())) == 0.0);
+    assert_eq!(at_once.count(), 15, "the other half");
+}
+
+#[test]
+fn in_silence_no_sign_goes_out_and_says_of_whom_it_is_wanted() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bot(&bench));
+    one.turn(&to("7"), Verb::Hold(20 * SECOND));
+    for verb in [Verb::Try, Verb::Act] {
+        let held = two.turn(&to("7"), verb);
+        assert!(
+            held.wait > 19 * SECOND && held.wait <= 20 * SECOND + SECOND,
+            "{held:?}"
+        );
+        assert_eq!((held.silence, held.began), (Silence::Chat, false));
+        let other = two.turn(&to("8"), verb);
+        assert_eq!((other.wait, other.silence), (Duration::ZERO, Silence::None));
+    }
+    one.turn(&to("8"), Verb::Hold(5 * SECOND));
+    for verb in [Verb::Try, Verb::Act] {
+        let held = two.turn(&to("9"), verb);
+        assert!(held.wait > 18 * SECOND, "{held:?}");
+        assert_eq!(held.silence, Silence::Bot);
+    }
+}
+
+#[test]
+fn without_limits_of_our_own_only_silence_keeps_a_sign_back() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let free = Ask {
+        bot: None,
+        ..to("7")
+    };
+    let before = bench.dump();
+    for verb in [Verb::Try, Verb::Act] {
+        assert_eq!(one.turn(&free, verb).wait, Duration::ZERO);
+    }
+    assert_eq!(bench.dump(), before);
+    one.turn(&free, Verb::Hold(5 * SECOND));
+    for verb in [Verb::Try, Verb::Act] {
+        assert!(one.turn(&free, verb).wait > 4 * SECOND);
+    }
+}
+
 #[test]
 fn bots_share_nothing_and_no_key_holds_a_token_or_stays_for_ever() {
     let bench = Bench::start();

@@ -308,6 +308,17 @@ impl Config {
                 })?,
             ),
             (
+                "fal_concurrency",
+                read.optional("fal-concurrency", |text| match text {
+                    "auto" => Ok(text.to_owned()),
+                    text => {
+                        let most = limit(text, |text| whole(text, 1..=1000))?;
+                        Ok(most.unwrap_or(0).to_string())
+                    }
+                })?,
+            ),
+            ("model_limits", read.model_limits()?),
+            (
                 "fair",
                 read.optional("fair", |text| {
                     one_of(text, &[("on", "on"), ("off", "off")]).map(str::to_owned)
@@ -467,6 +478,35 @@ impl Reader<'_> {
             .map(parse)
             .collect::<Result<_, _>>()
             .map_err(|what| flag.refuse(what))
+    }
+
+    /// `PATTERN=N,PATTERN=N` in the order given; `off` for none.
+    fn model_limits(&self) -> Result<Option<String>, ConfigError> {
+        let all = self.list("model-limit", |text| {
+            if text == "off" {
+                return Ok(None);
+            }
+            let refuse = || {
+                let text = quoted(text);
+                format!("{text} is neither a PATTERN=N such as fal-ai/veo*=2 nor off")
+            };
+            let (pattern, most) = text.split_once('=').ok_or_else(refuse)?;
+            if Pattern::new(pattern).is_none() {
+                return Err(format!("{} is no pattern of models", quoted(pattern)));
+            }
+            Ok(Some(format!("{pattern}={}", whole(most, 1..=1000)?)))
+        })?;
+        if all.is_empty() {
+            return Ok(None);
+        }
+        if all.len() > 1 && all.contains(&None) {
+            return Err(flag("model-limit").refuse("off stands alone"));
+        }
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        Ok(Some(match all.is_empty() {
+            true => "off".to_owned(),
+            false => all.join(","),
+        }))
     }
 
     fn texts(&self, flag: &Flag) -> Result<Vec<String>, ConfigError> {
@@ -681,11 +721,11 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 30] = [
+const OWN_KEYS: [&str; 31] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
-    "turns",
+    "turns", "window",
 ];
 
 fn inbox(text: &str, namespace: &str) -> Result<String, String> {

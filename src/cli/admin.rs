@@ -253,12 +253,16 @@ fn status_json(status: &Status, address: &str) -> Value {
             "until": pause.until.map(|until| until.0),
         })
     });
+    let at_fal: serde_json::Map<String, Value> = (status.at_fal.iter())
+        .map(|(what, (now, most))| (what.clone(), json!({"now": now, "most": most})))
+        .collect();
     json!({
         "redis": {"address": address, "version": status.redis_version, "memory": status.redis_memory},
         "queues": queues,
         "later": status.later,
         "waiting": status.waiting,
         "held": status.held,
+        "at_fal": at_fal,
         "limits": limits,
         "dead": status.dead,
         "running": status.running,
@@ -298,6 +302,13 @@ fn status_text(status: &Status, address: &str) -> String {
         let held = status.held.iter();
         let held: Vec<String> = held.map(|(why, n)| format!("{} {n}", words(why))).collect();
         out += &format!("held back by: {}\n", held.join(", "));
+    }
+    if !status.at_fal.is_empty() {
+        let places = status.at_fal.iter();
+        let places: Vec<String> = places
+            .map(|(what, (now, most))| format!("{what} {now} of {most}"))
+            .collect();
+        out += &format!("at fal: {}\n", places.join(", "));
     }
     for limit in &status.limits {
         let by = limit.by.as_deref().unwrap_or("hand");

@@ -280,6 +280,23 @@ pub static RUN_FLAGS: &[Flag] = &[
          own. off: any number",
     ),
     Flag::new(
+        "fal-concurrency",
+        "FAL_WORKER_FAL_CONCURRENCY",
+        "N",
+        Means("off"),
+        "Requests that the account runs at once: all workers together keep so many at fal and two more, and \
+         the rest waits here, in its order; auto: found out from what fal shows; off: any number",
+    ),
+    Flag::new(
+        "model-limit",
+        "FAL_WORKER_MODEL_LIMITS",
+        "PATTERN=N",
+        WorkedOut("none"),
+        "Requests of the models that match at fal at once, on all workers together, such as fal-ai/veo*=2; \
+         the first one given that matches counts; repeatable, the variable takes commas; off: none",
+    )
+    .repeatable(),
+    Flag::new(
         "fair",
         "FAL_WORKER_FAIR",
         "SWITCH",

@@ -135,6 +135,8 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("max-wait", "no"), ("max-wait", "24"), ("max-wait", "-1h"),
         ("model-timeout", "fal-ai/veo*"), ("model-timeout", "a b=1m"), ("model-timeout", "a*=25h"), ("model-timeout", "a=1m,"),
         ("user-concurrency", "-1"), ("user-concurrency", "all"), ("user-rate", "20"), ("user-rate", "0/1h"),
+        ("fal-concurrency", "-1"), ("fal-concurrency", "AUTO"), ("fal-concurrency", "1001"),
+        ("model-limit", "a"), ("model-limit", "a=0"), ("model-limit", "a b=1"), ("model-limit", "off,a=1"), ("model-limit", ""),
         ("user-rate", "20/0s"), ("user-rate", "20/1"), ("user-rate", "20/1h/2"), ("fair", "no"), ("fair", ""),
         ("low-after", "10"), ("low-after", "never"),
         ("max-attempts", "0"), ("max-attempts", "21"), ("lease", "2s"), ("lease", "11m"), ("lease", "30"),
@@ -168,6 +170,8 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("delivery-timeout", "1h 30m"), ("poll-min", "50ms"), ("poll-max", "250ms"), ("job-timeout", "24h"),
         ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"),
         ("model-timeout", "fal-ai/veo*=30m,fal-ai/kling/*=20m"), ("user-concurrency", "2"), ("user-concurrency", "off"),
+        ("fal-concurrency", "2"), ("fal-concurrency", "auto"), ("fal-concurrency", "off"),
+        ("model-limit", "fal-ai/veo*=2,fal-ai/*=10"), ("model-limit", "off"),
         ("user-rate", "20/1h"), ("user-rate", "0"), ("fair", "off"), ("low-after", "off"), ("low-after", "1h"),
         ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),
@@ -250,7 +254,7 @@ fn a_variable_loses_one_trailing_newline_only() {
 
 #[test]
 fn a_variable_of_ours_that_this_version_does_not_know_is_refused_by_name() {
-    for name in ["FAL_WORKER_MODEL_LIMITS", "FAL_WORKER_THREDS"] {
+    for name in ["FAL_WORKER_MODEL_LIMIT", "FAL_WORKER_THREDS"] {
         assert!(line(set([(name, "1")])).starts_with(&format!("{name}: ")));
         let store = StoreConfig::load(&StoreArgs::default(), &env([(name, "1")]));
         assert!(store.unwrap_err().to_string().starts_with(name));
@@ -631,7 +635,7 @@ fn the_help_names_each_variable_and_default_and_every_default_can_be_read() {
             flag.name
         );
         // One rule for names, so that nobody has to look them up.
-        let several = ["file-host", "model-timeout"];
+        let several = ["file-host", "model-timeout", "model-limit"];
         let plural = if several.contains(&flag.name) {
             "S"
         } else {
@@ -680,7 +684,13 @@ fn the_example_of_the_environment_file_lists_every_variable_with_its_default() {
     let mut all_on = Config::load(&RunArgs::default(), &ours.collect()).unwrap();
     // Of what holds for all workers only what is given is written.
     let names: Vec<&str> = all_on.shared.drain(..).map(|(name, _)| name).collect();
-    let expected = ["user_concurrency", "user_rate", "fair", "low_after"];
+    let expected = [
+        "user_concurrency",
+        "user_rate",
+        "fal_concurrency",
+        "fair",
+        "low_after",
+    ];
     assert_eq!(names, expected);
     assert_eq!(format!("{all_on:?}"), format!("{:?}", set([]).unwrap()));
 }

@@ -7,6 +7,7 @@ use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
 use crate::job::flight::Token;
+use crate::job::window::Window;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
@@ -67,6 +68,8 @@ pub(crate) struct Keeper {
     /// Limits that were given here and hold for all workers.
     shared: Vec<(&'static str, String)>,
     shared_written: bool,
+    /// The submit window as it was last found out.
+    window: Option<Window>,
 }
 
 impl Keeper {
@@ -107,6 +110,7 @@ impl Keeper {
             hung: false,
             shared,
             shared_written: false,
+            window: None,
         }
     }
 
@@ -207,6 +211,7 @@ impl Keeper {
         if beat.limits_changed {
             self.apply_limits()?;
         }
+        self.find_window(beat.finds_window)?;
         self.compare_claims(beat.claims, crashed)?;
         if let Some((instance, at)) = &beat.oldest {
             self.look_after(instance, *at)?;
@@ -285,6 +290,26 @@ impl Keeper {
             if self.session.apply_limits(PROMOTED)? {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Nothing depends on it: with a Redis that refuses the window stays as it is.
+    fn find_window(&mut self, finds: bool) -> Result<(), Fault> {
+        self.tools.finds_window.store(finds, Ordering::Relaxed);
+        if !finds {
+            self.window = None;
+            return Ok(());
+        }
+        let mut at_fal = self.engine.scheduler.at_fal();
+        let desks = self.engine.desks.snapshots();
+        at_fal.extend(desks.iter().filter_map(Snapshot::at_fal));
+        match steps::window::find(&self.session, &at_fal, self.window) {
+            Ok(window) => self.window = window,
+            Err(Fault::Refused(why)) => {
+                report::debug("redis refuses the submit window", &[("why", &why)]);
+            }
+            Err(away) => return Err(away),
         }
         Ok(())
     }

@@ -312,6 +312,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),
+        finds_window: AtomicBool::new(false),
         paces: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),

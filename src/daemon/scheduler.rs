@@ -5,7 +5,8 @@
 //! whoever takes work wakes one more if work is left.
 
 use crate::job::flight::{Flight, Token};
-use crate::job::{JobId, Phase};
+use crate::job::window::Heard;
+use crate::job::{JobId, Phase, UnixMs};
 use crate::steps::Snapshot;
 use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
@@ -471,6 +472,16 @@ impl Scheduler {
             .map(|flight| &flight.token)
             .chain(moved)
             .cloned()
+            .collect()
+    }
+
+    /// What was last heard of each request at fal that is parked here.
+    pub(crate) fn at_fal(&self) -> Vec<(UnixMs, Heard)> {
+        let inner = self.lock();
+        let parked = inner.polls.iter().map(|Reverse(parked)| &parked.flight);
+        let polled = parked.filter(|flight| flight.phase == Phase::Polling);
+        polled
+            .filter_map(|flight| Some((flight.submitted_at?, flight.watch.heard())))
             .collect()
     }
 

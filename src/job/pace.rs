@@ -9,6 +9,7 @@
 //! is looked at ever more rarely. All of it stays within the bounds of the operator.
 
 use super::schedule::{PollBounds, poll_wait};
+use super::window::Heard;
 use super::{UnixMs, answer::Polled};
 use std::collections::HashMap;
 use std::fmt;
@@ -234,6 +235,15 @@ impl Watch {
     /// began with: of a burst whose rhythm changed under it, many would look at the same moment.
     pub(crate) fn asks(&self) -> bool {
         self.phase.is_none()
+    }
+
+    /// What was last heard of it, for the submit window.
+    pub(crate) fn heard(&self) -> Heard {
+        match (self.began, self.queued) {
+            (Some(_), _) => Heard::Runs,
+            (None, Some(_)) => Heard::Queued,
+            (None, None) => Heard::Nothing,
+        }
     }
 
     /// Redis's clock was set.

@@ -19,6 +19,7 @@ pub(crate) mod signs;
 mod snapshot;
 mod submit;
 mod turn;
+pub(crate) mod window;
 
 pub(crate) use cancels::Cancels;
 pub(crate) use lease::Lease;
@@ -45,7 +46,7 @@ use crate::telegram::{Telegram, plan::TransferLimits};
 use gate::{Entry, Gate, Inside, Service};
 use signs::Signs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,8 @@ pub(crate) struct Tools {
     pub(crate) inputs: inputs::Shared,
     /// Jobs owned by this process, for the pace of polling.
     pub(crate) in_flight: AtomicU64,
+    /// The submit window is found out: what runs must be known soon.
+    pub(crate) finds_window: AtomicBool,
     /// How long the generations of each model take.
     pub(crate) paces: Mutex<Paces>,
     /// Jobs ended since the last beat.

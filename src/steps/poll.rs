@@ -45,7 +45,8 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
     }
     worker.guide(flight);
     let in_flight = worker.tools.in_flight.load(Ordering::Relaxed) as usize;
-    let change = state::after_poll(
+    let waits = matches!(answer, Polled::InQueue { .. } | Polled::InProgress);
+    let mut change = state::after_poll(
         flight,
         answer,
         in_flight,
@@ -53,5 +54,8 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
         worker.moment(),
     );
     worker.learn(flight);
+    if waits && flight.cancelling.is_none() {
+        change.next = worker.look_soon(flight, change.next);
+    }
     worker.record(flight, change)
 }

@@ -3,6 +3,7 @@
 use crate::job::failure::Kind;
 use crate::job::flight::{Flight, Token};
 use crate::job::spec::Model;
+use crate::job::window::Heard;
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use crate::store::Remembered;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(crate) struct Snapshot {
     /// It holds what Redis has not taken yet.
     pub(crate) unsaved: bool,
     pub(crate) since: Instant,
+    /// What was last heard of its request.
+    pub(crate) heard: Heard,
 }
 
 /// The part of the record that a new owner needs most.
@@ -66,6 +69,7 @@ impl Snapshot {
                 .map_or(flight.seq, |(seq, _)| seq.saturating_sub(1)),
             epoch: flight.epoch,
             phase: flight.phase,
+            heard: flight.watch.heard(),
             fields: Fields {
                 priority: flight.priority,
                 model: flight.model.clone(),
@@ -103,6 +107,13 @@ impl Snapshot {
             unsaved: !flight.unsaved.is_empty(),
             since: Instant::now(),
         }
+    }
+
+    /// What was heard of its request at fal; `None`: it has none there. While a thread asks, or a direct call
+    /// waits, nobody knows more than what was heard before.
+    pub(crate) fn at_fal(&self) -> Option<(UnixMs, Heard)> {
+        let since = self.fields.submitted_at?;
+        (self.phase == Phase::Polling).then_some((since, self.heard))
     }
 
     /// As the store writes it down again.

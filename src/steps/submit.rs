@@ -102,11 +102,15 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
     });
-    if matches!(answer, Submitted::Accepted(_)) {
+    let accepted = matches!(answer, Submitted::Accepted(_));
+    if accepted {
         worker.watch(flight);
     }
     worker.heed_cancel(flight);
-    let change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
+    let mut change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
+    if accepted {
+        change.next = worker.look_soon(flight, change.next);
+    }
     worker.record(flight, change)
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Keys {
     pub(crate) config: String,
     pub(crate) waiters: String,
     pub(crate) held: String,
+    pub(crate) window: String,
 }
 
 impl Keys {
@@ -49,6 +50,7 @@ impl Keys {
             config: key("config"),
             waiters: key("waiters"),
             held: key("rate:held"),
+            window: key("window"),
             namespace: namespace.to_owned(),
         }
     }
@@ -81,6 +83,17 @@ impl Keys {
     /// Jobs of one user and priority that wait behind his turn.
     pub(crate) fn line(&self, priority: &str, user: &str) -> String {
         format!("{}:waiting:{priority}:{user}", self.namespace)
+    }
+
+    /// Jobs at fal; of a pattern of models those that its limit counts.
+    pub(crate) fn at_fal(&self, pattern: &str) -> String {
+        let tail = if pattern.is_empty() { "" } else { ":" };
+        format!("{}:at_fal{tail}{pattern}", self.namespace)
+    }
+
+    /// The ready list of a priority.
+    pub(crate) fn list(&self, priority: &str) -> String {
+        format!("{}:ready:{priority}", self.namespace)
     }
 
     /// Hash of one instance.

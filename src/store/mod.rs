@@ -19,6 +19,7 @@ mod script;
 mod upkeep;
 mod uploads;
 pub mod view;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -220,6 +221,8 @@ pub(crate) struct Beat {
     pub(crate) waiting: bool,
     /// Limits differ from what was last applied to those who wait.
     pub(crate) limits_changed: bool,
+    /// The submit window is found out from what all see.
+    pub(crate) finds_window: bool,
 }
 
 /// A shared value that was changed.

@@ -283,6 +283,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let store: Option<String> = read(part())?;
     let waiting: u8 = read(part())?;
     let changed: u8 = read(part())?;
+    let auto: u8 = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -294,6 +295,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         store: store.filter(|store| !store.is_empty()),
         waiting: waiting > 0,
         limits_changed: changed > 0,
+        finds_window: auto > 0,
     };
     Ok((Some(beat), now))
 }

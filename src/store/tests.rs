@@ -10,6 +10,7 @@ mod limits;
 mod model;
 mod paces;
 mod rate;
+mod window;
 
 use super::*;
 use crate::job::{Charged, Phase};
@@ -1126,7 +1127,7 @@ fn writes_of_a_dead_process_are_made_again_and_change_nothing_twice() {
         assert_eq!(two.session.replay(script, &bytes), Ok(Replayed::Settled));
         assert_eq!(bench.field("a", "phase").as_deref(), Some("delivering"));
     }
-    let ended = ending(&mut flights[0], EndState::Done);
+    let ended = ending(&flights[0], EndState::Done);
     let (script, bytes) = packed(&mut flights[0], &ended);
     assert_eq!(script, "end");
     for _ in 0..2 {

@@ -5,6 +5,7 @@ use super::keys::Keys;
 use super::link::{ANSWER, CONNECT, Fault, fault};
 use super::read;
 use super::script::Scripts;
+use crate::job::window::{OVERHANG, Window};
 use crate::job::{JobId, UnixMs};
 use redis::{Connection, Value};
 use std::collections::BTreeMap;
@@ -83,8 +84,10 @@ pub struct Status {
     /// Jobs that wait behind their user's turn or for one of his slots.
     pub waiting: u64,
     /// What holds jobs back: `turn` (others of the same user stand before them), `user_concurrency`,
-    /// `user_rate`; those above zero.
+    /// `user_rate`, `model_limit`, `fal_concurrency` (ready, but the submit window is full); those above zero.
     pub held: BTreeMap<&'static str, u64>,
+    /// Jobs at fal and how many may be there: `all` by the submit window, and by pattern of models.
+    pub at_fal: BTreeMap<String, (u64, u64)>,
     /// Values that hold for all workers and were set by somebody.
     pub limits: Vec<LimitView>,
     /// Dead letters.
@@ -304,15 +307,29 @@ impl View {
             })
             .collect();
         let paused = self.paused()?;
-        let held = self.held()?;
+        let mut held = self.held()?;
+        let at_fal = self.at_fal(&mut held)?;
+        if at_fal.get("all").is_some_and(|(now, most)| now >= most) {
+            let ready = queues
+                .iter()
+                .filter(|queue| !matches!(queue.name, "inbox" | "resume"));
+            let ready: u64 = ready.map(|queue| queue.depth).sum();
+            if ready > 0 {
+                held.insert("fal_concurrency", ready);
+            }
+        }
         let limits = self.limits()?;
         Ok(Status {
             redis_version: said(&about, "redis_version:"),
             redis_memory: said(&memory, "used_memory_human:"),
             queues,
             later,
-            waiting: held.get("turn").unwrap_or(&0) + held.get("user_concurrency").unwrap_or(&0),
+            waiting: ["turn", "user_concurrency", "model_limit"]
+                .iter()
+                .filter_map(|why| held.get(why))
+                .sum(),
             held,
+            at_fal,
             limits,
             dead,
             running,
@@ -353,6 +370,62 @@ impl View {
         Ok(held)
     }
 
+    /// What stands at fal where a window or a limit of models is set; adds who waits behind one of those.
+    fn at_fal(
+        &mut self,
+        held: &mut BTreeMap<&'static str, u64>,
+    ) -> Result<BTreeMap<String, (u64, u64)>, Fault> {
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(&self.keys.config)
+            .arg(&["fal_concurrency", "model_limits"]);
+        let (window, limits): (Option<String>, Option<String>) = self.ask(&cmd)?;
+        let mut places = BTreeMap::new();
+        let size: Option<u64> = match window.as_deref() {
+            Some("auto") => {
+                let found: Option<u64> =
+                    self.ask(redis::cmd("HGET").arg(&self.keys.window).arg("size"))?;
+                Some(found.unwrap_or(u64::from(Window::default().size)))
+            }
+            Some(number) => {
+                let number = number.parse().ok().filter(|number| *number > 0);
+                number.map(|number: u64| number + u64::from(OVERHANG))
+            }
+            None => None,
+        };
+        if let Some(size) = size {
+            let now = self.ask(redis::cmd("SCARD").arg(self.keys.at_fal("")))?;
+            places.insert("all".to_owned(), (now, size));
+        }
+        let limits = limits.unwrap_or_default();
+        let limits = limits.split(',').filter_map(|limit| {
+            let (pattern, most) = limit.split_once('=')?;
+            Some((pattern, most.parse::<u64>().ok()?))
+        });
+        for (pattern, most) in limits {
+            let now = self.ask(redis::cmd("SCARD").arg(self.keys.at_fal(pattern)))?;
+            places.insert(pattern.to_owned(), (now, most));
+            for priority in ["high", "default", "low"] {
+                let there = format!("model:{priority}:{pattern}");
+                let mut waiting: u64 = self.ask(redis::cmd("LLEN").arg(self.keys.list(&there)))?;
+                let users: Vec<Vec<u8>> =
+                    self.ask(redis::cmd("HKEYS").arg(self.keys.turns(&there)))?;
+                for batch in users.chunks(500) {
+                    let mut pipe = redis::pipe();
+                    for user in batch {
+                        let mut key = self.keys.line(&there, "").into_bytes();
+                        key.extend(user);
+                        pipe.cmd("LLEN").arg(key);
+                    }
+                    waiting += self.ask_all::<u64>(&pipe)?.iter().sum::<u64>();
+                }
+                if waiting > 0 {
+                    *held.entry("model_limit").or_default() += waiting;
+                }
+            }
+        }
+        Ok(places)
+    }
+
     /// Who set what for all workers.
     fn limits(&mut self) -> Result<Vec<LimitView>, Fault> {
         let config: BTreeMap<String, String> =
@@ -360,6 +433,8 @@ impl View {
         let known = [
             ("user_concurrency", "user-concurrency"),
             ("user_rate", "user-rate"),
+            ("fal_concurrency", "fal-concurrency"),
+            ("model_limits", "model-limit"),
             ("fair", "fair"),
             ("low_after", "low-after"),
         ];
@@ -440,7 +515,7 @@ fn as_flag(name: &str, value: &str) -> String {
         ms.map(|span| humantime::format_duration(span).to_string())
     };
     let text = match (name, value) {
-        ("user_concurrency", "0") | ("user_rate", "0/0") | ("low_after", "0") => {
+        ("user_concurrency" | "fal_concurrency" | "low_after", "0") | ("user_rate", "0/0") => {
             Some("off".to_owned())
         }
         ("user_rate", rate) => rate

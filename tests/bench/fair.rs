@@ -1,7 +1,8 @@
 //! What turns between users bring and cost: the wait of a light user beside a heavy one, and what a job
 //! costs Redis and the daemon with and without them. Prints figures and judges nothing: the machines differ.
 //!
-//! `cargo bench --bench fair`, or with other numbers `cargo bench --bench fair -- JOBS ROUNDS`.
+//! `cargo bench --bench fair`, or with other numbers `cargo bench --bench fair -- JOBS ROUNDS`; the part about
+//! the submit window alone: `cargo bench --bench fair -- window`.
 
 use fal_worker::sandbox::Sandbox;
 use redis::Connection;
@@ -18,6 +19,10 @@ fn main() {
         .collect();
     let jobs = numbers.first().copied().unwrap_or(10_000);
     let rounds = numbers.get(1).copied().unwrap_or(5);
+    window();
+    if std::env::args().any(|arg| arg == "window") {
+        return;
+    }
     println!("a light user, one job every 200 ms, beside 1000 jobs of a heavy one, four at a time");
     for fair in [false, true] {
         wait_of_the_light(fair);
@@ -39,6 +44,90 @@ fn main() {
                 name(fair)
             );
         }
+    }
+}
+
+/// An account that runs so many at once.
+const SLOTS: usize = 10;
+
+/// A heavy user's backlog at an account of ten slots, two daemons; prints the waits of a light user from coming
+/// in until fal runs his job, and the busy share of the slots, from the twentieth second on until the backlog
+/// comes to its end.
+fn window() {
+    let generation = Duration::from_secs(2);
+    println!(
+        "{SLOTS} slots at fal, generations of 2 s, a light user's job every second beside 400 of a heavy one"
+    );
+    let runs: [(&str, bool, &[&str]); 4] = [
+        ("FIFO", false, &[]),
+        ("fair", true, &[]),
+        (
+            "fair, --fal-concurrency 10",
+            true,
+            &["--fal-concurrency", "10"],
+        ),
+        (
+            "fair, --fal-concurrency auto",
+            true,
+            &["--fal-concurrency", "auto"],
+        ),
+    ];
+    for (what, fair, more) in runs {
+        let sandbox = Sandbox::start().expect("sandbox");
+        sandbox.fal.set_generation(generation, generation);
+        sandbox.fal.set_slots(SLOTS);
+        let mut con = connect(&sandbox);
+        push(&mut con, (0..400).map(|number| entry("heavy", number)));
+        let more = [&["--threads", "16", "--poll-max", "500ms"], more].concat();
+        let daemons = [0, 1].map(|_| Daemon::start(&sandbox, &more, fair));
+        wait_for(LIMIT, || sandbox.fal.totals().running_now > 0);
+        let began = Instant::now();
+        for number in 0..40 {
+            push(&mut con, [entry("light", number)]);
+            std::thread::sleep(Duration::from_secs(1)); // the user's pace
+        }
+        wait_for(LIMIT, || count(&mut con, "done") == 440);
+        drop(daemons);
+        let submits = sandbox.fal.submits();
+        let times = |user: &str, number: usize| {
+            let mut cmd = redis::cmd("HMGET");
+            cmd.arg(format!("fal:job:{user}-{number}"))
+                .arg(&["queued_at", "request_id"]);
+            cmd
+        };
+        let mut waits: Vec<i64> = (0..40)
+            .map(|number| {
+                let (queued, request): (i64, String) =
+                    times("light", number).query(&mut con).expect("hmget");
+                let submit = submits.iter().find(|submit| submit.request_id == request);
+                let submit = submit.expect("it was submitted");
+                let waited = submit.started.expect("it ran").duration_since(submit.at);
+                submit.unix_ms as i64 + waited.as_millis() as i64 - queued
+            })
+            .collect();
+        waits.sort_unstable();
+        // Until the last request began no slot need be free.
+        let last = submits
+            .iter()
+            .filter_map(|submit| submit.started)
+            .max()
+            .expect("they ran");
+        let (from, to) = (began + Duration::from_secs(20), last);
+        let busy: f64 = submits
+            .iter()
+            .filter_map(|submit| {
+                let (start, end) = (submit.started?.max(from), submit.completed?.min(to));
+                Some(end.saturating_duration_since(start).as_secs_f64())
+            })
+            .sum();
+        let share = busy / (SLOTS as f64 * to.duration_since(from).as_secs_f64());
+        let polls = sandbox.fal.totals().polls as f64 / submits.len() as f64;
+        println!(
+            "  {what:<30} wait p50 {:>6} ms, p99 {:>6} ms; slots busy {:>5.1} %; {polls:.1} polls a job",
+            waits[20],
+            waits[39],
+            share * 100.0
+        );
     }
 }
 

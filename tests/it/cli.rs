@@ -296,8 +296,8 @@ fn status_has_the_shape_of_the_contract() {
     assert_eq!(
         keys(&status),
         [
-            "dead", "held", "last_5m", "later", "limits", "paused", "queues", "redis", "repairs",
-            "running", "waiting", "workers"
+            "at_fal", "dead", "held", "last_5m", "later", "limits", "paused", "queues", "redis",
+            "repairs", "running", "waiting", "workers"
         ]
     );
     assert_eq!(keys(&status["redis"]), ["address", "memory", "version"]);
@@ -527,6 +527,8 @@ fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_n
         ("model-timeout", "fal-ai/veo*"),
         ("user-concurrency", "some"),
         ("user-rate", "20"),
+        ("fal-concurrency", "many"),
+        ("model-limit", "fal-ai/veo*"),
         ("fair", "yes"),
         ("low-after", "later"),
         ("lease", "1s"),
@@ -583,9 +585,9 @@ fn settings_that_contradict_each_other_are_refused() {
 #[test]
 fn a_setting_that_this_version_does_not_know_is_refused_by_every_command() {
     for name in [
-        "FAL_WORKER_MODEL_LIMITS",
+        "FAL_WORKER_MODEL_LIMIT",
         "FAL_WORKER_THREAD",
-        "FAL_WORKER_FAL_CONCURRENCY",
+        "FAL_WORKER_FAL_CONCURENCY",
         "FAL_WORKER_",
     ] {
         refused_naming(&[], &[(name, "1")], name);

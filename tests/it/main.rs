@@ -40,3 +40,4 @@ mod support;
 mod systemd;
 mod telegram_faults;
 mod tidy;
+mod window;

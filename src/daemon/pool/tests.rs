@@ -82,6 +82,7 @@ fn tools() -> Arc<Tools> {
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),
+        finds_window: AtomicBool::new(false),
         paces: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),

@@ -46,6 +46,12 @@ local function mended(kind)
   counts[kind] = counts[kind] + 1
 end
 
+-- What holds at fal, once it was applied to all that was there before.
+local window = fal_settings(ns)
+local set = redis.call('HMGET', ns .. ':config', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits',
+  'applied:model_limits')
+local counts_all = set[1] == set[2] and set[3] == set[4]
+
 -- Places looked through in long lists by this call: a bound, since each costs time that others wait.
 local spent, budget = 0, 200000
 
@@ -80,9 +86,10 @@ local function is_lost(instance)
 end
 
 -- Where a queued or waiting record belongs: paid ones and those to be told of are served first.
-local function list_of(p, request, phase, state, user)
-  if state == 'waiting' then return ns .. ':waiting:' .. (p or 'default') .. ':' .. (user or '') end
+local function list_of(p, request, phase, state, user, behind)
+  if state == 'waiting' then return ns .. ':waiting:' .. standing_in(p or 'default', behind) .. ':' .. (user or '') end
   if request or (phase and phase ~= 'submitting') then return KEYS[8] end
+  if behind then return ns .. ':ready:' .. model_priority(p or 'default', behind) end
   return priority[p or 'default'] or KEYS[10]
 end
 
@@ -119,11 +126,11 @@ end
 -- A search costs as much as its list is long: one a second.
 local searches = math.max(1, math.min(5, math.floor((now - at + 200) / 1000)))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - patience, 'LIMIT', 0, 100)) do
-  local r = fields(id, 'priority', 'request_id', 'phase', 'user')
+  local r = fields(id, 'priority', 'request_id', 'phase', 'user', 'behind')
   if (r[1] ~= 'queued' and r[1] ~= 'waiting') or newer(r[2]) then
     redis.call('ZREM', KEYS[2], id)
   else
-    local list = list_of(r[3], r[4], r[5], r[1], r[6])
+    local list = list_of(r[3], r[4], r[5], r[1], r[6], r[7])
     local size = redis.call('LLEN', list)
     if searches == 0 or (spent > 0 and spent + size > budget) then break end
     searches, spent = searches - 1, spent + size
@@ -141,7 +148,7 @@ end
 -- ---- one page of everything that the walk has not seen yet
 
 local part = math.ceil(page / 2) -- of each: the keys are the most
-local parts = {'keys', 'l1', 'l2', 'l3', 'l4', 'later', 'dead', 'held', 'high', 'default', 'low'}
+local parts = {'keys', 'l1', 'l2', 'l3', 'l4', 'later', 'dead', 'held', 'high', 'default', 'low', 'at_fal'}
 local cursors = {}
 local pages = a.open and tonumber(a.pages) or 0
 for _, name in ipairs(parts) do cursors[name] = a.open and a['p:' .. name] or (not a.open and '0') end
@@ -163,7 +170,7 @@ local suspects
 local k = {later = KEYS[12], resume = KEYS[8]}
 local function look_at_job(id, key)
   local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at',
-    'user')
+    'user', 'model', 'at_fal', 'behind')
   local state = r[1]
   if not state or newer(r[2]) then return end
   local ttl = redis.call('TTL', key)
@@ -188,6 +195,11 @@ local function look_at_job(id, key)
       if r[10] and r[8] ~= 'telling' and redis.call('SADD', ns .. ':user:' .. r[10] .. ':running', id) == 1 then
         mended('slot')
       end
+      if window.any and is_at_fal(r[8]) and counts_all then
+        local before = redis.call('SISMEMBER', ns .. ':at_fal', id)
+        enter_fal(ns, window, id, r[11], r[12])
+        if redis.call('SISMEMBER', ns .. ':at_fal', id) ~= before then mended('at_fal') end
+      end
       return
     end
     local gone = is_gone(owner)
@@ -206,7 +218,7 @@ local function look_at_job(id, key)
     end
   elseif state == 'queued' or state == 'waiting' then
     suspects = suspects or redis.call('ZCARD', KEYS[2])
-    local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8], state, r[10]))
+    local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8], state, r[10], r[13]))
     if suspects < (likely and 400 or 50) then
       suspects = suspects + redis.call('ZADD', KEYS[2], 'NX', now, id)
     end
@@ -264,12 +276,23 @@ local function look_at_taken(instance, key)
   end
 end
 
+-- A priority and what stands behind it in a key; of those that wait for a place of their model it is `model:`, the
+-- priority and the pattern.
+local function parts_of(rest)
+  local p, user = string.match(rest, '^(model:%a+:[^:]+):(.*)$')
+  if not p then p, user = string.match(rest, '^(%a+):(.*)$') end
+  return p, user
+end
+local function is_priority(p)
+  return priority[p] ~= nil or priority[string.match(p, '^model:(%a+):') or ''] ~= nil
+end
+
 -- Whose line is not empty has a turn, or waits for a slot.
 local slots, fair = turn_settings(ns)
 local function look_at_line(rest)
-  local p, user = string.match(rest, '^(%a+):(.*)$')
-  if not p or not priority[p] or redis.call('HEXISTS', ns .. ':turns:' .. p, user) == 1 then return end
-  if is_full(ns, user, slots) then
+  local p, user = parts_of(rest)
+  if not p or not is_priority(p) or redis.call('HEXISTS', ns .. ':turns:' .. p, user) == 1 then return end
+  if priority[p] and is_full(ns, user, slots) then
     redis.call('HSET', ns .. ':turns:' .. p, user, '')
     redis.call('SADD', ns .. ':waiters', user)
   else
@@ -290,15 +313,75 @@ local function look_at_turn(p, user, id)
     end
     return
   end
-  local r = fields(id, 'priority', 'request_id', 'phase', 'user')
-  if newer(r[2]) or (r[1] == 'queued' and r[6] == user and list_of(r[3], r[4], r[5]) == priority[p]) then return end
-  pass_turn(ns, p, user, id, is_full(ns, user, slots))
+  local r = fields(id, 'priority', 'request_id', 'phase', 'user', 'behind')
+  if newer(r[2]) or (r[1] == 'queued' and r[6] == user
+    and list_of(r[3], r[4], r[5], r[1], user, r[7]) == ns .. ':ready:' .. p) then
+    return
+  end
+  pass_turn(ns, p, user, id, priority[p] and is_full(ns, user, slots))
   mended('turn')
   moved = true
 end
 local function page_of_turns(p, cursor)
   local scan = redis.call('HSCAN', ns .. ':turns:' .. p, cursor, 'COUNT', part)
   for i = 1, #scan[2], 2 do look_at_turn(p, scan[2][i], scan[2][i + 1]) end
+  return scan[1]
+end
+
+local function look_at_model_turns(rest)
+  if not is_priority(rest) or priority[rest] then return end
+  local all = redis.pcall('HSCAN', ns .. ':turns:' .. rest, '0', 'COUNT', page)
+  if all.err then return end
+  for i = 1, #all[2], 2 do look_at_turn(rest, all[2][i], all[2][i + 1]) end
+end
+
+-- What waits for a place of its model stands there once, and the limit exists.
+local function look_at_model_list(rest, key)
+  local p, pattern = string.match(rest, '^model:(%a+):([^:]+)$')
+  if not p or not priority[p] then return end
+  local exists = not counts_all
+  for _, limit in ipairs(window.limits) do exists = exists or limit.pattern == pattern end
+  if not exists then
+    for _ = 1, release(ns, p, pattern, fair, page) do mended('model_line') end
+    moved = true
+    return
+  end
+  local ids = redis.pcall('LRANGE', key, 0, page - 1)
+  if ids.err then return end
+  for _, id in ipairs(ids) do
+    local r = fields(id, 'priority', 'user', 'behind')
+    if not newer(r[2]) and (r[1] ~= 'queued' or (r[3] or 'default') ~= p or r[5] ~= pattern) then
+      redis.call('LREM', key, 1, id)
+      if r[4] then pass_turn(ns, 'model:' .. rest, r[4], id, false) end
+      mended('ready')
+    end
+  end
+end
+
+-- At fal is a job in somebody's hands that has not come to its delivery, or one that is paid and will be in
+-- somebody's again.
+local function page_of_at_fal(key, cursor, pattern)
+  local scan = redis.pcall('SSCAN', key, cursor, 'COUNT', part)
+  if scan.err then return '0' end
+  for _, id in ipairs(scan[2]) do
+    local r = fields(id, 'request_id', 'phase', 'at_fal')
+    local paid = r[3] or (r[4] and r[4] ~= 'submitting')
+    local there = is_at_fal(r[4]) and (r[1] == 'running' or ((r[1] == 'queued' or r[1] == 'later') and paid))
+    if newer(r[2]) then
+      -- not ours to judge
+    elseif not there then
+      redis.call('SREM', key, id)
+      leave_fal(ns, id, r[5] or '')
+      mended('at_fal')
+    elseif pattern and r[5] ~= pattern then
+      redis.call('SREM', key, id)
+      mended('at_fal')
+      moved = true
+    elseif not r[5] then
+      redis.call('HSET', ns .. ':job:' .. id, 'at_fal', '')
+      mended('at_fal')
+    end
+  end
   return scan[1]
 end
 
@@ -329,7 +412,8 @@ end
 local ours = {claims = true, taken = true}
 local function is_ours(word)
   if ours[word] == nil then
-    ours[word] = (word == 'job' or word == 'spec' or word == 'result' or word == 'waiting' or word == 'user')
+    ours[word] = (word == 'job' or word == 'spec' or word == 'result' or word == 'waiting' or word == 'user'
+        or word == 'ready' or word == 'turns' or word == 'at_fal')
       and redis.call('TYPE', ns .. ':' .. word .. ':events').ok ~= 'stream'
   end
   return ours[word]
@@ -338,13 +422,16 @@ local function page_of_keys(cursor)
   local pattern = string.gsub(ns, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
   local scan = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', page)
   for _, key in ipairs(scan[2]) do
-    local word, rest = string.match(string.sub(key, #ns + 2), '^(%a+):(.+)$')
+    local word, rest = string.match(string.sub(key, #ns + 2), '^([%a_]+):(.+)$')
     if word and is_ours(word) then
       if word == 'job' then look_at_job(rest, key)
       elseif word == 'claims' then look_at_claims(rest, key)
       elseif word == 'taken' then look_at_taken(rest, key)
       elseif word == 'waiting' then look_at_line(rest)
       elseif word == 'user' then look_at_slots(rest, key)
+      elseif word == 'ready' then look_at_model_list(rest, key)
+      elseif word == 'turns' then look_at_model_turns(rest)
+      elseif word == 'at_fal' then page_of_at_fal(key, '0', rest)
       else look_at_companion(word, rest, key) end
     end
   end
@@ -356,8 +443,9 @@ local function page_of_list(list, cursor)
   local from, long = tonumber(cursor), nil
   local ids, seen, removed = redis.call('LRANGE', list, from, from + part - 1), {}, 0
   for i, id in ipairs(ids) do
-    local r = fields(id, 'priority', 'request_id', 'phase')
-    local wrong = seen[id] or (not newer(r[2]) and (r[1] ~= 'queued' or list_of(r[3], r[4], r[5]) ~= list))
+    local r = fields(id, 'priority', 'request_id', 'phase', 'behind')
+    local wrong = seen[id]
+      or (not newer(r[2]) and (r[1] ~= 'queued' or list_of(r[3], r[4], r[5], r[1], nil, r[6]) ~= list))
     seen[id] = true
     if wrong then
       local place = from + i
@@ -392,7 +480,7 @@ end
 -- Where nothing waits and nothing has died, one look says so.
 local held = ns .. ':rate:held'
 local empty = redis.call('EXISTS', KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], held,
-  ns .. ':turns:high', ns .. ':turns:default', ns .. ':turns:low') == 0
+  ns .. ':turns:high', ns .. ':turns:default', ns .. ':turns:low', ns .. ':at_fal') == 0
 local open = 0
 for i, name in ipairs(parts) do
   local cursor = cursors[name]
@@ -404,6 +492,7 @@ for i, name in ipairs(parts) do
     elseif name == 'later' then rest = page_of_zset(KEYS[12], cursor, 'later')
     elseif name == 'held' then rest = page_of_zset(held, cursor, 'later', 'held')
     elseif priority[name] then rest = page_of_turns(name, cursor)
+    elseif name == 'at_fal' then rest = page_of_at_fal(ns .. ':at_fal', cursor)
     else rest = page_of_zset(KEYS[13], cursor, 'dead') end
     if rest ~= '0' then
       redis.call('HSET', KEYS[1], 'p:' .. name, rest)

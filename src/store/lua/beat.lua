@@ -5,17 +5,18 @@
 --        4 failed since   5 jobs in flight   6 number of the beat, whose repeat has the same
 --        7 id for a store that has none   8... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
---        instance, its beat, store (where fresh, else ''), waiting (ids are ready to be claimed), changed
---        (limits differ from what was last applied to those who wait)}; word: ok, buried
+--        instance, its beat, store (where fresh, else ''), waiting (ids may be claimed), changed
+--        (limits differ from what was last applied to those who wait), auto (the submit window is found out)};
+--        word: ok, buried
 -- CALLER Store::beat
-local w = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
+local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
 local now = now_ms()
-if w[1] then return {'buried', now} end
+if known[1] then return {'buried', now} end
 -- PERSIST is allowed when Redis is out of memory: a full Redis is nobody's death.
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 local fresh = 0
-if w[2] then
+if known[2] then
   redis.call('HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6])
 else
   fresh = 1
@@ -33,7 +34,7 @@ if fresh == 1 then
   redis.call('SETNX', KEYS[14], ARGV[7])
   store = redis.call('GET', KEYS[14])
 end
-if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and w[3] ~= ARGV[6] then
+if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and known[3] ~= ARGV[6] then
   -- An hour of minutes, each in a place of its own: bounded.
   local minute = math.floor(now / 60000)
   local place = minute % 60
@@ -47,10 +48,14 @@ local due = 0
 if #redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, 1) > 0 then due = 1 end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 -- A lost ring costs at most one beat.
-local waiting = redis.call('EXISTS', KEYS[9], KEYS[10], KEYS[11], KEYS[12])
+local ns = string.sub(KEYS[16], 1, -8) -- without `:config`
+local w = fal_settings(ns)
+local waiting = redis.call('EXISTS', KEYS[9])
+if waiting == 0 and is_claimable(ns, w) then waiting = 1 end
 if waiting > 0 then ring(KEYS[13]) end
 local c = redis.call('HMGET', KEYS[16], 'user_concurrency', 'applied:user_concurrency', 'user_rate',
-  'applied:user_rate')
-local changed = (c[1] ~= c[2] or c[3] ~= c[4]) and 1 or 0
+  'applied:user_rate', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits', 'applied:model_limits')
+local changed = (c[1] ~= c[2] or c[3] ~= c[4] or c[5] ~= c[6] or c[7] ~= c[8]) and 1 or 0
 return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
-  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting, changed}
+  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting, changed,
+  w.auto and 1 or 0}

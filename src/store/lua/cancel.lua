@@ -4,14 +4,14 @@
 -- submit is under way, once its answer is there; whoever takes the job over finds the mark in the record.
 -- KEYS   1 record   2 later   3 resume   4 high   5 default   6 low   7 bell
 -- ARGV   1 namespace   2 id   3 format
--- MAKES  cancels of the owner; line, turn and slots of its user (same slot on a cluster)
+-- MAKES  cancels of the owner; list, line, turn and slots of its user (same slot on a cluster)
 -- GIVES  {word, state, phase or ''}; word: ended (nobody will pay for it any more), asked, late (its result
 --        is on its way to the chat, or its failure is), over (it has ended before), newer (another
 --        version's), gone
 -- CALLER Store::cancel (from a View)
 local ns, id = ARGV[1], ARGV[2]
 local r = redis.call('HMGET', KEYS[1], 'state', 'phase', 'request_id', 'priority', 'worker', 'token', 'kind', 'v',
-  'user')
+  'user', 'behind')
 local state, phase = r[1], r[2] or ''
 if not state then return {'gone', '', ''} end
 if state == 'done' or state == 'dead' or state == 'cancelled' then return {'over', state, ''} end
@@ -28,11 +28,10 @@ if state == 'running' or r[3] or phase == 'polling' or phase == 'collecting' the
   end
   return {'asked', state, phase}
 end
-local p, user = r[4] or 'default', r[9]
-local list = {high = KEYS[4], default = KEYS[5], low = KEYS[6]}
+local p, user = standing_in(r[4] or 'default', r[10]), r[9]
 if state == 'queued' then
-  redis.call('LREM', list[p] or KEYS[5], -1, id)
-  if user then pass_turn(ns, p, user, id, is_full(ns, user, (turn_settings(ns)))) end
+  redis.call('LREM', ns .. ':ready:' .. p, -1, id)
+  if user then pass_turn(ns, p, user, id, not r[10] and is_full(ns, user, (turn_settings(ns)))) end
 elseif state == 'waiting' then
   leave_line(ns, p, user, id)
 end
@@ -40,7 +39,7 @@ redis.call('ZREM', KEYS[2], id)
 redis.call('ZREM', ns .. ':rate:held', id)
 redis.call('HSET', KEYS[1], 'state', 'queued', 'phase', 'telling', 'kind', 'cancelled',
   'error', 'cancelled by request')
-redis.call('HDEL', KEYS[1], 'due_at', 'not_before', 'doubt', 'rung', 'telling_at', 'crashes', 'cancel_asked')
+redis.call('HDEL', KEYS[1], 'behind', 'due_at', 'not_before', 'doubt', 'rung', 'telling_at', 'crashes', 'cancel_asked')
 redis.call('LPUSH', KEYS[3], id)
 ring(KEYS[7])
 return {'ended', state, phase}

@@ -4,8 +4,8 @@
 --        9 hash of the instance   10 paused   11 settling   12 start of the names of unreachable chats, perhaps
 -- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
--- MAKES  records of the ids, names of their chats; lines, turns, slots and rates of their users (same slot on a
---        cluster)
+-- MAKES  records of the ids, names of their chats; lists, lines, turns, slots and rates of their users, places at
+--        fal (same slot on a cluster)
 -- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
@@ -74,14 +74,34 @@ local function age_low()
   end
 end
 
--- Whether a limit of its user holds an unpaid job back; then it stands where it waits for that.
-local function held_back(id, job, p, r)
+-- Of each limit of models, how many more may come to fal; asked once.
+local window = fal_settings(ns)
+local function places(limit)
+  limit.free = limit.free or limit.most - redis.call('SCARD', ns .. ':at_fal:' .. limit.pattern)
+  return limit.free
+end
+
+-- The next of a list; of a priority those first that waited for a place of their model, where there is one.
+local function next_id(l, p)
+  if p then
+    for _, limit in ipairs(window.limits) do
+      if places(limit) > 0 then
+        local id = first_of_model(ns, p, limit.pattern)
+        if id then return id, true end
+      end
+    end
+  end
+  return redis.call('RPOP', KEYS[l])
+end
+
+-- Whether a limit of its model or its user holds an unpaid job back; then it stands where it waits for that.
+local function held_back(id, job, p, r, waited)
   local user = r.user
-  if is_full(ns, user, slots) then
+  if user and is_full(ns, user, slots) then
     local turn = redis.call('HGET', ns .. ':turns:' .. p, user)
     redis.call('HSET', job, 'state', 'waiting')
     -- In front, if it stood there before; one that comes for the first time stands behind those.
-    local front = turn == id or r.started_at
+    local front = turn == id or r.started_at or waited
     redis.call(front and 'RPUSH' or 'LPUSH', ns .. ':waiting:' .. p .. ':' .. user, id)
     if not turn or turn == id then
       redis.call('HSET', ns .. ':turns:' .. p, user, '')
@@ -89,7 +109,13 @@ local function held_back(id, job, p, r)
     end
     return true
   end
-  if rate == 0 or per == 0 or r.rated then return false end
+  local limit = limit_of(window, r.model)
+  if limit and places(limit) <= 0 then
+    hold_for_model(ns, p, user, id, limit.pattern, fair)
+    if user then pass_turn(ns, p, user, id, false) end
+    return true
+  end
+  if not user or rate == 0 or per == 0 or r.rated then return false end
   -- GCRA: the bucket's time in one key. What must wait takes its own time from it now and is never asked
   -- again, so a long line costs two claims a job.
   local bucket = ns .. ':rate:user:' .. user
@@ -119,13 +145,17 @@ local function held_back(id, job, p, r)
   return true
 end
 
-local next_token, looked = 8, 0
+local next_token, looked, size = 8, 0, nil
+if lists > 1 and window.size then
+  size = redis.call('SCARD', ns .. ':at_fal')
+end
 for l = 1, lists do
   local p = names[l]
   if p == 'default' and low_after > 0 and redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then age_low() end
   while #out - 3 < n and looked < 64 do
+    if p and size and size >= window.size then break end
     while given[ARGV[next_token]] do next_token = next_token + 1 end
-    local id = redis.call('RPOP', KEYS[l])
+    local id, waited = next_id(l, p)
     if not id then break end
     looked = looked + 1
     local job = ns .. ':job:' .. id
@@ -145,7 +175,7 @@ for l = 1, lists do
       redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
       redis.call('ZADD', KEYS[7], now + 5000, id)
       if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
-    elseif not (user and unpaid and not late and not lost and held_back(id, job, p, r)) then
+    elseif not (p and unpaid and not late and not lost and held_back(id, job, p, r, waited)) then
       local token = ARGV[next_token]
       next_token = next_token + 1
       local phase = r.phase or 'submitting'
@@ -172,6 +202,12 @@ for l = 1, lists do
       end
       redis.call(unpack(set))
       redis.call('HSET', KEYS[6], id, token)
+      if window.any and is_at_fal(phase) then
+        enter_fal(ns, window, id, r.model, r.at_fal)
+        local limit = limit_of(window, r.model)
+        if limit and limit.free and not r.at_fal then limit.free = limit.free - 1 end
+        if size and not r.at_fal then size = size + 1 end
+      end
       if r.user and phase ~= 'telling' then
         redis.call('SADD', ns .. ':user:' .. r.user .. ':running', id)
       end
@@ -182,10 +218,9 @@ for l = 1, lists do
   end
 end
 
-local more = 0
-for l = 1, lists do
-  if redis.call('LLEN', KEYS[l]) > 0 then more = 1; break end
-end
+-- What no claim may take now is no reason to come again: who makes room for it rings.
+local more = redis.call('EXISTS', KEYS[1])
+if more == 0 and lists > 1 and is_claimable(ns, window) then more = 1 end
 out[2] = more
 if lists == 4 then
   -- A claim that leaves ids behind rings for the next puller; one that emptied the lists silences the bell.

@@ -5,11 +5,11 @@
 --        9 large result
 -- ARGV   1 id   2 token   3 wait before a new submit, ms   4 crash limit   5 keep of dead ones, seconds
 -- GIVES  {word, crashes}; word: ok, stale
--- MAKES  turns and slots of the user (same slot on a cluster)
+-- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::crash
 local id = ARGV[1]
 local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
-  'via', 'charged', 'crashes', 'kind', 'error', 'user', 'model', 'meta')
+  'via', 'charged', 'crashes', 'kind', 'error', 'user', 'model', 'meta', 'at_fal')
 if r[1] ~= 'running' or r[2] ~= ARGV[2] then return {'stale', 0} end
 local now, limit = now_ms(), tonumber(ARGV[4])
 local crashes = tonumber(r[10] or '0') + 1
@@ -32,6 +32,7 @@ elseif crashes >= limit and r[3] == 'telling' then
   redis.call(unpack(e))
   finish({record = KEYS[1], dead = KEYS[7], spec = KEYS[8], result = KEYS[9]}, id, state, tonumber(ARGV[5]), now)
   leave_slot(namespace_of(KEYS[1], id), r[13], id)
+  leave_fal(namespace_of(KEYS[1], id), id, r[16])
   return {'ok', crashes}
 elseif crashes >= limit then
   local charged = r[9] or 'no'
@@ -41,6 +42,7 @@ elseif crashes >= limit then
   redis.call('HDEL', KEYS[1], 'rung', 'doubt')
   redis.call('LPUSH', KEYS[5], id)
   leave_slot(namespace_of(KEYS[1], id), r[13], id)
+  leave_fal(namespace_of(KEYS[1], id), id, r[16])
 else
   redis.call('HSET', KEYS[1], 'crashes', crashes)
   requeue(k, KEYS[1], id, r, now, tonumber(ARGV[3]), limit)

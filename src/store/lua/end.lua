@@ -5,10 +5,10 @@
 -- ARGV   1 token   2 seq   3 id   4 state (done, dead, cancelled)   5 keep, seconds (0: the bare id only)
 --        6 request id that the owner knows ('' none)   7... as in owned
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
--- MAKES  turns and slots of the user (same slot on a cluster)
+-- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::end
 local seq, id, state, keep = tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local word, request, user = owner(KEYS[1], ARGV[1], seq, ARGV[6], true)
+local word, request, user, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[6], true)
 local now = now_ms()
 if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
@@ -20,5 +20,7 @@ if KEYS[7] then
   if r[1] and (state == 'done' or r[2] == 'yes') then redis.call('DEL', KEYS[7] .. ':' .. r[1]) end
 end
 finish({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6]}, id, state, keep, now)
-leave_slot(namespace_of(KEYS[1], id), user, id)
+local ns = namespace_of(KEYS[1], id)
+leave_slot(ns, user, id)
+leave_fal(ns, id, at_fal)
 return {'ok', request or '', now}

@@ -3,7 +3,7 @@
 -- or has ended is left alone.
 -- KEYS   1 claims of the instance   2 bell   3 resume   4 high   5 default   6 low
 -- ARGV   1 namespace   2 n   then n times: id, token, pairs, pairs x (field, value)
--- MAKES  records of the ids, turns and slots of their users (same slot on a cluster)
+-- MAKES  records of the ids, turns and slots of their users, places at fal (same slot on a cluster)
 -- GIVES  number of jobs given back
 -- CALLER Store::give_back
 local ns, n = ARGV[1], tonumber(ARGV[2])
@@ -12,7 +12,7 @@ local at, given = 3, 0
 for _ = 1, n do
   local id, token, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'priority', 'request_id', 'tried', 'user')
+  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'priority', 'request_id', 'tried', 'user', 'at_fal')
   if r[2] == token then
     redis.call('HDEL', KEYS[1], id)
     if r[1] == 'running' then
@@ -25,6 +25,7 @@ for _ = 1, n do
         redis.call('HDEL', job, 'phase', 'worker')
         redis.call('RPUSH', list[r[4] or 'default'], id)
         leave_slot(ns, r[7], id)
+        leave_fal(ns, id, r[8])
       else
         redis.call('HDEL', job, 'worker')
         redis.call('LPUSH', KEYS[3], id)

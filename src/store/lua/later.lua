@@ -2,10 +2,10 @@
 -- KEYS   1 record   2 events   3 claims of the instance   4 later
 -- ARGV   1 token   2 seq   3 id   4 wait, ms   5 request id that the owner knows ('' none)   6... as in owned
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
--- MAKES  turns and slots of the user (same slot on a cluster)
+-- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::later
 local seq = tonumber(ARGV[2])
-local word, request, user = owner(KEYS[1], ARGV[1], seq, ARGV[5], true)
+local word, request, user, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[5], true)
 local now = now_ms()
 if word == 'repeat' then return {'ok', '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
@@ -17,5 +17,7 @@ keep_tried(KEYS[1], tried)
 redis.call('HSET', KEYS[1], 'state', 'later', 'due_at', due)
 redis.call('HDEL', KEYS[1], 'phase', 'worker')
 redis.call('ZADD', KEYS[4], due, ARGV[3])
-leave_slot(namespace_of(KEYS[1], ARGV[3]), user, ARGV[3])
+local ns = namespace_of(KEYS[1], ARGV[3])
+leave_slot(ns, user, ARGV[3])
+leave_fal(ns, ARGV[3], at_fal)
 return {'ok', '', now}

@@ -1,14 +1,15 @@
 -- limits: applies limits that have changed to those who wait under the old ones, a page a call: who has a
--- free slot now gets his turn, and what was given a time of its own comes in once more, with its share of
--- the rate given back.
+-- free slot now gets his turn, what was given a time of its own comes in once more, with its share of the rate
+-- given back, and what is at fal is counted.
 -- KEYS   1 config   2 waiters   3 held by a rate   4 later   5 bell
 -- ARGV   1 namespace   2 of each at most
--- MAKES  records; lines, turns, slots and rates of their users (same slot on a cluster)
+-- MAKES  records; lists, lines, turns, slots and rates of their users, places at fal (same slot on a cluster)
 -- GIVES  1 when all is done, else 0
 -- CALLER Store::apply_limits
 local ns, most = ARGV[1], tonumber(ARGV[2])
 local c = redis.call('HMGET', KEYS[1], 'user_concurrency', 'applied:user_concurrency', 'user_rate', 'applied:user_rate',
-  'applying', 'applying:at', 'fair')
+  'applying', 'applying:at', 'fair', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits', 'applied:model_limits',
+  'entering', 'entering:at')
 local function applied(name, value)
   if value then
     redis.call('HSET', KEYS[1], 'applied:' .. name, value)
@@ -60,6 +61,37 @@ if c[3] ~= c[4] then
     applied('user_rate', c[3])
   else
     done = 0
+  end
+end
+
+if c[8] ~= c[9] or c[10] ~= c[11] then
+  local w, left, current = fal_settings(ns), most, {}
+  -- Who waits behind a limit that is no more waits for it no longer.
+  for _, limit in ipairs(w.limits) do current[limit.pattern] = true end
+  for pattern in string.gmatch(c[11] or '', '([^=,]+)=%d+') do
+    if not current[pattern] then
+      for _, p in ipairs(priorities) do left = left - release(ns, p, pattern, c[7] ~= 'off', left) end
+    end
+  end
+  -- What is at fal already is counted: the jobs of one instance a call, in the order of their names.
+  local value = (c[8] or '') .. ' ' .. (c[10] or '')
+  local last = c[12] == value and c[13] or ''
+  local workers, worker = redis.call('ZRANGE', ns .. ':workers', 0, -1), nil
+  for _, name in ipairs(workers) do
+    if name > last and (not worker or name < worker) then worker = name end
+  end
+  for _, id in ipairs(worker and redis.call('HKEYS', ns .. ':claims:' .. worker) or {}) do
+    local r = redis.call('HMGET', ns .. ':job:' .. id, 'state', 'phase', 'model', 'at_fal')
+    if r[1] == 'running' and is_at_fal(r[2]) then enter_fal(ns, w, id, r[3], r[4]) end
+  end
+  if left <= 0 or worker then
+    redis.call('HSET', KEYS[1], 'entering', value, 'entering:at', worker or last)
+    done = 0
+  else
+    applied('fal_concurrency', c[8])
+    applied('model_limits', c[10])
+    redis.call('HDEL', KEYS[1], 'entering', 'entering:at')
+    if is_claimable(ns, w) then ring(KEYS[5]) end
   end
 end
 return done

@@ -7,17 +7,17 @@
 
 -- Who owns the record: 'ok' (write it), 'repeat' (written already), 'adopted' (nothing was written: the
 -- record has a request id, brought late by a frozen predecessor, that the owner does not know and must
--- go on with), 'stale', 'gone'; the record's request id, and with 'ok' its user. `last`: the write ends the
+-- go on with), 'stale', 'gone'; the record's request id, and with 'ok' its user and its place at fal. `last`: the write ends the
 -- claim, so while the owner still has it, it cannot have happened, whatever number a reassert has put there.
 local function owner(job, token, seq, known, last)
-  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'user')
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'user', 'at_fal')
   if not r[1] then return 'gone', r[4] end
   if r[2] ~= token then return 'stale', r[4] end
   local done = tonumber(r[3] or '0') >= seq
   if r[1] ~= 'running' then return done and 'repeat' or 'stale', r[4] end
   if r[4] and r[4] ~= known then return 'adopted', r[4] end
   if done and not last then return 'repeat', r[4] end
-  return 'ok', r[4], r[5]
+  return 'ok', r[4], r[5], r[6]
 end
 
 -- Writes the fields and events of ARGV from place `at` on.

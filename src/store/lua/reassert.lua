@@ -3,7 +3,7 @@
 -- KEYS   1 claims of the instance   2 hash of the instance
 -- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
 --        pairs x (field, value)
--- MAKES  records and specs of the ids, slots of their users (same slot on a cluster)
+-- MAKES  records and specs of the ids, slots of their users, places at fal (same slot on a cluster)
 -- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, or it
 --        has ended) for each; word: ok, buried
 -- CALLER Store::reassert
@@ -11,6 +11,7 @@ local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
 redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 local out, at = {'ok'}, 5
+local window = fal_settings(ns)
 for i = 1, n do
   local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   local job = ns .. ':job:' .. id
@@ -39,8 +40,9 @@ for i = 1, n do
     redis.call(unpack(set))
     keep_tried(job, r[5])
     redis.call('HDEL', job, 'due_at')
-    local w = redis.call('HMGET', job, 'user', 'phase')
+    local w = redis.call('HMGET', job, 'user', 'phase', 'model', 'at_fal')
     if w[1] and w[2] ~= 'telling' then redis.call('SADD', ns .. ':user:' .. w[1] .. ':running', id) end
+    if window.any and is_at_fal(w[2]) then enter_fal(ns, window, id, w[3], w[4]) end
     if spec ~= '' then redis.call('SETNX', ns .. ':spec:' .. id, spec) end
     redis.call('HSET', KEYS[1], id, token)
   end

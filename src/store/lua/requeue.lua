@@ -65,7 +65,11 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
     put('phase', 'telling'); put('kind', over[1]); put('error', over[2])
   end
   -- What is paid runs on at fal, between two owners too; what is over, or is not paid, does not.
-  if over or submits then leave_slot(namespace_of(job, id), redis.call('HGET', job, 'user'), id) end
+  if over or submits then
+    local ns, its = namespace_of(job, id), redis.call('HMGET', job, 'user', 'at_fal')
+    leave_slot(ns, its[1], id)
+    leave_fal(ns, id, its[2])
+  end
   if over then
     redis.call(unpack(set))
     redis.call('HDEL', job, 'rung', 'doubt', 'worker')

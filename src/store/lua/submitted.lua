@@ -7,10 +7,11 @@
 -- GIVES  {word, request id of the record or '', now}
 --        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
 --        other: the record has another id, which wins; cancel: nobody needs this one; gone: no record
--- MAKES  turns and slots of the user (same slot on a cluster)
+-- MAKES  lists, turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried', 'user')
+local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried', 'user', 'model',
+  'at_fal', 'behind')
 local now = now_ms()
 local state = r[1]
 if not state then return {'gone', '', now} end
@@ -49,19 +50,19 @@ redis.call(unpack(e))
 if mine and state == 'running' then return {'ok', request, now} end
 if state ~= 'running' then
   -- It waits for a new submit somewhere: it is paid now, so it is served first.
-  local list = {high = KEYS[5], default = KEYS[6], low = KEYS[7]}
-  local ns, p, user = namespace_of(KEYS[1], id), r[7] or 'default', r[9]
+  local ns, p, user = namespace_of(KEYS[1], id), standing_in(r[7] or 'default', r[12]), r[9]
   redis.call('ZREM', KEYS[3], id)
   redis.call('ZREM', ns .. ':rate:held', id)
   if user then redis.call('SADD', ns .. ':user:' .. user .. ':running', id) end -- paid ones pass every limit
+  enter_fal(ns, fal_settings(ns), id, r[10], r[11])
   if state == 'queued' then
-    redis.call('LREM', list[p], -1, id)
-    if user then pass_turn(ns, p, user, id, is_full(ns, user, (turn_settings(ns)))) end
+    redis.call('LREM', ns .. ':ready:' .. p, -1, id)
+    if user then pass_turn(ns, p, user, id, not r[12] and is_full(ns, user, (turn_settings(ns)))) end
   elseif state == 'waiting' and user then
     redis.call('LREM', ns .. ':waiting:' .. p .. ':' .. user, -1, id)
   end
   redis.call('HSET', KEYS[1], 'state', 'queued')
-  redis.call('HDEL', KEYS[1], 'due_at')
+  redis.call('HDEL', KEYS[1], 'due_at', 'behind')
   redis.call('RPUSH', KEYS[4], id)
   ring(KEYS[8])
 end

@@ -3,6 +3,7 @@
 use super::super::*;
 use super::bench::*;
 use super::fair::{bring, ids, line, of, set, slots};
+use super::window::{VIDEO, at_fal};
 use crate::job::Phase;
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -405,6 +406,8 @@ fn who_set_what_is_known_and_a_store_that_forgot_takes_the_old_values_only_where
 
 const USERS: [&str; 4] = ["", "a", "b", "c:running"];
 const PRIORITIES: [&str; 3] = ["high", "default", "low"];
+/// Limited by their model.
+const VIDEOS: &str = "fal-ai/veo*";
 /// Begun at once by one user.
 const BURST: usize = 12;
 
@@ -418,6 +421,9 @@ struct Walk {
     requests: usize,
     ended: usize,
     limit: usize,
+    /// The submit window (with its overhang), and how many videos may be at fal; 0: any number.
+    window: usize,
+    videos: usize,
     history: Vec<String>,
 }
 
@@ -463,6 +469,8 @@ impl Walk {
             requests: 0,
             ended: 0,
             limit: 0,
+            window: 0,
+            videos: 0,
             history: Vec::new(),
         }
     }
@@ -511,8 +519,20 @@ impl Walk {
             }
             94..97 => {
                 self.limit = self.rng.usize(..4);
-                self.note(format!("limit {}", self.limit));
+                let window = self.rng.usize(..4);
+                self.window = if window == 0 { 0 } else { window + 2 };
+                self.videos = self.rng.usize(..3);
+                self.note(format!(
+                    "limit {}, window {}, videos {}",
+                    self.limit, self.window, self.videos
+                ));
                 set(&self.bench, "user_concurrency", &self.limit.to_string());
+                set(&self.bench, "fal_concurrency", &window.to_string());
+                let videos = match self.videos {
+                    0 => "off".to_owned(),
+                    n => format!("{VIDEOS}={n}"),
+                };
+                set(&self.bench, "model_limits", &videos);
                 apply(&self.instances[who]);
             }
             97..105 => self.cancel(),
@@ -557,11 +577,14 @@ impl Walk {
             if self.rng.u8(..6) == 0 {
                 more += r#","not_before":4000000000"#;
             }
-            let entry = if user.is_empty() {
+            let mut entry = if user.is_empty() {
                 job(&id, &more)
             } else {
                 of(user, &id, &more)
             };
+            if self.rng.bool() {
+                entry = entry.replace(r#""a/b""#, &format!(r#""{VIDEO}""#));
+            }
             self.note(format!("push {entry}"));
             self.bench.push(&entry);
         }
@@ -574,8 +597,54 @@ impl Walk {
             .map(|user| (*user, slots(&self.bench, user).into_iter().collect()))
             .collect();
         let n = self.rng.usize(1..6);
-        let flights = self.instances[who].claim(n);
+        let places =
+            |pattern| -> BTreeSet<String> { at_fal(&self.bench, pattern).into_iter().collect() };
+        let (all_before, videos_before) = (places(""), places(VIDEOS));
+        let claim = self.instances[who].session.claim(n, false);
+        let claim = claim.expect("claims");
+        let (all, videos) = (places(""), places(VIDEOS));
+        let flights: Vec<Flight> = claim.jobs.into_iter().map(flight).collect();
         self.note(format!("claim by {who}: {:?}", ids(&flights)));
+        let told = |what: String| format!("{what}: {:#?}", self.history);
+        let begun = |before: &BTreeSet<String>, after: &BTreeSet<String>| {
+            flights.iter().any(|flight| {
+                let id = flight.id.as_str();
+                flight.phase == Phase::Submitting && after.contains(id) && !before.contains(id)
+            })
+        };
+        if self.window > 0 && begun(&all_before, &all) {
+            assert!(
+                all.len() <= self.window,
+                "{}",
+                told(format!("at fal {all:?}"))
+            );
+        }
+        if self.videos > 0 && begun(&videos_before, &videos) {
+            assert!(
+                videos.len() <= self.videos,
+                "{}",
+                told(format!("videos {videos:?}"))
+            );
+        }
+        // Nothing is left idle: with room for more, and nothing more to come, whoever is ready has been taken.
+        if flights.len() < n && !claim.more {
+            let open = self.window == 0 || all.len() < self.window;
+            for p in PRIORITIES {
+                let ready = self.bench.ready(p);
+                assert!(
+                    !open || ready.is_empty(),
+                    "{}",
+                    told(format!("{p} {ready:?} idle"))
+                );
+                let ready = self.bench.ready(&format!("model:{p}:{VIDEOS}"));
+                let place = open && (self.videos == 0 || videos.len() < self.videos);
+                assert!(
+                    !place || ready.is_empty(),
+                    "{}",
+                    told(format!("{ready:?} idle"))
+                );
+            }
+        }
         for user in USERS.iter().filter(|user| !user.is_empty()) {
             let new = flights.iter().filter(|flight| {
                 flight.user.as_deref() == Some(*user) && !before[*user].contains(flight.id.as_str())
@@ -678,7 +747,11 @@ impl Walk {
         let mut queued = BTreeSet::new();
         let mut waiting = BTreeSet::new();
         let mut held = BTreeSet::new();
-        for p in PRIORITIES {
+        let behind = PRIORITIES.map(|p| format!("model:{p}:{VIDEOS}"));
+        for p in PRIORITIES
+            .into_iter()
+            .chain(behind.iter().map(String::as_str))
+        {
             let list = self.bench.ready(p);
             let turns: BTreeMap<String, String> =
                 self.bench.ask(&format!("HGETALL {NS}:turns:{p}"));
@@ -761,6 +834,33 @@ impl Walk {
             "{}",
             told(format!("{begun:?}"))
         );
+        let settled_phase = |phase: &str| ["delivering", "telling"].contains(&phase);
+        let (all, videos) = (at_fal(&self.bench, ""), at_fal(&self.bench, VIDEOS));
+        for id in &all {
+            let state = field(id, "state").unwrap_or_default();
+            let phase = field(id, "phase").unwrap_or("submitting");
+            let right = state == "running" || ["queued", "later"].contains(&state) && paid(id);
+            assert!(
+                right && !settled_phase(phase),
+                "{}",
+                told(format!("at fal {id}"))
+            );
+        }
+        for (id, record) in &records {
+            let phase = record.get("phase").map_or("submitting", String::as_str);
+            let counted = record.get("at_fal").map(String::as_str);
+            let runs = record["state"] == "running" && !settled_phase(phase);
+            if self.window > 0 && runs {
+                assert!(
+                    counted.is_some(),
+                    "{}",
+                    told(format!("{id} is not counted"))
+                );
+            }
+            assert_eq!(counted.is_some(), all.contains(id), "{}", told(id.clone()));
+            let video = counted == Some(VIDEOS);
+            assert_eq!(video, videos.contains(id), "{}", told(id.clone()));
+        }
         let held: Vec<String> = self.bench.ask(&format!("ZRANGE {NS}:rate:held 0 -1"));
         for id in held {
             assert_eq!(field(&id, "state"), Some("later"), "{}", told(id.clone()));
@@ -804,7 +904,10 @@ impl Walk {
         for key in self.bench.dump().keys() {
             let word = key.split(':').nth(1).unwrap_or_default();
             assert!(
-                !["waiting", "turns", "waiters", "user", "ready", "later"].contains(&word),
+                ![
+                    "waiting", "turns", "waiters", "user", "ready", "later", "at_fal"
+                ]
+                .contains(&word),
                 "{key} is left: {:#?}",
                 self.history
             );

@@ -20,10 +20,10 @@ return out";
 
 const LISTS: [&str; 4] = ["resume", "high", "default", "low"];
 /// Keys that a store may hold, by what follows the namespace.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 28] = [
     "inbox", "taken", "ready", "bell", "spec", "result", "later", "workers", "worker", "claims",
     "cancels", "dead", "stats", "models", "paused", "store", "run", "settling", "rate", "events",
-    "job", "gone", "waiting", "turns", "waiters", "user", "config",
+    "job", "gone", "waiting", "turns", "waiters", "user", "config", "window",
 ];
 /// As above: upkeep's own notes.
 const UPKEEP: [&str; 4] = ["audit", "suspects", "told", "upload"];
@@ -42,6 +42,8 @@ struct Snapshot {
     /// User, then the ids that use a slot.
     slots: BTreeMap<String, BTreeSet<String>>,
     held: BTreeSet<String>,
+    /// Pattern of models (or '' for all), then the ids that are at fal.
+    at_fal: BTreeMap<String, BTreeSet<String>>,
     config: Fields,
     /// Instance, then job id to token.
     claims: BTreeMap<String, Fields>,
@@ -66,6 +68,7 @@ pub fn findings(con: &mut Connection, repairs: bool) -> Result<Vec<String>, Redi
     snapshot.records_stand_where_they_say(&mut wrong);
     snapshot.places_hold_only_what_stands_there(&mut wrong);
     snapshot.users_have_their_turns_and_slots(&mut wrong);
+    snapshot.places_at_fal_are_those_of_jobs(&mut wrong);
     snapshot.keys_live_as_long_as_their_record(&mut wrong);
     snapshot.nothing_belongs_to_nobody(&mut wrong);
     if !repairs {
@@ -107,6 +110,7 @@ impl Snapshot {
                     all.slots.insert(user, texts.into_iter().collect());
                 }
                 ("rate", "zset") if rest == "held" => all.held = texts.into_iter().collect(),
+                ("at_fal", "set") => drop(all.at_fal.insert(rest, texts.into_iter().collect())),
                 ("config", "hash") => all.config = pairs(),
                 ("claims", "hash") => drop(all.claims.insert(rest, pairs())),
                 ("taken", "list") => drop(all.taken.insert(rest)),
@@ -148,19 +152,24 @@ impl Snapshot {
                 Some("queued") => {
                     let paid = field("request_id").is_some()
                         || field("phase").is_some_and(|phase| phase != "submitting");
-                    let right = if paid {
-                        "resume"
-                    } else {
-                        field("priority").unwrap_or("default")
+                    let priority = field("priority").unwrap_or("default");
+                    let right = match field("behind") {
+                        _ if paid => "resume".to_owned(),
+                        Some(pattern) => format!("model:{priority}:{pattern}"),
+                        None => priority.to_owned(),
                     };
                     let now = listed.get(id.as_str()).cloned().unwrap_or_default();
-                    if now != [right] {
+                    if now != [right.as_str()] {
                         say(format!("queued for {right}, but it stands in {now:?}"));
                     }
                 }
                 Some("waiting") => {
                     let (p, user) = (field("priority"), field("user").unwrap_or_default());
-                    let line = format!("{}:{user}", p.unwrap_or("default"));
+                    let p = p.unwrap_or("default");
+                    let line = match field("behind") {
+                        Some(pattern) => format!("model:{p}:{pattern}:{user}"),
+                        None => format!("{p}:{user}"),
+                    };
                     let times = |ids: &Vec<String>| ids.iter().filter(|other| *other == id).count();
                     if self.lines.get(&line).map_or(0, times) != 1
                         || listed.contains_key(id.as_str())
@@ -201,7 +210,7 @@ impl Snapshot {
             record.and_then(|record| record.get("state").map(String::as_str))
         };
         for (list, ids) in &self.lists {
-            if !LISTS.contains(&list.as_str()) {
+            if !LISTS.contains(&list.as_str()) && !list.starts_with("model:") {
                 wrong.push(format!("ready:{list}: a list that nobody knows"));
             }
             for id in ids.iter().filter(|id| state(id) != Some("queued")) {
@@ -246,7 +255,13 @@ impl Snapshot {
             self.config.get("user_concurrency") == self.config.get("applied:user_concurrency");
         let used = |user: &str| self.slots.get(user).map_or(0, BTreeSet::len);
         for (line, ids) in &self.lines {
-            let (p, user) = line.split_once(':').unwrap_or((line, ""));
+            // A pattern of models has no colon.
+            let behind = line.strip_prefix("model:");
+            let at = behind.and_then(|rest| rest.match_indices(':').nth(1));
+            let (p, user) = match at {
+                Some((at, _)) => (&line[..at + 6], &line[at + 7..]),
+                None => line.split_once(':').unwrap_or((line, "")),
+            };
             if self
                 .turns
                 .get(p)
@@ -312,6 +327,40 @@ impl Snapshot {
         for id in &self.held {
             if field(id, "state") != Some("later") || field(id, "deferred_at").is_none() {
                 wrong.push(format!("rate:held holds {id}, which is {:?}", record(id)));
+            }
+        }
+    }
+
+    /// Who stands at fal is on its way there, or was submitted and has no result yet, and says so itself.
+    fn places_at_fal_are_those_of_jobs(&self, wrong: &mut Vec<String>) {
+        let field = |id: &str, name: &str| self.records.get(id)?.get(name).map(String::as_str);
+        let all = self.at_fal.get("").cloned().unwrap_or_default();
+        for (pattern, ids) in &self.at_fal {
+            for id in ids {
+                let phase = field(id, "phase").unwrap_or("submitting");
+                let there = match field(id, "state") {
+                    Some("running") => true,
+                    Some("queued" | "later") => field(id, "request_id").is_some(),
+                    _ => false,
+                };
+                let right = there
+                    && matches!(phase, "submitting" | "polling" | "collecting")
+                    && all.contains(id)
+                    && field(id, "at_fal").is_some_and(|at| pattern.is_empty() || at == pattern);
+                if !right {
+                    let record = self.records.get(id);
+                    wrong.push(format!("at_fal:{pattern} holds {id}: {record:?}"));
+                }
+            }
+        }
+        for (id, record) in &self.records {
+            if record.get("at_fal").is_some_and(|pattern| {
+                let counted = |ids: &BTreeSet<String>| ids.contains(id);
+                !(all.contains(id) && self.at_fal.get(pattern).is_some_and(counted))
+            }) {
+                wrong.push(format!(
+                    "{id} stands at fal, but is not counted: {record:?}"
+                ));
             }
         }
     }

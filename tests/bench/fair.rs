@@ -2,7 +2,7 @@
 //! costs Redis and the daemon with and without them. Prints figures and judges nothing: the machines differ.
 //!
 //! `cargo bench --bench fair`, or with other numbers `cargo bench --bench fair -- JOBS ROUNDS`; the part about
-//! the submit window alone: `cargo bench --bench fair -- window`.
+//! the submit window alone: `cargo bench --bench fair -- window`; what a job costs alone: `-- cost`.
 
 use fal_worker::sandbox::Sandbox;
 use redis::Connection;
@@ -19,14 +19,25 @@ fn main() {
         .collect();
     let jobs = numbers.first().copied().unwrap_or(10_000);
     let rounds = numbers.get(1).copied().unwrap_or(5);
-    window();
-    if std::env::args().any(|arg| arg == "window") {
-        return;
+    let only = |part: &str| std::env::args().any(|arg| arg == part);
+    if !only("cost") {
+        window();
+        if only("window") {
+            return;
+        }
+        waits();
     }
+    costs(jobs, rounds);
+}
+
+fn waits() {
     println!("a light user, one job every 200 ms, beside 1000 jobs of a heavy one, four at a time");
     for fair in [false, true] {
         wait_of_the_light(fair);
     }
+}
+
+fn costs(jobs: usize, rounds: usize) {
     // In turns, since the machine is never quiet; the best of all rounds is shown.
     for users in ["of one user", "of as many users", "without a user"] {
         println!("{jobs} jobs {users}, 8 threads, the best of {rounds} rounds");

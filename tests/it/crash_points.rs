@@ -555,7 +555,7 @@ impl Stage {
                 }
                 // A mark of the dead; turns of messages.
                 "worker" => ttl > 0,
-                "rate" => ttl >= 0, // rounded: half a second may be left
+                "rate" => ttl != -1, // it may expire while we look
                 _ => false,
             };
             assert!(kept, "left over: {key} (expires in {ttl} s)");

@@ -394,11 +394,12 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
     } else {
         None
     };
-    // The result may echo a prompt, a redelivery holds the words of its message: like the input they are
-    // shown only when asked for.
+    // The result may echo a prompt, a redelivery holds the words of its message, and `inputs` says where the
+    // user's pictures lie: like the input they are shown only when asked for.
+    let hidden = ["result", "raw", "sent_to", "inputs"];
     let shown = record
         .iter()
-        .filter(|(name, _)| args.spec || !matches!(name.as_str(), "result" | "raw" | "sent_to"));
+        .filter(|(name, _)| args.spec || !hidden.contains(&name.as_str()));
     if args.json {
         let record: serde_json::Map<String, Value> = shown
             .map(|(name, value)| (name.clone(), Value::String(value.clone())))

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest step, a direct call, ends within this time; what nobody took by then is over.
-const REMEMBERED: Duration = Duration::from_secs(180);
+/// The longest step ends within this time: a file of the largest size, fetched and put away at the slowest pace
+/// (see `inputs`). What nobody took by then is over.
+const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// Claims whose jobs are to be ended.
 #[derive(Default)]

@@ -6,8 +6,9 @@
 //! `cargo bench --bench window`
 
 use fal_worker::sandbox::Sandbox;
+use fal_worker::sandbox::child::{WorkerChild, WorkerCommand};
 use redis::Connection;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,7 +66,7 @@ fn scene(slots: usize, window: &str, besides: Besides) -> String {
     for number in 0..500 {
         push(&mut con, &format!("job-{number}"), "default");
     }
-    let _daemons = [0, 1].map(|_| Daemon::start(&sandbox, window));
+    let _daemons = [0, 1].map(|_| start(&sandbox, window));
     let began = Instant::now();
     let (mut highs, mut sizes) = (0, Vec::new());
     let (mut fewer, mut away, mut strangers) = (false, false, 0);
@@ -183,30 +184,11 @@ fn connect(sandbox: &Sandbox) -> Connection {
     client.get_connection().expect("redis")
 }
 
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(sandbox: &Sandbox, window: &str) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
-            .args(["run", "--name", "bench", "--listen", "off"])
-            .args(["--state-dir", "off", "--poll-max", "500ms"])
-            .args(["--threads", "8", "--fal-concurrency", window])
-            .args(["--redis-url", &sandbox.redis.url()])
-            .args(["--fal-url", &sandbox.fal.queue_url()])
-            .args(["--file-host", &sandbox.fal.file_host()])
-            .env_clear()
-            .env("FAL_KEY", sandbox.fal.key())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Daemon(child.expect("the daemon"))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start(sandbox: &Sandbox, window: &str) -> WorkerChild {
+    let program = Path::new(env!("CARGO_BIN_EXE_fal-worker"));
+    WorkerCommand::new(program, sandbox)
+        .flags(["--name", "bench", "--poll-max", "500ms", "--threads", "8"])
+        .flags(["--fal-concurrency", window])
+        .start()
+        .expect("the daemon")
 }

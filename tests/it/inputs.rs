@@ -148,6 +148,17 @@ fn a_worker_that_dies_in_the_submit_leaves_the_urls_to_its_successor() {
     let mut world = World::new();
     let id = killed_at(&mut world, &["--threads", "4"], "fal.submit");
     assert!(world.record("a")["inputs"].contains(&url_of(&world, &id)));
+    // Where a user's picture lies is shown like the input: when asked for.
+    let shown = |args: &[&str]| {
+        let output = world
+            .cli(&[&["show", "a"], args].concat())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let url = url_of(&world, &id);
+    assert!(!shown(&[]).contains(&url) && !shown(&["--json"]).contains(&url));
+    assert!(shown(&["--spec"]).contains(&url));
     // The record alone is enough.
     let _: u64 = world.redis(&["DEL", &format!("fal:upload:7000000001:{id}")]);
     let _next = world.daemon(&["--threads", "4"]);

@@ -277,22 +277,20 @@ impl Socket {
             return Ok(());
         }
         let timeout = timeout.for_write();
-        let wanted = span(timeout)?;
-        if !fits(self.write_limit, wanted) {
-            self.stream.set_write_timeout(wanted)?;
-            self.write_limit = wanted;
-        }
+        let mut left = Left::new(timeout)?;
         let mut rest = &self.buffers.inner.output()[..amount];
         while !rest.is_empty() {
+            if let Some(limit) = left.to_set(self.write_limit) {
+                self.stream.set_write_timeout(limit)?;
+                self.write_limit = limit;
+            }
             match (&*self.stream).write(rest) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(n) => {
                     TRACE.with(|trace| trace.sent.set(trace.sent.get() + n as u64));
                     rest = &rest[n..];
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => return Err(Error::Timeout(timeout.reason)),
-                Err(error) => return Err(error.into()),
+                Err(error) => left.after(error, timeout)?,
             }
         }
         Ok(())
@@ -317,22 +315,15 @@ impl Transport for Socket {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.flush(timeout)?;
         let timeout = timeout.for_read();
-        let wanted = span(timeout)?;
-        if !fits(self.read_limit, wanted) {
-            self.stream.set_read_timeout(wanted)?;
-            self.read_limit = wanted;
-        }
-        let deadline = wanted.map(|limit| Instant::now() + limit);
+        let mut left = Left::new(timeout)?;
         let amount = loop {
+            if let Some(limit) = left.to_set(self.read_limit) {
+                self.stream.set_read_timeout(limit)?;
+                self.read_limit = limit;
+            }
             match (&*self.stream).read(self.buffers.input_append_buf()) {
                 Ok(amount) => break amount,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(Error::Timeout(timeout.reason));
-                    }
-                }
-                Err(error) if is_timeout(&error) => return Err(Error::Timeout(timeout.reason)),
-                Err(error) => return Err(error.into()),
+                Err(error) => left.after(error, timeout)?,
             }
         };
         self.buffers.input_appended(amount);
@@ -372,21 +363,50 @@ fn only_tickets(mut bytes: &[u8]) -> bool {
     true
 }
 
-/// The limit of the next read or write.
-fn span(timeout: NextTimeout) -> Result<Option<Duration>, Error> {
-    if timeout.after.is_zero() {
-        return Err(Error::Timeout(timeout.reason));
-    }
-    Ok(timeout
-        .not_zero()
-        .map(|limit| (*limit).max(Duration::from_millis(1))))
+/// What is left of the time for one read or write. Setting a socket's own limit costs a system call, and
+/// exchanges of different lengths take turns on a connection: a limit that is set already will do unless it
+/// is more than an eighth too long, or so short that waking up for it would cost more.
+struct Left {
+    limit: Option<Duration>,
+    until: Option<Instant>,
 }
 
-/// A limit that is set already will do if it is at most an eighth too long: the time left differs by
-/// some microseconds each time, and setting it costs a system call.
+impl Left {
+    fn new(timeout: NextTimeout) -> Result<Left, Error> {
+        if timeout.after.is_zero() {
+            return Err(Error::Timeout(timeout.reason));
+        }
+        let limit = timeout
+            .not_zero()
+            .map(|limit| (*limit).max(Duration::from_millis(1)));
+        let until = limit.map(|limit| Instant::now() + limit);
+        Ok(Left { limit, until })
+    }
+
+    /// What the socket's limit has to be now, if `set` will not do.
+    fn to_set(&self, set: Option<Duration>) -> Option<Option<Duration>> {
+        (!fits(set, self.limit)).then_some(self.limit)
+    }
+
+    /// Whether to go on after an error: it was a signal, or a limit shorter than ours.
+    fn after(&mut self, error: io::Error, timeout: NextTimeout) -> Result<(), Error> {
+        if error.kind() != io::ErrorKind::Interrupted && !is_timeout(&error) {
+            return Err(error.into());
+        }
+        let now = Instant::now();
+        match self.until {
+            Some(until) if until <= now => return Err(Error::Timeout(timeout.reason)),
+            Some(until) => self.limit = Some((until - now).max(Duration::from_millis(1))),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether a limit that is set will do for the one that is wanted.
 fn fits(set: Option<Duration>, wanted: Option<Duration>) -> bool {
     match (set, wanted) {
-        (Some(set), Some(wanted)) => set >= wanted && set <= wanted + wanted / 8,
+        (Some(set), Some(wanted)) => set <= wanted + wanted / 8 && set >= wanted / 16,
         (None, None) => true,
         _ => false,
     }
@@ -440,7 +460,9 @@ mod tests {
             (ms(1000), ms(999), true),
             (ms(1000), ms(889), true),
             (ms(1000), ms(800), false),
-            (ms(1000), ms(1001), false),
+            (ms(1000), ms(1001), true),
+            (ms(1000), ms(16_000), true),
+            (ms(1000), ms(16_100), false),
             (None, ms(5), false),
             (ms(5), None, false),
             (None, None, true),

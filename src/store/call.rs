@@ -57,6 +57,11 @@ impl<'a> Call<'a> {
 }
 
 pub(super) fn add_patch(cmd: &mut Cmd, patch: &Patch) {
+    debug_assert!(
+        (patch.del.iter()).all(|name| !patch.stamp.contains(name)
+            && patch.set.iter().all(|(set, _)| set != name)),
+        "a field both set and deleted: {patch:?}"
+    );
     add_fields(cmd, &patch.set);
     cmd.arg(patch.stamp.len());
     for name in &patch.stamp {

@@ -8,18 +8,17 @@
 -- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::end
 local seq, id, state, keep = tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local word, request, user, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[6], true)
+local word, request, user, at_fal, chat = owner(KEYS[1], ARGV[1], seq, ARGV[6], true)
 local now = now_ms()
 if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
 redis.call('HDEL', KEYS[3], id) -- allowed without memory; so is the rest, then
-apply(KEYS[1], KEYS[2], 7, now, seq)
-if KEYS[7] then
+apply(KEYS[1], KEYS[2], 7, now, seq, {'state', state, 'ended_at', now}, life_fields)
+if KEYS[7] and chat and (state == 'done' or redis.call('HGET', KEYS[1], 'told') == 'yes') then
   -- What arrived in a chat shows that it can be reached.
-  local r = redis.call('HMGET', KEYS[1], 'chat', 'told')
-  if r[1] and (state == 'done' or r[2] == 'yes') then redis.call('DEL', KEYS[7] .. ':' .. r[1]) end
+  redis.call('DEL', KEYS[7] .. ':' .. chat)
 end
-finish({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6]}, id, state, keep, now)
+let_go({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6]}, id, state, keep, now)
 local ns = namespace_of(KEYS[1], id)
 leave_slot(ns, user, id)
 leave_fal(ns, id, at_fal)

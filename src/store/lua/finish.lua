@@ -1,16 +1,17 @@
 -- finish: shared by the scripts that end a job's life (end, crash).
 
--- Makes the record one of an ended job and lets its keys go. Keys by name in `k`; `keep`: seconds, 0 for
--- the bare id only. Token and seq stay, so that a repeat of the end is known as one.
-local function finish(k, id, state, keep, now)
-  redis.call('HSET', k.record, 'state', state, 'ended_at', now)
-  redis.call('HDEL', k.record, 'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked')
-  redis.call('DEL', k.result)
+-- What a record says of a life that is over.
+local life_fields = {'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked'}
+
+-- Lets the keys of an ended job go. Keys by name in `k`; `keep`: seconds, 0 for the bare id only. Token and seq
+-- stay, so that a repeat of the end is known as one.
+local function let_go(k, id, state, keep, now)
   if state == 'dead' and keep > 0 then
+    redis.call('DEL', k.result)
     redis.call('ZADD', k.dead, now, id)
     redis.call('EXPIRE', k.spec, keep)
   else
-    redis.call('DEL', k.spec)
+    redis.call('DEL', k.result, k.spec)
   end
   if keep > 0 then
     redis.call('EXPIRE', k.record, keep)
@@ -26,4 +27,11 @@ local function finish(k, id, state, keep, now)
   redis.call('DEL', k.record)
   redis.call(unpack(set))
   redis.call('EXPIRE', k.record, 86400)
+end
+
+-- Makes the record one of an ended job and lets its keys go.
+local function finish(k, id, state, keep, now)
+  redis.call('HSET', k.record, 'state', state, 'ended_at', now)
+  redis.call('HDEL', k.record, unpack(life_fields))
+  let_go(k, id, state, keep, now)
 end

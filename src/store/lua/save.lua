@@ -11,10 +11,9 @@ local word, request, _, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[5], false)
 local now = now_ms()
 if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
-redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
+apply(KEYS[1], KEYS[2], 6, now, seq)
 if ARGV[3] ~= '' then redis.call('HINCRBY', KEYS[3], ARGV[3], 1) end
 if ARGV[4] ~= '' then redis.call('SET', KEYS[4], ARGV[4]) end
-apply(KEYS[1], KEYS[2], 6, now, seq)
 if at_fal and not is_at_fal(redis.call('HGET', KEYS[1], 'phase')) then
   -- fal has finished, or failed: its place is another's while this one is delivered.
   local ns = string.sub(KEYS[2], 1, -8) -- without `:events`

@@ -35,15 +35,14 @@ end
 if mine and state == 'running' and tonumber(r[3] or '0') >= seq then return {'ok', '', now} end
 if not asserted and r[5] and r[5] ~= 'submitting' then return {'cancel', '', now} end
 
--- PERSIST is allowed when Redis is out of memory, and what follows it in a script then is too.
-redis.call('PERSIST', KEYS[1])
+-- Allowed when Redis is out of memory, and what follows it in a script then is too.
+redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
 local attempt = ARGV[6]
 if not mine then attempt = math.max(1, tonumber(r[6] or '1')) end -- the takeover has counted it
 local set = {'HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now}
 if ARGV[5] ~= '' then set[#set + 1] = 'path'; set[#set + 1] = ARGV[5] end
 if mine and state == 'running' then set[#set + 1] = 'seq'; set[#set + 1] = seq end
 redis.call(unpack(set))
-redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
 local e = {'XADD', KEYS[2], '*', 'event', 'submitted', 'at', now, 'attempt', attempt, 'request_id', request}
 for i = 7, #ARGV do e[#e + 1] = ARGV[i] end
 redis.call(unpack(e))

@@ -142,6 +142,12 @@ impl Fal {
         answer::collected(self.call("GET", &url, &[], None, (RESULT, RESULT_BYTES)))
     }
 
+    /// The same in the place of a look at the status: it may not be there yet, and takes no longer than that.
+    pub fn early_result(&self, model: &Model, handle: Handle) -> Collected {
+        let url = self.request_url(model, handle);
+        answer::collected(self.call("GET", &url, &[], None, (STATUS, RESULT_BYTES)))
+    }
+
     /// Asks fal to drop it.
     pub fn cancel(&self, model: &Model, handle: Handle) -> Cancelled {
         let url = format!("{}/cancel", self.request_url(model, handle));

@@ -93,6 +93,19 @@ impl Pace {
         }
     }
 
+    /// The part of generations that take no longer than this.
+    fn ended_by(&self, age: Duration) -> f32 {
+        let age_ms = age.as_millis() as u64;
+        let (mut ended, mut all) = (0.0, 0.0);
+        for (ms, weight) in weighted(&self.samples) {
+            all += weight;
+            if u64::from(ms) <= age_ms {
+                ended += weight;
+            }
+        }
+        ended / all
+    }
+
     /// Until the next look of a rhythm, which goes on whatever other looks there were: at every whole number
     /// of looks that are due, and `phase`. `None`: not within two hours.
     fn wait(&self, age: Duration, phase: f64) -> Option<Duration> {
@@ -244,6 +257,22 @@ impl Watch {
             (None, Some(_)) => Heard::Queued,
             (None, None) => Heard::Nothing,
         }
+    }
+
+    /// Whether the next look had better ask for the result than for the status: what has ended is there one
+    /// exchange sooner. Where it was seen running that costs nothing, since the refusal says as much as a
+    /// status would; where not, more of its kind must have ended by now than not.
+    pub(crate) fn may_have_ended(&self, submitted: UnixMs, now: UnixMs) -> bool {
+        match (self.began, self.queued, &self.pace) {
+            (Some(_), _, _) => true,
+            (None, None, Some(pace)) => pace.ended_by(span(submitted, now)) > 0.5,
+            (None, _, _) => false,
+        }
+    }
+
+    /// Whether a look found it running, and none since in the queue.
+    pub(crate) fn runs(&self) -> bool {
+        self.began.is_some()
     }
 
     /// Redis's clock was set.

@@ -162,8 +162,10 @@ pub struct SubmitEntry {
     pub cancelled: bool,
     /// Whether it ended with a good output, which is what is billed.
     pub billed: bool,
-    /// Status calls.
+    /// Looks: status calls, and result calls before the end.
     pub polls: u32,
+    /// Of these, calls for the result.
+    pub early: u32,
     /// When the last of them came.
     pub polled: Option<Instant>,
     /// Result calls after the end.
@@ -188,9 +190,9 @@ pub struct Connections {
 pub struct Totals {
     /// Accepted submits, direct calls included.
     pub submits: u64,
-    /// Status calls, of any outcome.
+    /// Looks: status calls of any outcome, and result calls that came too early.
     pub polls: u64,
-    /// Result calls, of any outcome.
+    /// Result calls of any other outcome.
     pub results: u64,
     /// Cancel calls, of any outcome.
     pub cancels: u64,
@@ -233,7 +235,7 @@ struct Shared {
     urls: OnceLock<Urls>,
     pending_code: AtomicU64,
     locked: AtomicBool,
-    status_calls: AtomicU64,
+    looks: AtomicU64,
     result_calls: AtomicU64,
     cancel_calls: AtomicU64,
     file_calls: AtomicU64,
@@ -268,7 +270,7 @@ impl FalStandIn {
             urls: OnceLock::new(),
             pending_code: AtomicU64::new(400),
             locked: AtomicBool::new(false),
-            status_calls: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
             result_calls: AtomicU64::new(0),
             cancel_calls: AtomicU64::new(0),
             file_calls: AtomicU64::new(0),
@@ -468,7 +470,7 @@ impl FalStandIn {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Totals {
             submits: state.jobs.len() as u64,
-            polls: load(&self.shared.status_calls),
+            polls: load(&self.shared.looks),
             results: load(&self.shared.result_calls),
             cancels: load(&self.shared.cancel_calls),
             files: load(&self.shared.file_calls),

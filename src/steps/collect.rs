@@ -21,6 +21,11 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
         ),
         _ => Collected::Missing,
     };
+    after_result(worker, flight, answer)
+}
+
+/// What fal said when it was asked for the result.
+pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collected) -> Next {
     worker.fal_heard(match &answer {
         Collected::Failed(failure) => Heard::of(failure),
         Collected::Output(_) | Collected::NotYet | Collected::Missing => Heard::Answer,

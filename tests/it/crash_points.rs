@@ -547,6 +547,8 @@ impl Stage {
             let part = key.split(':').nth(1).unwrap_or_default();
             let kept = match part {
                 "events" | "stats" | "run" | "store" | "dead" | "gone" | "bell" | "models" => true,
+                // Where the walk stands: on a slow machine a daemon lives to begin one.
+                "audit" => true,
                 // Of ended jobs, and only for a while.
                 "job" => ttl > 0,
                 "spec" => {

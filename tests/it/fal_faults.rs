@@ -445,7 +445,7 @@ fn past_its_timeout_a_generation_is_cancelled_and_fals_next_answer_decides() {
     let cancelled = json!({"detail": "Request cancelled by the client."});
     at_model(
         &world,
-        1,
+        1000, // also to looks that ask for the result: before a status says COMPLETED it means nothing
         "fal.result",
         "case/unmetered",
         fault(499, &[], &cancelled),

@@ -362,14 +362,14 @@ fn cancels_that_fal_leaves_unanswered_count_towards_an_outage() {
     for id in &ids {
         world.wait_submitted(id);
     }
-    // They become overdue while a look at their status is held; then all are told to stop at once. The
-    // first look, which starts their clock, passes.
+    // They become overdue while a look is held; then all are told to stop at once. The first look, which
+    // starts their clock, passes; what was seen running is asked for its result.
     eventually(
         SOON,
         || world.sandbox.fal.submits(),
         |submits| submits.iter().all(|submit| submit.polls > 0),
     );
-    let held = world.sandbox.fal.hold("fal.status");
+    let held = world.sandbox.fal.hold("fal.result");
     assert!(held.wait_arrived(6, SOON));
     let overdue = Instant::now() + Duration::from_millis(1200);
     eventually(SOON, Instant::now, |now| *now > overdue);

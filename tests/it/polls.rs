@@ -2,7 +2,9 @@
 //! How good the schedule is show the simulations in `src/job/pace/tests.rs` and `cargo bench --bench polls`.
 
 use crate::support::{SOON, World, eventually, job};
-use fal_worker::sandbox::fal::{Outcome, Script};
+use fal_worker::sandbox::fal::{Outcome, Script, SubmitEntry};
+use fal_worker::sandbox::faults::{Fault, Rule};
+use serde_json::json;
 use std::time::Duration;
 
 const MODEL: &str = "fal-ai/flux/dev";
@@ -19,10 +21,15 @@ fn world(takes: u64) -> World {
 
 /// Polls that a job took, once it is done.
 fn polls_of(world: &mut World, id: &str) -> u32 {
+    seen_of(world, id).polls
+}
+
+/// What fal saw of a job, once it is done.
+fn seen_of(world: &mut World, id: &str) -> SubmitEntry {
     world.push(job(id).model(MODEL).json());
     let record = world.wait_state(id, "done");
     let request = world.sandbox.fal.request(&record["request_id"]);
-    request.unwrap().polls
+    request.unwrap()
 }
 
 /// Times that Redis knows of the model, ms.
@@ -112,6 +119,76 @@ fn equal_bounds_poll_at_a_fixed_pace_however_well_the_model_is_known() {
             "{id}: {polls} polls, one each 50 ms for 3 s"
         );
     }
+    drop(daemon);
+    world.assert_clean();
+}
+
+#[test]
+fn what_was_seen_running_is_asked_for_its_result_and_the_refusal_is_the_look() {
+    let mut world = world(1500);
+    let daemon = world.daemon(&["--threads", "4", "--poll-max", "50ms"]);
+    for code in [400, 422, 202, 200] {
+        world.sandbox.fal.set_pending_code(code);
+        let seen = seen_of(&mut world, &format!("code-{code}"));
+        let by_status = seen.polls - seen.early;
+        assert!(
+            by_status <= 2,
+            "{code}: {by_status} of {} looks",
+            seen.polls
+        );
+        assert!(
+            seen.early >= 5,
+            "{code}: {} of {} looks",
+            seen.early,
+            seen.polls
+        );
+        assert_eq!(seen.fetches, 1, "{code}");
+    }
+    drop(daemon);
+    world.assert_clean();
+}
+
+#[test]
+fn only_a_good_result_is_believed_before_the_status_has_said_that_it_is_there() {
+    let rows = [
+        (
+            "500",
+            Fault::json(500, &json!({"detail": "Internal Server Error"})),
+        ),
+        ("404", Fault::json(404, &json!({"detail": "Not Found"}))),
+        (
+            "422",
+            Fault::json(
+                422,
+                &json!({"detail": [{"type": "value_error", "loc": ["body"], "msg": "no"}]}),
+            ),
+        ),
+        (
+            "429",
+            Fault::json(429, &json!({"detail": "Too many requests"})),
+        ),
+        ("html", Fault::Html502),
+        ("empty", Fault::Empty200),
+        ("cut", Fault::ResetAfterActing),
+    ];
+    let mut world = world(1500);
+    let daemon = world.daemon(&["--threads", "4", "--poll-max", "50ms"]);
+    for (name, fault) in rows {
+        // The first look finds it running; the next three ask for the result.
+        let rule = world
+            .sandbox
+            .faults
+            .add(Rule::first(3, "fal.result", fault));
+        let seen = seen_of(&mut world, name);
+        assert_eq!(world.sandbox.faults.fired(rule), 3, "{name}");
+        assert_eq!(seen.fetches, 1, "{name}");
+        world.sandbox.faults.clear();
+    }
+    assert_eq!(
+        world.sandbox.fal.totals().submits,
+        7,
+        "none was given up and paid again"
+    );
     drop(daemon);
     world.assert_clean();
 }

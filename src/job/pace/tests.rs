@@ -490,6 +490,40 @@ fn a_clock_that_is_set_changes_no_span() {
 }
 
 #[test]
+fn the_result_is_asked_for_where_it_runs_and_where_most_have_ended_by_now() {
+    let bounds = PollBounds {
+        min: Duration::from_millis(250),
+        max: Duration::from_secs(5),
+    };
+    let at = |ms: i64| UnixMs(1_000_000 + ms);
+    let known = || Pace::new(vec![2000; 8]).map(Arc::new);
+    let queued = Polled::InQueue { position: Some(1) };
+    for (name, pace, looks, ms, early) in [
+        ("unknown", None, vec![], 60_000, false),
+        ("too soon", known(), vec![], 1900, false),
+        ("most have ended", known(), vec![], 2100, true),
+        ("runs", None, vec![&Polled::InProgress], 300, true),
+        ("queued", known(), vec![&queued], 60_000, false),
+        (
+            "fell back",
+            known(),
+            vec![&Polled::InProgress, &queued],
+            60_000,
+            false,
+        ),
+    ] {
+        let mut watch = Watch {
+            pace,
+            ..Watch::default()
+        };
+        for look in looks {
+            watch.next_look(Some(look), at(0), &bounds, (at(200), 0.5));
+        }
+        assert_eq!(watch.may_have_ended(at(0), at(ms)), early, "{name}");
+    }
+}
+
+#[test]
 fn the_likely_time_is_the_median_of_what_takes_longer_than_it_has_run() {
     let pace = Pace::parse("3000 3000 3000 3000 20000 3000 20000 3000").unwrap();
     let seconds = |age| pace.likely_beyond(Duration::from_secs(age)).as_secs_f64();

@@ -235,6 +235,7 @@ impl State {
             cancelled: false,
             billed: false,
             polls: 0,
+            early: 0,
             polled: None,
             fetches: 0,
         };

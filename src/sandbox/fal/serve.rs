@@ -274,7 +274,7 @@ impl Shared {
     }
 
     pub(super) fn status(&self, request: &Request, stem: &str, id: &str) -> Response {
-        self.status_calls.fetch_add(1, Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let logs = match request.query("logs") {
             None | Some("0" | "false") => false,
             Some("1" | "true") => true,
@@ -294,7 +294,8 @@ impl Shared {
         state.jobs[at].entry.polls += 1;
         state.jobs[at].entry.polled = Some(state.clock);
         let job = &state.jobs[at];
-        if job.entry.fetches > 0 {
+        // Whoever has read what failed may ask whether that was the end of it.
+        if job.entry.fetches > 0 && job.entry.billed {
             self.violation(format!("poll-after-result: {id}"));
         }
         let mut body = String::with_capacity(512);
@@ -357,14 +358,25 @@ impl Shared {
     }
 
     pub(super) fn result(&self, stem: &str, id: &str) -> Response {
-        self.result_calls.fetch_add(1, Ordering::Relaxed);
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         state.advance(Instant::now());
-        let Some(at) = self.find(state, stem, id) else {
+        let found = self.find(state, stem, id);
+        let early = found.is_some_and(|at| !matches!(state.jobs[at].phase, Phase::Done(_)));
+        let calls = if early {
+            &self.looks
+        } else {
+            &self.result_calls
+        };
+        calls.fetch_add(1, Ordering::Relaxed);
+        let Some(at) = found else {
             return not_found();
         };
         let Phase::Done(end) = state.jobs[at].phase else {
+            let entry = &mut state.jobs[at].entry;
+            entry.polls += 1;
+            entry.early += 1;
+            entry.polled = Some(state.clock);
             let code = self.pending_code.load(Ordering::Relaxed) as u16;
             return detail(code, "Request is still in progress")
                 .with_header("x-fal-request-id", id);

@@ -1,7 +1,8 @@
 //! HTTP for those who watch: one thread, a few connections at a time, one request each. It knows bytes
 //! and limits; what a page says is the caller's affair. Slow, broken and greedy guests cost others
-//! nothing: no read or write blocks, and each guest goes after two seconds at the latest. Nothing here has
-//! to be ended: the thread goes with the process and keeps no stop waiting.
+//! nothing: no read or write blocks, and each guest goes after two seconds without a whole request, ten after
+//! it, or when the next one needs his place. Nothing here has to be ended: the thread goes with the process
+//! and keeps no stop waiting.
 
 use httparse::Status;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,8 +10,10 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// From a connection to its end.
+/// From a connection to the end of its request.
 const LONGEST: Duration = Duration::from_secs(2);
+/// From there to the answer's last byte: a page over a mobile line takes its time.
+const ANSWERED_IN: Duration = Duration::from_secs(10);
 /// Bytes of a request.
 const REQUEST: usize = 8 << 10;
 /// Header lines of a request.
@@ -20,28 +23,69 @@ const GUESTS: usize = 16;
 /// After an accept that failed: out of files, most likely.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
+/// What plain words are sent as.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What somebody wants to see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// Without the query.
+    pub(crate) path: &'a str,
+    headers: &'a [httparse::Header<'a>],
+}
+
+impl<'a> Asked<'a> {
+    /// Values of a header, each time it stands there; what is no text is empty.
+    pub(crate) fn header(&self, name: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let named = (self.headers.iter()).filter(move |one| one.name.eq_ignore_ascii_case(name));
+        named.map(|one| std::str::from_utf8(one.value).unwrap_or_default())
+    }
+}
+
 /// What a page says.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    /// Beside those that every answer has; neither name nor value holds a line break.
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
     pub(crate) text: String,
 }
 
 impl Page {
-    fn error(status: u16) -> Page {
+    /// Plain words.
+    pub(crate) fn text(status: u16, text: String) -> Page {
         Page {
             status,
-            text: format!("{}\n", reason(status)),
+            content_type: TEXT,
+            headers: Vec::new(),
+            text,
         }
     }
 
+    fn error(status: u16) -> Page {
+        Page {
+            headers: match status {
+                405 => vec![("Allow", "GET")],
+                _ => Vec::new(),
+            },
+            ..Page::text(status, format!("{}\n", reason(status)))
+        }
+    }
+
+    /// No browser guesses another type, and no other site's page may embed what is said here.
     fn bytes(&self) -> Vec<u8> {
         let (status, text) = (self.status, &self.text);
-        let allow = if status == 405 { "Allow: GET\r\n" } else { "" };
+        let own = self.headers.iter();
+        let own: String = own
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
         format!(
-            "HTTP/1.1 {status} {}\r\n{allow}Content-Type: text/plain; charset=utf-8\r\n\
-             Cache-Control: no-store\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+            "HTTP/1.1 {status} {}\r\n{own}Content-Type: {}\r\nCache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
             reason(status),
+            self.content_type,
             text.len()
         )
         .into_bytes()
@@ -52,8 +96,10 @@ fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
+        401 => "Unauthorized",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         _ => "Error",
@@ -63,30 +109,37 @@ fn reason(status: u16) -> &'static str {
 struct Guest {
     stream: TcpStream,
     request: Vec<u8>,
+    /// What of the answer has not gone out yet.
+    answer: Vec<u8>,
     answered: bool,
     over: bool,
     until: Instant,
 }
 
-/// Answers for as long as the process lives. `page`: what a path says, `None` where there is nothing. The
-/// listener does not block.
-pub(crate) fn serve(listener: &TcpListener, page: &dyn Fn(&str) -> Option<Page>) {
+/// Answers for as long as the process lives. `page`: what is said to a request, `None` where there is
+/// nothing. The listener does not block.
+pub(crate) fn serve(listener: &TcpListener, page: &dyn Fn(&Asked<'_>) -> Option<Page>) {
     let mut guests: Vec<Guest> = Vec::new();
     loop {
         let now = Instant::now();
         guests.retain(|guest| !guest.over && guest.until > now);
         let wait = guests
-            .first() // the oldest
+            .iter()
             .map(|guest| guest.until.saturating_duration_since(now))
+            .min()
             .and_then(|wait| Timespec::try_from(wait).ok());
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
-        watched.extend((guests.iter()).map(|guest| PollFd::new(&guest.stream, PollFlags::IN)));
+        watched.extend((guests.iter()).map(|guest| PollFd::new(&guest.stream, guest.waits_for())));
         if poll(&mut watched, wait.as_ref()).is_err() {
             continue; // a signal
         }
         let said: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
         for (guest, _) in guests.iter_mut().zip(&said[1..]).filter(|(_, said)| **said) {
-            guest.hear(page);
+            if guest.answer.is_empty() {
+                guest.hear(page);
+            } else {
+                guest.tell();
+            }
         }
         if said[0] {
             accept(listener, &mut guests);
@@ -106,6 +159,7 @@ fn accept(listener: &TcpListener, guests: &mut Vec<Guest>) {
             guests.push(Guest {
                 stream,
                 request: Vec::new(),
+                answer: Vec::new(),
                 answered: false,
                 over: false,
                 until: Instant::now() + LONGEST,
@@ -117,9 +171,17 @@ fn accept(listener: &TcpListener, guests: &mut Vec<Guest>) {
 }
 
 impl Guest {
+    fn waits_for(&self) -> PollFlags {
+        if self.answer.is_empty() {
+            PollFlags::IN
+        } else {
+            PollFlags::OUT
+        }
+    }
+
     /// Reads what has come and answers once the request is whole. What comes after it is thrown away: a
     /// connection that is closed with something unread in it may lose the answer.
-    fn hear(&mut self, page: &dyn Fn(&str) -> Option<Page>) {
+    fn hear(&mut self, page: &dyn Fn(&Asked<'_>) -> Option<Page>) {
         let mut piece = [0; 2048];
         let got = match self.stream.read(&mut piece) {
             Ok(0) => {
@@ -139,17 +201,33 @@ impl Guest {
         if let Some(page) = answer(&self.request, page) {
             self.answered = true;
             self.request = Vec::new();
-            // It is far smaller than what an empty socket takes without blocking.
-            let sent = self.stream.write_all(&page.bytes());
-            self.over = sent
-                .and_then(|()| self.stream.shutdown(Shutdown::Write))
-                .is_err();
+            self.answer = page.bytes();
+            self.until = Instant::now() + ANSWERED_IN;
+            self.tell();
         }
+    }
+
+    /// Sends what the socket takes at this moment.
+    fn tell(&mut self) {
+        while !self.answer.is_empty() {
+            match self.stream.write(&self.answer) {
+                Ok(sent) => drop(self.answer.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.over = true;
+                    return;
+                }
+            }
+        }
+        self.answer = Vec::new();
+        self.until = Instant::now() + LONGEST;
+        self.over = self.stream.shutdown(Shutdown::Write).is_err();
     }
 }
 
 /// The answer to what has come of a request so far; `None`: there is more to come.
-fn answer(request: &[u8], page: &dyn Fn(&str) -> Option<Page>) -> Option<Page> {
+fn answer(request: &[u8], page: &dyn Fn(&Asked<'_>) -> Option<Page>) -> Option<Page> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(request) {
@@ -159,8 +237,11 @@ fn answer(request: &[u8], page: &dyn Fn(&str) -> Option<Page>) -> Option<Page> {
         Ok(Status::Complete(_)) if parsed.method != Some("GET") => Some(Page::error(405)),
         Ok(Status::Complete(_)) => {
             let target = parsed.path.unwrap_or_default();
-            let path = target.split('?').next().unwrap_or_default();
-            Some(page(path).unwrap_or_else(|| Page::error(404)))
+            let asked = Asked {
+                path: target.split('?').next().unwrap_or_default(),
+                headers: parsed.headers,
+            };
+            Some(page(&asked).unwrap_or_else(|| Page::error(404)))
         }
     }
 }
@@ -170,11 +251,8 @@ mod tests {
     use super::*;
 
     fn status(request: &str) -> Option<u16> {
-        let page = |path: &str| {
-            (path == "/healthz").then(|| Page {
-                status: 200,
-                text: "ok\n".to_owned(),
-            })
+        let page = |asked: &Asked<'_>| {
+            (asked.path == "/healthz").then(|| Page::text(200, "ok\n".to_owned()))
         };
         answer(request.as_bytes(), &page).map(|page| page.status)
     }
@@ -206,16 +284,54 @@ mod tests {
 
     #[test]
     fn an_answer_says_its_length_and_that_it_is_the_last() {
-        let page = Page {
-            status: 503,
-            text: "stopping\n".to_owned(),
-        };
+        let page = Page::text(503, "stopping\n".to_owned());
         assert_eq!(
             String::from_utf8(page.bytes()).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Cache-Control: no-store\r\nContent-Length: 9\r\nConnection: close\r\n\r\nstopping\n"
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+             Cross-Origin-Resource-Policy: same-origin\r\nContent-Length: 9\r\n\
+             Connection: close\r\n\r\nstopping\n"
         );
         let refused = String::from_utf8(Page::error(405).bytes()).unwrap();
         assert!(refused.contains("\r\nAllow: GET\r\n"), "{refused}");
+    }
+
+    #[test]
+    fn a_page_larger_than_the_socket_takes_at_once_arrives_whole() {
+        let (listener, address) = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            (listener, address)
+        };
+        // More than both ends of a connection on loopback hold.
+        let size = 24 << 20;
+        std::thread::spawn(move || {
+            serve(&listener, &|asked| match asked.path {
+                "/large" => Some(Page::text(200, "x".repeat(size))),
+                _ => Some(Page::text(200, "small\n".to_owned())),
+            });
+        });
+        let ask = |path: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            (stream.set_read_timeout(Some(Duration::from_secs(20)))).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\n\r\n").unwrap();
+            stream
+        };
+        let mut large = ask("/large");
+        // Nobody waits for the one who does not read yet.
+        for _ in 0..3 {
+            let mut said = String::new();
+            ask("/small").read_to_string(&mut said).unwrap();
+            assert!(said.ends_with("\r\n\r\nsmall\n"), "{said}");
+        }
+        let mut said = Vec::new();
+        large.read_to_end(&mut said).unwrap();
+        let body = said
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap()
+            + 4;
+        assert_eq!(said.len() - body, size);
     }
 }

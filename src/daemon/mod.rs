@@ -26,7 +26,7 @@ use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use health::{Failed, Seen};
 use keeper::Keeper;
-use listen::Page;
+use listen::{Asked, Page};
 use pool::{Engine, Moved};
 use scheduler::Stage;
 use std::collections::HashSet;
@@ -173,17 +173,15 @@ fn listen(
     };
     report::debug("listening", &[("listen", &address)]);
     let (tools, engine) = (tools.clone(), engine.clone());
-    let page = move |path: &str| {
+    let page = move |asked: &Asked<'_>| {
         let now = Instant::now();
-        let (well, text) = match path {
+        let (well, text) = match asked.path {
             "/healthz" => seen(&tools, &engine, started).health(now),
             "/readyz" => seen(&tools, &engine, started).readiness(now),
             _ => return None,
         };
-        Some(Page {
-            status: if well { 200 } else { 503 },
-            text: report::without_secrets(text),
-        })
+        let status = if well { 200 } else { 503 };
+        Some(Page::text(status, report::without_secrets(text)))
     };
     let serve = move || listen::serve(&listener, &page);
     spawn_with("listen".to_owned(), LISTEN_STACK, serve)?;

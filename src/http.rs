@@ -19,6 +19,7 @@ pub(crate) use hosts::Place;
 
 use resolver::CachingResolver;
 use socket::{Sockets, Trace};
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -36,6 +37,15 @@ const BUFFER: usize = 16 << 10;
 
 /// HTTP statuses, and 0 for no answer.
 const STATUSES: usize = 1000;
+
+thread_local! {
+    static EXCHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Exchanges and downloads that this thread has made so far: whether a step spoke to anybody.
+pub(crate) fn exchanges_here() -> u64 {
+    EXCHANGES.get()
+}
 
 /// Which service a request goes to: names metrics and chooses no behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -284,6 +294,7 @@ impl Http {
     }
 
     fn count(&self, service: Service, code: u16) {
+        EXCHANGES.set(EXCHANGES.get() + 1);
         let at = service as usize * STATUSES + usize::from(code).min(STATUSES - 1);
         self.shared.requests[at].fetch_add(1, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@
 
 mod line;
 mod logger;
+pub mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +17,30 @@ pub use logger::{Style, hide, init_logging, install_panic_hook, line, without_se
 
 use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Every event that the stream can hold (contract section 2).
+pub const EVENTS: [&str; 13] = [
+    "queued",
+    "started",
+    "submitted",
+    "completed",
+    "delivered",
+    "done",
+    "retrying",
+    "failed",
+    "cancelled",
+    "deferred",
+    "duplicate",
+    "redelivered",
+    "taken_over",
+];
+
+/// Kinds of leaks at most that are counted one by one; there are some twenty.
+const REPAIRS: usize = 50;
 
 /// How often each moment came, since the start of the process. Read with `load(Relaxed)`.
 #[derive(Debug, Default)]
@@ -47,6 +69,14 @@ pub struct Counters {
     pub takeovers: AtomicU64,
     /// Leaks that the audit mended.
     pub repairs: AtomicU64,
+    /// The same by kind: rare, so a lock costs nothing.
+    pub repairs_by_kind: Mutex<BTreeMap<String, u64>>,
+    /// Events that this process wrote, in the order of [`EVENTS`].
+    pub events: [AtomicU64; EVENTS.len()],
+    /// Questions how far a request is.
+    pub polls: AtomicU64,
+    /// Calls on Redis that failed, and connections that could not be opened.
+    pub redis_errors: AtomicU64,
     /// Times that a service went away.
     pub outages: AtomicU64,
     /// Panics caught.
@@ -68,6 +98,10 @@ static COUNTERS: Counters = Counters {
     resent_after_unknown: AtomicU64::new(0),
     takeovers: AtomicU64::new(0),
     repairs: AtomicU64::new(0),
+    repairs_by_kind: Mutex::new(BTreeMap::new()),
+    events: [const { AtomicU64::new(0) }; EVENTS.len()],
+    polls: AtomicU64::new(0),
+    redis_errors: AtomicU64::new(0),
     outages: AtomicU64::new(0),
     panics: AtomicU64::new(0),
     warnings: AtomicU64::new(0),
@@ -76,6 +110,23 @@ static COUNTERS: Counters = Counters {
 /// The process's counters.
 pub fn counters() -> &'static Counters {
     &COUNTERS
+}
+
+/// This process wrote so many events of this name into the stream.
+pub fn event(name: &str, count: u64) {
+    if let Some(place) = EVENTS.iter().position(|each| *each == name) {
+        COUNTERS.events[place].fetch_add(count, Relaxed);
+    }
+}
+
+/// fal was asked how far a request is.
+pub fn polled() {
+    COUNTERS.polls.fetch_add(1, Relaxed);
+}
+
+/// A call on Redis failed, or a connection could not be opened.
+pub fn redis_error() {
+    COUNTERS.redis_errors.fetch_add(1, Relaxed);
 }
 
 impl Counters {
@@ -192,6 +243,7 @@ pub fn job_started(job: &Job<'_>, phase: Phase) {
 /// `job done`
 pub fn job_done(job: &Job<'_>, spent: &Spent) {
     COUNTERS.done.fetch_add(1, Relaxed);
+    metrics::job_took(job.model.unwrap_or_default(), spent);
     job.line(
         Level::Info,
         "job done",
@@ -274,23 +326,21 @@ pub fn resent_after_unknown(job: &Job<'_>) {
 /// `duplicate`, at debug: an entry whose id is known.
 pub fn duplicate(job: &str) {
     COUNTERS.duplicates.fetch_add(1, Relaxed);
+    event("duplicate", 1);
     line(Level::Debug, "duplicate", &[("job", &job)]);
 }
 
-/// `deferred`, at debug: a limit (or trouble of the account) makes the job wait.
-pub fn deferred(job: &Job<'_>, reason: &str, wait: Option<Duration>) {
-    COUNTERS.deferred.fetch_add(1, Relaxed);
-    let in_ms = wait.map(|wait| wait.as_millis() as u64);
-    job.line(
-        Level::Debug,
-        "deferred",
-        &[("reason", &reason), ("in_ms", &in_ms)],
-    );
+/// `deferred`, at debug: a limit made so many jobs wait that would have been claimed.
+pub fn deferred(jobs: u64) {
+    COUNTERS.deferred.fetch_add(jobs, Relaxed);
+    event("deferred", jobs);
+    line(Level::Debug, "deferred", &[("jobs", &jobs)]);
 }
 
 /// `job failed` of an entry that breaks a rule: unpaid, and never started.
 pub fn dead_letter(job: &str, user: Option<&str>, error: &str) {
     COUNTERS.dead_letters.fetch_add(1, Relaxed);
+    event("failed", 1);
     job_failed(
         &Job {
             job,
@@ -309,6 +359,7 @@ pub fn dead_letter(job: &str, user: Option<&str>, error: &str) {
 /// `took over`: this many jobs of a dead instance go on.
 pub fn took_over(instance: &str, jobs: u64) {
     COUNTERS.takeovers.fetch_add(1, Relaxed);
+    event("taken_over", 1);
     line(
         Level::Warn,
         "took over",
@@ -319,6 +370,12 @@ pub fn took_over(instance: &str, jobs: u64) {
 /// `repaired`: the audit found this many leaks of one kind, and mended them.
 pub fn repaired(kind: &str, count: u64) {
     COUNTERS.repairs.fetch_add(count, Relaxed);
+    let by_kind = &COUNTERS.repairs_by_kind;
+    let mut by_kind = by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+    if by_kind.len() < REPAIRS || by_kind.contains_key(kind) {
+        *by_kind.entry(kind.to_owned()).or_default() += count;
+    }
+    drop(by_kind);
     line(
         Level::Warn,
         "repaired",

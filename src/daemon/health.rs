@@ -134,6 +134,10 @@ impl Life {
         self.backlog = (waiting && !paused).then_some(since);
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     pub(crate) fn stuck(&mut self, stuck: Option<Stuck>) {
         self.stuck = stuck;
     }

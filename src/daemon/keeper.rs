@@ -11,7 +11,7 @@ use crate::job::window::Window;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
-use crate::store::{AUDIT_TICK, Beat, Denied, Fault, Process, Session, steps_text};
+use crate::store::{AUDIT_TICK, Beat, Denied, Fault, Process, Session, Walk, steps_text};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,6 +62,9 @@ pub(crate) struct Keeper {
     audit_due: Instant,
     audit_refused: bool,
     share_due: Instant,
+    /// When the queues were last read for those who watch, and how far the walk over them is.
+    queues_read: Option<Instant>,
+    walk: Walk,
     recalled: bool,
     sweeps: u32,
     hung: bool,
@@ -105,6 +108,8 @@ impl Keeper {
             audit_due: Instant::now() + AUDIT_TICK,
             audit_refused: false,
             share_due: Instant::now(),
+            queues_read: None,
+            walk: Walk::default(),
             recalled: false,
             sweeps: 0,
             hung: false,
@@ -235,7 +240,27 @@ impl Keeper {
                 self.session.take_back(&dead)?;
             }
         }
+        self.read_queues()?;
         self.share_paces()
+    }
+
+    /// For the page of metrics; nothing depends on it.
+    fn read_queues(&mut self) -> Result<(), Fault> {
+        let Some(pace) = self.engine.queues.pace() else {
+            return Ok(());
+        };
+        if self.queues_read.is_some_and(|at| at.elapsed() < pace) {
+            return Ok(());
+        }
+        self.queues_read = Some(Instant::now());
+        match self.session.depths(&mut self.walk) {
+            Ok(depths) => self.engine.queues.note(depths),
+            Err(Fault::Refused(why)) => {
+                report::debug("redis refuses a look at the queues", &[("why", &why)]);
+            }
+            Err(away) => return Err(away),
+        }
+        Ok(())
     }
 
     /// Nothing depends on it: a Redis that refuses is asked again later.

@@ -4,6 +4,7 @@
 mod health;
 mod keeper;
 mod listen;
+mod metrics;
 mod pool;
 mod process;
 mod scheduler;
@@ -39,8 +40,8 @@ use std::time::{Duration, Instant};
 
 /// Stack of the daemon's threads: a step needs little, and the pages it never touches cost nothing.
 const STACK: usize = 512 << 10;
-/// And of the one that tells health: it parses 8 KiB and prints a few lines.
-const LISTEN_STACK: usize = 128 << 10;
+/// And of the one that tells those who watch: it parses 8 KiB and prints figures.
+const LISTEN_STACK: usize = 256 << 10;
 /// How long intake waits for an inbox entry at a time.
 const INBOX_BLOCK: Duration = Duration::from_secs(5);
 /// After sockets are shut, broken steps end within this time.
@@ -172,20 +173,44 @@ fn listen(
         }
     };
     report::debug("listening", &[("listen", &address)]);
+    report::metrics::prepare();
+    engine.queues.show();
     let (tools, engine) = (tools.clone(), engine.clone());
-    let page = move |asked: &Asked<'_>| {
-        let now = Instant::now();
-        let (well, text) = match asked.path {
-            "/healthz" => seen(&tools, &engine, started).health(now),
-            "/readyz" => seen(&tools, &engine, started).readiness(now),
-            _ => return None,
-        };
-        let status = if well { 200 } else { 503 };
-        Some(Page::text(status, report::without_secrets(text)))
-    };
+    let threads = (config.threads.pool, config.threads.transfer);
+    let page = move |asked: &Asked<'_>| page(asked.path, &tools, &engine, started, threads);
     let serve = move || listen::serve(&listener, &page);
     spawn_with("listen".to_owned(), LISTEN_STACK, serve)?;
     Ok(Some(address))
+}
+
+/// What is to be seen there; `None`: nothing.
+fn page(
+    path: &str,
+    tools: &Tools,
+    engine: &Engine,
+    started: Instant,
+    threads: (usize, usize),
+) -> Option<Page> {
+    let now = Instant::now();
+    let seen = || seen(tools, engine, started);
+    let status = |well: bool| if well { 200 } else { 503 };
+    let mut page = match path {
+        "/healthz" => {
+            let (well, text) = seen().health(now);
+            Page::text(status(well), text)
+        }
+        "/readyz" => {
+            let (well, text) = seen().readiness(now);
+            Page::text(status(well), text)
+        }
+        "/metrics" => Page {
+            content_type: metrics::CONTENT_TYPE,
+            ..Page::text(200, metrics::page(tools, engine, &seen(), threads))
+        },
+        _ => return None,
+    };
+    page.text = report::without_secrets(page.text);
+    Some(page)
 }
 
 fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {

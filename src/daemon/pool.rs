@@ -2,6 +2,7 @@
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
 use super::health::{Failed, Pulling, Signs};
+use super::metrics::Queues;
 use super::scheduler::{Permit, Scheduler, Stage, Work};
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
@@ -36,6 +37,17 @@ impl Desks {
             .iter()
             .filter_map(|desk| desk.lock().unwrap_or_else(PoisonError::into_inner).clone())
             .collect()
+    }
+
+    /// How many of the first so many desks have one, and how many of the others.
+    pub(crate) fn busy(&self, first: usize) -> (usize, usize) {
+        let busy = |desk: &&Mutex<Option<Snapshot>>| {
+            let held = desk.lock().unwrap_or_else(PoisonError::into_inner);
+            held.is_some()
+        };
+        let (pool, transfers) = self.0.split_at(first.min(self.0.len()));
+        let count = |desks: &[Mutex<Option<Snapshot>>]| desks.iter().filter(busy).count();
+        (count(pool), count(transfers))
     }
 
     /// Jobs under way, each with the number of its desk.
@@ -98,6 +110,8 @@ pub(crate) struct Engine {
     crashed: Mutex<Vec<(JobId, Token)>>,
     /// What each kind of thread last brought back.
     pub(crate) signs: Signs,
+    /// For the page of metrics.
+    pub(crate) queues: Queues,
     /// For direct calls, and for files.
     transfers: [Sender<Box<Flight>>; 2],
     claim_size: usize,
@@ -120,6 +134,7 @@ impl Engine {
             puller: AtomicU64::new(0),
             crashed: Mutex::default(),
             signs: Signs::default(),
+            queues: Queues::default(),
             transfers: [calls, moves],
             // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
             claim_size: (threads / 2).clamp(1, 8),

@@ -155,6 +155,8 @@ pub struct Flight {
     pub charged: Charged,
     /// Sum of all attempts, as decimal text.
     pub units: Option<String>,
+    /// Of these, as many were counted already, by this process or by an owner before it.
+    pub units_told: f64,
     /// When it came in.
     pub queued_at: UnixMs,
     /// When it might run at the earliest, else `queued_at`.
@@ -357,6 +359,18 @@ pub enum Write {
 }
 
 impl Write {
+    /// Names of the events that it adds to the stream.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &'static str> {
+        let (own, patch) = match self {
+            Write::Submitted { event, .. } => (Some(event), None),
+            Write::Save { patch, .. } | Write::Later { patch, .. } | Write::End { patch, .. } => {
+                (None, Some(patch))
+            }
+        };
+        let more = patch.into_iter().flat_map(|patch| &patch.events);
+        own.into_iter().chain(more).map(|event| event.name)
+    }
+
     /// Whether the claim is over once this is written.
     pub(crate) fn closes(&self) -> bool {
         matches!(self, Write::Later { .. } | Write::End { .. })

@@ -47,6 +47,7 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
                 worker.tools.failed.fetch_add(1, Ordering::Relaxed);
             }
             (_, 'u') => report::duplicate(entry.id.as_str()),
+            (_, 'm') => report::event("queued", 1),
             (_, _) => {}
         }
     }

@@ -26,7 +26,7 @@ pub(crate) use lease::Lease;
 pub(crate) use snapshot::Snapshot;
 
 use crate::fal::{Fal, Handle, Probe};
-use crate::http::{FileHosts, Http};
+use crate::http::{FileHosts, Http, exchanges_here};
 use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
@@ -38,6 +38,7 @@ use crate::job::words::Words;
 use crate::job::{Lang, Phase, RequestId, UnixMs};
 use crate::recorder::{Command, Recorder, Slot};
 use crate::report;
+use crate::report::metrics::Step;
 use crate::store::{Call, Defaults, Denied, Fault, Session, Store, Written};
 use crate::telegram::limits::Rate;
 use crate::telegram::plan::DeliveryMode;
@@ -182,14 +183,19 @@ pub(crate) fn advance<'a>(
             }
         }
     }
-    let next = match flight.phase {
-        Phase::Submitting => submit::submit(worker, flight),
-        Phase::Polling if cancel_is_due(flight) => submit::cancel(worker, flight),
-        Phase::Polling => poll::poll(worker, flight),
-        Phase::Collecting => collect::collect(worker, flight),
-        Phase::Delivering => deliver::deliver(worker, flight),
-        Phase::Telling => deliver::tell(worker, flight),
+    let (began, spoken) = (Instant::now(), exchanges_here());
+    let (step, next) = match flight.phase {
+        Phase::Submitting => (Step::Submit, submit::submit(worker, flight)),
+        Phase::Polling if cancel_is_due(flight) => (Step::Cancel, submit::cancel(worker, flight)),
+        Phase::Polling => (Step::Poll, poll::poll(worker, flight)),
+        Phase::Collecting => (Step::Collect, collect::collect(worker, flight)),
+        Phase::Delivering => (Step::Deliver, deliver::deliver(worker, flight)),
+        Phase::Telling => (Step::Tell, deliver::tell(worker, flight)),
     };
+    // One that found no turn, no lease or no transfer thread took no time worth telling.
+    if exchanges_here() != spoken {
+        report::metrics::step_took(step, began.elapsed());
+    }
     worker.tools.signs.after_step(flight, next);
     next
 }
@@ -531,7 +537,21 @@ impl Worker {
         }
     }
 
-    fn report_written(&self, flight: &Flight, write: &Write) {
+    /// What fal billed since the last write, and what the write told the stream.
+    fn count_written(&self, flight: &mut Flight, write: &Write) {
+        for name in write.events() {
+            report::event(name, 1);
+        }
+        let units = (flight.units.as_deref()).and_then(|units| units.parse::<f64>().ok());
+        if let Some(units) = units.filter(|units| *units != flight.units_told) {
+            let model = flight.model.as_ref().map_or("", |model| model.as_str());
+            report::metrics::billed(model, units - flight.units_told);
+            flight.units_told = units;
+        }
+    }
+
+    fn report_written(&self, flight: &mut Flight, write: &Write) {
+        self.count_written(flight, write);
         let Write::End { state, .. } = write else {
             return;
         };

@@ -7,10 +7,12 @@ use crate::job::answer::{Collected, Output, Polled};
 use crate::job::flight::Flight;
 use crate::job::state::{self, Next};
 use crate::job::words::Shown;
+use crate::report;
 use std::sync::atomic::Ordering;
 
 /// Asks fal how far the request is.
 pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
+    report::polled();
     flight.untouched = false;
     if flight.submitted_at.is_none() {
         // Adopted from another owner: its clock starts at the latest possible moment.

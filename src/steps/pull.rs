@@ -4,6 +4,7 @@
 use super::Worker;
 use crate::job::flight::Flight;
 use crate::job::pattern::first_match;
+use crate::report;
 use crate::store::{Denied, Fault, Store, flight, link};
 use redis::Connection;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,6 +98,11 @@ impl Blocker {
         let answer = cmd.query::<Option<T>>(con);
         woken.store(0, Ordering::Release);
         if let Err(error) = &answer
+            && error.code() != Some("UNBLOCKED")
+        {
+            report::redis_error();
+        }
+        if let Err(error) = &answer
             && error.code().is_none()
         {
             self.con = None; // never used again after a time-out or an I/O error
@@ -123,11 +129,17 @@ pub(crate) fn claim(
         return Err(Denied::Settling);
     }
     let claim = worker.session.claim(n, paid_only)?;
+    if claim.deferred > 0 {
+        report::deferred(claim.deferred);
+    }
     let flights = claim
         .jobs
         .into_iter()
         .map(|claimed| {
             let mut flight = flight(claimed);
+            if flight.started_at == Some(claim.now) {
+                report::event("started", 1);
+            }
             if let (None, Some(model)) = (flight.timeout, &flight.model) {
                 let timeouts = &worker.tools.model_timeouts;
                 flight.timeout = first_match(timeouts, model.as_str());

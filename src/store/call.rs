@@ -2,6 +2,7 @@
 //! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
 
 use super::*;
+use crate::report;
 use std::cell::OnceCell;
 
 /// How often a script that is not in Redis's cache is put there within one call.
@@ -171,6 +172,7 @@ impl Session {
                     return Ok(value);
                 }
                 Err(error) => {
+                    report::redis_error();
                     let fault = link::fault(&error);
                     if error.code().is_none() && first.is_none() {
                         first = Some(fault);

@@ -218,6 +218,7 @@ impl Health {
     }
 
     fn connect_failed(&self, error: &RedisError) {
+        report::redis_error();
         let refused = matches!(error.kind(), ErrorKind::AuthenticationFailed)
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
         self.auth_refused.store(refused, Ordering::Release);

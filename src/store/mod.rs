@@ -6,6 +6,7 @@
 //! and who we are. A [`Session`] belongs to one thread and keeps that thread's connection.
 
 mod call;
+mod depths;
 mod jobs;
 mod keys;
 pub(crate) mod link;
@@ -29,6 +30,7 @@ use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
 pub(crate) use call::Call;
 use call::read;
+pub(crate) use depths::{Depths, Walk};
 use keys::Keys;
 pub use link::Fault;
 use link::{Health, Held, Opener, Pool};
@@ -183,6 +185,10 @@ pub(crate) struct Claim {
     pub(crate) jobs: Vec<Claimed>,
     /// More wait.
     pub(crate) more: bool,
+    /// Jobs that a limit on the rate put off for the first time.
+    pub(crate) deferred: u64,
+    /// When it was.
+    pub(crate) now: UnixMs,
 }
 
 /// Why nothing could be claimed or taken in.

@@ -41,10 +41,11 @@ pub(crate) fn audit(value: Value) -> Result<Audit, Fault> {
 /// Reads the answer of a claim.
 pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, Denied> {
     let mut parts: Vec<Value> = read(value)?;
-    if parts.len() < 3 {
+    if parts.len() < 4 {
         return Err(Fault::Refused("claim gave too little".to_owned()).into());
     }
-    let jobs = parts.split_off(3);
+    let jobs = parts.split_off(4);
+    let deferred: u64 = read(parts.pop().unwrap_or(Value::Nil))?;
     let now: i64 = read(parts.pop().unwrap_or(Value::Nil))?;
     let more: u8 = read(parts.pop().unwrap_or(Value::Nil))?;
     let word: String = read(parts.pop().unwrap_or(Value::Nil))?;
@@ -58,6 +59,8 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
     let mut claim = Claim {
         jobs: Vec::with_capacity(jobs.len()),
         more: more == 1,
+        deferred,
+        now: UnixMs(now),
     };
     for job in jobs {
         // A record is data from outside: what is not UTF-8 in it must not stop the others.
@@ -115,6 +118,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
     let not_before = parsed.as_ref().and_then(|spec| spec.not_before);
     let kind = take("kind").and_then(|word| Kind::parse(&word));
     let error = take("error").unwrap_or_default();
+    let units = take("units");
     let told_to = take("tell").and_then(|tell| Target::from_tell_json(&tell));
     let mut flight = Flight {
         id,
@@ -145,7 +149,11 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         charged: take("charged")
             .and_then(|word| Charged::parse(&word))
             .unwrap_or_default(),
-        units: take("units"),
+        units_told: units
+            .as_deref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0.0),
+        units,
         queued_at,
         wanted_at: not_before.filter(|at| *at > queued_at).unwrap_or(queued_at),
         started_at: ms(take("started_at")),

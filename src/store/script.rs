@@ -86,4 +86,5 @@ scripts! {
     models: ["head", "models"],
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],
+    depths: ["head", "window", "depths"],
 }

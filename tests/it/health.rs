@@ -364,7 +364,7 @@ fn what_is_not_there_or_not_http_is_refused_and_hurts_nobody() {
     let garbage: Vec<u8> = (0..3000u32).map(|n| (n * 37 % 256) as u8).collect();
     for (request, status) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], 404),
-        (b"GET /metrics HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metrics/ HTTP/1.1\r\n\r\n", 404),
         (b"GET /healthz?x=1 HTTP/1.0\r\n\r\n", 200),
         (
             b"POST /healthz HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",

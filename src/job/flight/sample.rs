@@ -38,6 +38,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         failure: None,
         charged: Charged::No,
         units: None,
+        units_told: 0.0,
         queued_at: CAME,
         wanted_at: CAME,
         started_at: Some(CAME),

@@ -6,29 +6,29 @@
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
 -- MAKES  records of the ids, names of their chats; lists, lines, turns, slots and rates of their users, places at
 --        fal (same slot on a cluster)
--- GIVES  {word, more (0, 1), now, {id, token, spec or '', field, value...}...}
+-- GIVES  {word, more (0, 1), now, jobs newly deferred, {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
 local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local number, again = tonumber(ARGV[7]), ARGV[6] == '1'
 local w = redis.call('HMGET', KEYS[9], 'dead', 'name', 'claim')
-if w[1] then return {'buried', 0, 0} end
-if not w[2] then return {'unregistered', 0, 0} end
+if w[1] then return {'buried', 0, 0, 0} end
+if not w[2] then return {'unregistered', 0, 0, 0} end
 -- A call that comes after its own repeat, or after a newer one: nobody waits for its answer any more,
 -- and a second job under a token in use would stay unseen until the first one has ended.
 local last = tonumber(w[3] or '0')
-if number < last or (number == last and not again) then return {'ok', 0, 0} end
+if number < last or (number == last and not again) then return {'ok', 0, 0, 0} end
 local lists = 4
 if ARGV[4] == '1' then lists = 1 end
 if redis.call('EXISTS', KEYS[10], KEYS[11]) > 0 then
-  if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0} end
+  if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0, 0} end
   lists = 1
 end
 local now = now_ms()
 -- First a write that Redis refuses when it is out of memory: so nothing is taken that could not be kept.
 redis.call('HSET', KEYS[9], 'pulled_at', now, 'claim', number)
 
-local out, given = {'ok', 0, now}, {}
+local out, given = {'ok', 0, now, 0}, {}
 local function give(id, token, flat)
   local one = {id, token, redis.call('GET', ns .. ':spec:' .. id) or ''}
   for i = 1, #flat do one[#one + 1] = flat[i] end
@@ -140,6 +140,7 @@ local function held_back(id, job, p, r, waited)
     if r.model then e[#e + 1] = 'model'; e[#e + 1] = r.model end
     if r.meta then e[#e + 1] = 'meta'; e[#e + 1] = r.meta end
     redis.call(unpack(e))
+    out[4] = out[4] + 1
   end
   pass_turn(ns, p, user, id, false)
   return true
@@ -152,7 +153,7 @@ end
 for l = 1, lists do
   local p = names[l]
   if p == 'default' and low_after > 0 and redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then age_low() end
-  while #out - 3 < n and looked < 64 do
+  while #out - 4 < n and looked < 64 do
     if p and size and size >= window.size then break end
     while given[ARGV[next_token]] do next_token = next_token + 1 end
     local id, waited = next_id(l, p)

@@ -9,7 +9,9 @@ mod secret;
 mod tests;
 mod url;
 
-pub use flag::{Environment, Flag, RUN_FLAGS, RunArgs, STORE_FLAGS, StoreArgs, Unset};
+pub use flag::{
+    Environment, Flag, RUN_FLAGS, RunArgs, SECRET_VARIABLES, STORE_FLAGS, StoreArgs, Unset,
+};
 pub use secret::Secret;
 pub use url::{BaseUrl, RedisUrl};
 
@@ -172,13 +174,15 @@ pub struct StateDir {
     pub managed: bool,
 }
 
-/// Where health is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where pages are served for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// A loopback address.
+    /// A loopback address, or any with a token.
     pub address: SocketAddr,
     /// By flag or variable, so that a taken port is a mistake.
     pub given: bool,
+    /// What guests have to say.
+    pub token: Option<Secret>,
 }
 
 /// Look of the log.
@@ -363,13 +367,7 @@ impl Config {
                 duration(text, Duration::from_millis(100)..=HOUR)
             })?,
             state: read.state_dir()?,
-            listen: match read.value("listen", |text| limit(text, loopback))? {
-                Some(address) => Some(Listen {
-                    address,
-                    given: read.optional("listen", |_| Ok(()))?.is_some(),
-                }),
-                None => None,
-            },
+            listen: read.listen()?,
             log_format: read.value("log-format", |text| one_of(text, &formats))?,
             lang: read.value("lang", |text| one_of(text, &langs))?,
             messages: read
@@ -403,7 +401,10 @@ impl Config {
         let parts = wholes
             .clone()
             .filter_map(|whole| Some(whole.split_once(':')?.1));
-        wholes.chain(parts).chain(self.store.secrets()).collect()
+        let listen = self.listen.as_ref();
+        let listen = listen.and_then(|listen| Some(listen.token.as_ref()?.expose()));
+        let all = wholes.chain(parts).chain(listen);
+        all.chain(self.store.secrets()).collect()
     }
 }
 
@@ -532,6 +533,32 @@ impl Reader<'_> {
             namespace,
             inbox,
         })
+    }
+
+    /// Whoever can reach an address that is no loopback one has to know the token.
+    fn listen(&self) -> Result<Option<Listen>, ConfigError> {
+        let token = secret::find(self.env, "FAL_WORKER_LISTEN_TOKEN", "listen-token", None)?
+            .map(secret::listen_token)
+            .transpose()?;
+        let Some(address) = self.value("listen", |text| {
+            let address = limit(text, address)?;
+            match address.filter(|address| token.is_none() && !address.ip().is_loopback()) {
+                None => Ok(address),
+                Some(address) => Err(format!(
+                    "{address} is no loopback address, so it wants a token: FAL_WORKER_LISTEN_TOKEN, \
+                     FAL_WORKER_LISTEN_TOKEN_FILE or the systemd credential listen-token"
+                )),
+            }
+        })?
+        else {
+            return Ok(None);
+        };
+        let given = self.optional("listen", |_| Ok(()))?.is_some();
+        Ok(Some(Listen {
+            address,
+            given,
+            token,
+        }))
     }
 
     /// The flag, its variable, what systemd made, or a place of the user's own.
@@ -743,19 +770,13 @@ fn inbox(text: &str, namespace: &str) -> Result<String, String> {
     Ok(key)
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| {
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
         format!(
             "{} is neither an address such as 127.0.0.1:9464 or [::1]:9464 nor off",
             quoted(text)
         )
-    })?;
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(format!(
-        "{address} is no loopback address; others will be served once a token guards them, in a later version"
-    ))
+    })
 }
 
 /// A chat id of at most 52 bits, or the `@name` of a public one.

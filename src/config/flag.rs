@@ -359,8 +359,9 @@ pub static RUN_FLAGS: &[Flag] = &[
         "FAL_WORKER_LISTEN",
         "ADDR",
         Means("127.0.0.1:9464"),
-        "Loopback address of the health pages /healthz and /readyz, such as 127.0.0.1:9464; port 0: any \
-         free one; off: none. A taken default is one warning, a taken address given here ends the start",
+        "Address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; port 0: any free one; off: none. \
+         One that is not loopback needs a token (FAL_WORKER_LISTEN_TOKEN, _FILE or credential listen-token). \
+         A taken default is one warning, a taken address given here ends the start",
     ),
     Flag::new(
         "log-format",
@@ -422,6 +423,7 @@ Secrets have no flag; exactly one source of each may be set:
   fal key (required):  FAL_KEY, FAL_KEY_FILE, or systemd credential fal-key
   bot token:           TELEGRAM_BOT_TOKEN, TELEGRAM_BOT_TOKEN_FILE, or credential telegram-bot-token
   Redis, if not above: REDIS_URL, REDIS_URL_FILE, or credential redis-url
+  token of --listen:   FAL_WORKER_LISTEN_TOKEN, FAL_WORKER_LISTEN_TOKEN_FILE, or credential listen-token
 RUST_LOG sets what is logged [default: info].
 A flag beats its variable; an empty variable counts as unset.";
 
@@ -541,7 +543,9 @@ impl Environment {
     pub(super) fn refuse_unknown(&self) -> Result<(), ConfigError> {
         for name in self.0.keys() {
             let name = name.to_string_lossy();
-            if name.starts_with("FAL_WORKER_") && !all().any(|flag| flag.variable == name) {
+            let known =
+                all().any(|flag| flag.variable == name) || SECRET_VARIABLES.contains(&&*name);
+            if name.starts_with("FAL_WORKER_") && !known {
                 let name = name.escape_debug();
                 return Err(ConfigError(format!(
                     "{name}: this version has no such setting; correct or remove the variable"
@@ -551,6 +555,9 @@ impl Environment {
         Ok(())
     }
 }
+
+/// Variables of ours that have no flag, since others see those in the list of processes.
+pub const SECRET_VARIABLES: [&str; 2] = ["FAL_WORKER_LISTEN_TOKEN", "FAL_WORKER_LISTEN_TOKEN_FILE"];
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {

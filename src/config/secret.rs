@@ -177,3 +177,17 @@ pub(super) fn bot_token(found: Found) -> Result<Secret, ConfigError> {
         found.place
     )))
 }
+
+/// At least as hard to guess as sixteen random characters; visible ASCII without spaces, since it becomes a
+/// header.
+pub(super) fn listen_token(found: Found) -> Result<Secret, ConfigError> {
+    let token = found.text.expose();
+    if (16..=256).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(found.text);
+    }
+    Err(ConfigError(format!(
+        "{}: a token for --listen is 16 to 256 visible ASCII characters without spaces, such as \
+         `openssl rand -hex 24` prints",
+        found.place
+    )))
+}

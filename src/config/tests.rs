@@ -100,6 +100,7 @@ fn the_defaults_are_the_contracts() {
     let listen = Listen {
         address: "127.0.0.1:9464".parse().unwrap(),
         given: false,
+        token: None,
     };
     assert_eq!(config.listen, Some(listen));
     assert_eq!((config.fal_key.expose(), config.bot_token), (KEY, None));
@@ -224,8 +225,45 @@ fn an_address_to_listen_on_is_known_to_be_given_or_not() {
         assert_eq!(listen(variable), Some(true));
     }
     assert_eq!(listen(typed([("listen", "off")]).unwrap()), None);
+}
+
+#[test]
+fn an_address_that_others_reach_wants_a_token_of_some_length() {
+    let long = "0123456789abcdef";
     let everywhere = line(typed([("listen", "0.0.0.0:9464")]));
-    assert!(everywhere.contains("token"), "{everywhere}");
+    assert!(
+        everywhere.contains("FAL_WORKER_LISTEN_TOKEN"),
+        "{everywhere}"
+    );
+    let variable = "FAL_WORKER_LISTEN_TOKEN";
+    for address in ["0.0.0.0:9464", "[::]:1", "127.0.0.1:9464"] {
+        let config = set([("FAL_WORKER_LISTEN", address), (variable, long)]).unwrap();
+        let listen = config.listen.clone().unwrap();
+        assert_eq!(listen.token.unwrap().expose(), long);
+        assert!(config.secrets().contains(&long));
+        assert!(!format!("{config:?}").contains(long));
+    }
+    for token in [
+        "short",
+        "0123456789 abcdef",
+        "0123456789abcd\u{e9}",
+        &"x".repeat(257),
+    ] {
+        let said = line(set([
+            ("FAL_WORKER_LISTEN", "0.0.0.0:9464"),
+            (variable, token),
+        ]));
+        assert!(said.starts_with("FAL_WORKER_LISTEN_TOKEN: "), "{said}");
+        assert!(!said.contains(token), "{said}");
+    }
+    let both = line(set([
+        (variable, long),
+        ("FAL_WORKER_LISTEN_TOKEN_FILE", "/x"),
+    ]));
+    assert!(both.starts_with("FAL_WORKER_LISTEN_TOKEN: "), "{both}");
+    // Nobody is served, so nobody is asked.
+    let off = set([("FAL_WORKER_LISTEN", "off"), (variable, long)]).unwrap();
+    assert_eq!(off.listen, None);
 }
 
 #[test]

@@ -63,6 +63,12 @@ impl Page {
         }
     }
 
+    /// What is left of it for those who may only know whether all is well.
+    pub(crate) fn status_only(self) -> Page {
+        let word = if self.status == 200 { "ok" } else { "not ok" };
+        Page::text(self.status, format!("{word}\n"))
+    }
+
     fn error(status: u16) -> Page {
         Page {
             headers: match status {
@@ -227,7 +233,7 @@ impl Guest {
 }
 
 /// The answer to what has come of a request so far; `None`: there is more to come.
-fn answer(request: &[u8], page: &dyn Fn(&Asked<'_>) -> Option<Page>) -> Option<Page> {
+pub(crate) fn answer(request: &[u8], page: &dyn Fn(&Asked<'_>) -> Option<Page>) -> Option<Page> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(request) {

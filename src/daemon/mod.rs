@@ -1,6 +1,7 @@
 //! Who runs when: start, quiet, stop and hard stop, the order of the threads, signals, and what the
 //! service manager is told. No call to fal or Telegram and no decision about a job is made here.
 
+mod guard;
 mod health;
 mod keeper;
 mod listen;
@@ -25,6 +26,7 @@ use crate::telegram::Telegram;
 use crate::telegram::limits::Rate;
 use crate::telegram::plan::{DeliveryMode, TransferLimits};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use guard::{Guard, Leave};
 use health::{Failed, Seen};
 use keeper::Keeper;
 use listen::{Asked, Page};
@@ -148,7 +150,12 @@ fn listen(
     engine: &Arc<Engine>,
     started: Instant,
 ) -> Result<Option<String>, StartError> {
-    let Some(Listen { address, given }) = config.listen else {
+    let Some(Listen {
+        address,
+        given,
+        token,
+    }) = config.listen.clone()
+    else {
         return Ok(None);
     };
     let bound = TcpListener::bind(address).and_then(|listener| {
@@ -175,9 +182,16 @@ fn listen(
     report::debug("listening", &[("listen", &address)]);
     report::metrics::prepare();
     engine.queues.show();
-    let (tools, engine) = (tools.clone(), engine.clone());
+    let (tools, engine, guard) = (tools.clone(), engine.clone(), Guard::new(token));
     let threads = (config.threads.pool, config.threads.transfer);
-    let page = move |asked: &Asked<'_>| page(asked.path, &tools, &engine, started, threads);
+    let page = move |asked: &Asked<'_>| {
+        let page = || page(asked.path, &tools, &engine, started, threads);
+        match guard.admit(asked) {
+            Leave::All => page(),
+            Leave::StatusOnly => page().map(Page::status_only),
+            Leave::No(instead) => Some(instead),
+        }
+    };
     let serve = move || listen::serve(&listener, &page);
     spawn_with("listen".to_owned(), LISTEN_STACK, serve)?;
     Ok(Some(address))

@@ -22,6 +22,7 @@ mod hostile;
 mod inputs;
 mod intake;
 mod limits;
+mod listen;
 mod load;
 mod loadtest;
 mod main_job;

@@ -1,6 +1,6 @@
 //! The unit file: systemd itself says whether it is right and how much of the machine it leaves open.
 
-use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS, Unset};
+use fal_worker::config::{Flag, RUN_FLAGS, SECRET_VARIABLES, STORE_FLAGS, Unset};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -95,10 +95,14 @@ fn the_example_of_settings_names_every_variable_with_its_default() {
             assert_eq!(shown.1, default, "{}", flag.variable);
         }
     }
+    for name in SECRET_VARIABLES {
+        assert!(lines.iter().any(|(shown, _)| *shown == name), "{name}");
+    }
     for (name, _) in lines {
         if name.starts_with("FAL_WORKER_") {
+            let known = flags.iter().any(|flag| flag.variable == name);
             assert!(
-                flags.iter().any(|flag| flag.variable == name),
+                known || SECRET_VARIABLES.contains(&name),
                 "{name} is no setting of this version"
             );
         }

@@ -31,6 +31,7 @@ mod poison;
 mod polls;
 mod readme;
 mod redeliver;
+mod redis_conf;
 mod redis_faults;
 mod redis_matrix;
 mod secrets;

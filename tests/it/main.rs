@@ -26,6 +26,7 @@ mod listen;
 mod load;
 mod loadtest;
 mod main_job;
+mod metrics;
 mod outage;
 mod poison;
 mod polls;

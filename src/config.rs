@@ -4,6 +4,7 @@
 
 mod flag;
 mod messages;
+mod rotate;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod url;
 pub use flag::{
     Environment, Flag, RUN_FLAGS, RunArgs, SECRET_VARIABLES, STORE_FLAGS, StoreArgs, Unset,
 };
+pub use rotate::{Fresh, SecretFile, Source, What};
 pub use secret::Secret;
 pub use url::{BaseUrl, RedisUrl};
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub fal_key: Secret,
     /// The bot's token; without it a job with `telegram` fails unpaid, and the start warns once.
     pub bot_token: Option<Secret>,
+    /// Where key, token and the URL of Redis were found.
+    pub sources: Vec<Source>,
 }
 
 /// Which Redis, and where in it: all that the commands beside `run` need.
@@ -83,6 +87,8 @@ pub struct Config {
 pub struct StoreConfig {
     /// The server. Prints without its password.
     pub redis: RedisUrl,
+    /// Where its URL was found.
+    pub redis_source: Source,
     /// First part of every key: 1-64 visible ASCII, no space.
     pub namespace: String,
     /// The list that producers push to.
@@ -348,11 +354,29 @@ impl Config {
         ];
         let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json)];
         let langs = [("en", Lang::En), ("ru", Lang::Ru)];
+        let store = read.store()?;
+        let mut sources = vec![store.redis_source.clone()];
+        let mut sourced = |what, found: Found| {
+            sources.push(found.source(what));
+            found
+        };
+        let fal_key = match secret::find(env, "FAL_KEY", "fal-key", None)? {
+            Some(found) => secret::fal_key(sourced(What::FalKey, found))?,
+            None => {
+                return Err(ConfigError(
+                    "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key"
+                        .into(),
+                ));
+            }
+        };
+        let bot_token = secret::find(env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
+            .map(|found| secret::bot_token(sourced(What::BotToken, found)))
+            .transpose()?;
         Ok(Config {
             name: read
                 .optional("name", name)?
                 .unwrap_or_else(|| name_from(&host_name())),
-            store: read.store()?,
+            store,
             redis_connections: redis_connections as u32,
             threads,
             limits,
@@ -377,30 +401,18 @@ impl Config {
                 one_of(text, &[("on", true), ("off", false)])
             })?,
             admin_chat: read.value("admin-chat", |text| limit(text, chat))?,
-            fal_key: match secret::find(env, "FAL_KEY", "fal-key", None)? {
-                Some(found) => secret::fal_key(found)?,
-                None => {
-                    return Err(ConfigError(
-                        "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key".into(),
-                    ));
-                }
-            },
-            bot_token: secret::find(env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
-                .map(secret::bot_token)
-                .transpose()?,
+            fal_key,
+            bot_token,
+            sources,
         })
     }
 
     /// Every text that no log line may hold, wholes before their parts: for `report::hide`.
     pub fn secrets(&self) -> Vec<&str> {
-        let wholes = [Some(&self.fal_key), self.bot_token.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(Secret::expose);
-        // The part behind the colon alone is enough to act with, whatever became of the colon in a URL.
-        let parts = wholes
-            .clone()
-            .filter_map(|whole| Some(whole.split_once(':')?.1));
+        let pairs = [Some(&self.fal_key), self.bot_token.as_ref()];
+        let pairs = || pairs.into_iter().flatten();
+        let wholes = pairs().map(Secret::expose);
+        let parts = pairs().filter_map(Secret::part);
         let listen = self.listen.as_ref();
         let listen = listen.and_then(|listen| Some(listen.token.as_ref()?.expose()));
         let all = wholes.chain(parts).chain(listen);
@@ -421,10 +433,7 @@ impl StoreConfig {
 
     /// Every text that no log line may hold: for `report::hide`.
     pub fn secrets(&self) -> Vec<&str> {
-        [self.redis.password(), self.redis.password_as_written()]
-            .into_iter()
-            .flatten()
-            .collect()
+        self.redis.secrets()
     }
 }
 
@@ -524,12 +533,13 @@ impl Reader<'_> {
     }
 
     fn store(&self) -> Result<StoreConfig, ConfigError> {
-        let redis = self.redis()?;
+        let (redis, redis_source) = self.redis()?;
         let namespace = self.value("namespace", |text| key_part(text, 64))?;
         let inbox = self.optional("inbox", |text| inbox(text, &namespace))?;
         let inbox = inbox.unwrap_or_else(|| format!("{namespace}:inbox"));
         Ok(StoreConfig {
             redis,
+            redis_source,
             namespace,
             inbox,
         })
@@ -588,18 +598,18 @@ impl Reader<'_> {
     }
 
     /// The one flag that is half a secret: its password may come from anywhere but the command line.
-    fn redis(&self) -> Result<RedisUrl, ConfigError> {
+    fn redis(&self) -> Result<(RedisUrl, Source), ConfigError> {
         let flag = flag("redis-url");
         let typed = self.typed.contains_key(flag.name).then_some("--redis-url");
-        if let Some(Found { text, place }) =
-            secret::find(self.env, flag.variable, flag.name, typed)?
-        {
-            let place = if place == flag.variable {
+        if let Some(found) = secret::find(self.env, flag.variable, flag.name, typed)? {
+            let source = found.source(What::RedisUrl);
+            let place = if found.place == flag.variable {
                 "--redis-url (REDIS_URL)".to_owned()
             } else {
-                place
+                found.place
             };
-            return RedisUrl::parse(text.expose())
+            return RedisUrl::parse(found.text.expose())
+                .map(|url| (url, source))
                 .map_err(|what| ConfigError(format!("{place}: {what}")));
         }
         let redis = self.value(flag.name, RedisUrl::parse)?;
@@ -609,7 +619,13 @@ impl Reader<'_> {
                  variable REDIS_URL, a file named by REDIS_URL_FILE, or the systemd credential redis-url",
             ));
         }
-        Ok(redis)
+        let place = typed.unwrap_or("the default").to_owned();
+        let source = Source {
+            what: What::RedisUrl,
+            place,
+            file: None,
+        };
+        Ok((redis, source))
     }
 }
 

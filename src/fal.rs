@@ -16,6 +16,8 @@ use crate::http::{Answer, Body, Bounds, Http, Request, Service};
 use crate::job::RequestId;
 use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
 use crate::job::spec::{FalSwitches, Model};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// TCP and TLS.
@@ -41,7 +43,6 @@ pub struct FalUrls {
 }
 
 /// The key, as the whole header value. No `Debug`, so that it cannot be printed by accident.
-#[derive(Clone)]
 struct Key(String);
 
 impl Key {
@@ -65,12 +66,23 @@ impl Key {
     }
 }
 
-/// The client. It holds no state beside what it was made from; clones share the connections.
+/// The client. It holds no state beside what it was made from and the key; clones share both and the
+/// connections.
 #[derive(Clone)]
 pub struct Fal {
     http: Http,
     urls: FalUrls,
-    key: Key,
+    keys: Arc<Keys>,
+}
+
+/// The key in use. A request takes it once and keeps it to its end, whatever comes meanwhile: a read of a
+/// lock that is written to once in months.
+struct Keys {
+    now: RwLock<Arc<Key>>,
+    /// Counts the keys so far.
+    number: AtomicU64,
+    /// The one in use was refused.
+    refused: AtomicBool,
 }
 
 /// What to generate.
@@ -112,8 +124,34 @@ impl Fal {
         Fal {
             http,
             urls,
-            key: Key(format!("Key {key}")),
+            keys: Arc::new(Keys {
+                now: RwLock::new(Arc::new(Key(format!("Key {key}")))),
+                number: AtomicU64::new(0),
+                refused: AtomicBool::new(false),
+            }),
         }
+    }
+
+    /// Requests that begin from now on take this key.
+    pub fn set_key(&self, key: &str) {
+        let mut now = self
+            .keys
+            .now
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *now = Arc::new(Key(format!("Key {key}")));
+        self.keys.refused.store(false, Ordering::Release);
+        self.keys.number.fetch_add(1, Ordering::Release);
+    }
+
+    /// Which key is in use: a number that rises with each new one.
+    pub fn key_number(&self) -> u64 {
+        self.keys.number.load(Ordering::Acquire)
+    }
+
+    /// Whether fal refused the key in use since this was last asked. One model's refusal counts too.
+    pub fn take_key_refused(&self) -> bool {
+        self.keys.refused.swap(false, Ordering::AcqRel)
     }
 
     /// Puts a request into fal's queue: the one call that costs money.
@@ -195,8 +233,12 @@ impl Fal {
         input: Option<&str>,
         (total, max_bytes): (Duration, u64),
     ) -> answer::Wire {
+        let key = {
+            let now = self.keys.now.read();
+            now.unwrap_or_else(PoisonError::into_inner).clone()
+        };
         let mut all = vec![
-            ("authorization", self.key.0.as_str()),
+            ("authorization", key.0.as_str()),
             ("accept", "application/json"),
         ];
         all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
@@ -220,8 +262,21 @@ impl Fal {
             body,
             bounds,
         })?;
-        self.key.blank(&mut answer);
+        if matches!(answer.status, 401 | 403) {
+            self.refused(&key);
+        }
+        key.blank(&mut answer);
         Ok(answer)
+    }
+}
+
+impl Fal {
+    /// Only the key in use is worth another look at its file: an old one is refused as it should be.
+    fn refused(&self, key: &Arc<Key>) {
+        let now = self.keys.now.read().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&now, key) {
+            self.keys.refused.store(true, Ordering::Release);
+        }
     }
 }
 

@@ -415,6 +415,19 @@ pub fn panic_in_step(job: &Job<'_>, place: &str, crashes: u32) {
     );
 }
 
+/// `secret read again`: requests from here on take the new one. Hide it first.
+pub fn secret_read_again(what: &str) {
+    line(Level::Info, "secret read again", &[("what", &what)]);
+}
+
+/// `secret not taken`: what its file holds now cannot be used, the old one stays.
+pub fn secret_not_taken(what: &str, why: &str) {
+    warning(
+        "secret not taken, the old one stays",
+        &[("what", &what), ("why", &why)],
+    );
+}
+
 /// Anything else the operator should look at.
 pub fn warning(sentence: &str, fields: &Fields<'_>) {
     COUNTERS.warnings.fetch_add(1, Relaxed);

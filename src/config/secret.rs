@@ -1,6 +1,7 @@
 //! Secrets and where they come from. A value leaves only through [`Secret::expose`]; no error, no
 //! `Debug` and no `Display` shows it.
 
+use super::rotate::{SecretFile, Source, What};
 use super::{ConfigError, Environment};
 use std::fmt;
 use std::fs;
@@ -19,6 +20,12 @@ impl Secret {
     /// The text itself, for the one request that needs it.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Of a pair what stands behind the colon: it alone is enough to act with, whatever became of the colon
+    /// in a URL.
+    pub fn part(&self) -> Option<&str> {
+        self.0.split_once(':').map(|(_, part)| part)
     }
 }
 
@@ -45,6 +52,20 @@ pub(super) struct Found {
     pub text: Secret,
     /// e.g. `FAL_KEY` or `FAL_KEY_FILE (/etc/fal-worker/fal-key)`.
     pub place: String,
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+}
+
+impl Found {
+    /// Where it is, to be looked at again.
+    pub(super) fn source(&self, what: What) -> Source {
+        let file = self.file.as_ref();
+        Source {
+            what,
+            place: self.place.clone(),
+            file: file.map(|path| SecretFile::new(what, &self.place, path, &self.text)),
+        }
+    }
 }
 
 /// Reads a secret from the one of its three places that is set: `variable`, the file that
@@ -83,22 +104,18 @@ pub(super) fn find(
         )));
     }
 
-    let (text, place) = if let Some(path) = file {
-        (
-            read(&file_variable, &path)?,
-            format!("{file_variable} ({})", path.display()),
-        )
+    let (text, place, file) = if let Some(path) = file {
+        let place = format!("{file_variable} ({})", path.display());
+        (read(&file_variable, &path)?, place, Some(path))
     } else if let Some(path) = credential_path {
-        let place = format!("credential {credential}");
-        (
-            read(&place, &path)?,
-            format!("{place} ({})", path.display()),
-        )
+        let name = format!("credential {credential}");
+        let place = format!("{name} ({})", path.display());
+        (read(&name, &path)?, place, Some(path))
     } else if typed.is_none()
         && let Some(value) = env.get(variable)
     {
         match value.to_str() {
-            Some(text) => (text.to_owned(), variable.to_owned()),
+            Some(text) => (text.to_owned(), variable.to_owned(), None),
             None => return Err(ConfigError(format!("{variable}: not valid UTF-8"))),
         }
     } else {
@@ -110,13 +127,14 @@ pub(super) fn find(
     Ok(Some(Found {
         text: Secret(text),
         place,
+        file,
     }))
 }
 
 /// Far over any key or URL: the path may name a device or the wrong file.
 const MAX_FILE: u64 = 16 * 1024;
 
-fn read(name: &str, path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read(name: &str, path: &Path) -> Result<String, ConfigError> {
     use std::io::Read as _;
     let refuse = |why: &dyn fmt::Display| {
         ConfigError(format!(

@@ -226,8 +226,26 @@ impl RedisUrl {
     }
 
     /// The password as the URL spells it, which may differ by percent signs.
-    pub(super) fn password_as_written(&self) -> Option<&str> {
+    fn password_as_written(&self) -> Option<&str> {
         self.password_as_written.as_ref().map(Secret::expose)
+    }
+
+    /// Whether both lead to the same database of the same server, as whoever it may be.
+    pub fn is_same_place(&self, other: &RedisUrl) -> bool {
+        let place = |url: &RedisUrl| {
+            let db = url.info.redis_settings().db();
+            let addr = url.info.addr();
+            (std::mem::discriminant(addr), addr.to_string(), db)
+        };
+        place(self) == place(other)
+    }
+
+    /// Every text in it that no log line may hold: for `report::hide`.
+    pub fn secrets(&self) -> Vec<&str> {
+        [self.password(), self.password_as_written()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Checks the URL of a Redis.

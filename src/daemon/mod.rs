@@ -10,7 +10,7 @@ mod pool;
 mod process;
 mod scheduler;
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, What};
 use crate::fal::{Fal, FalUrls};
 use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
@@ -19,6 +19,7 @@ use crate::recorder::{self, Recorder};
 use crate::report;
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
+use crate::steps::rotation::{self, Rotation};
 use crate::steps::signs::Signs;
 use crate::steps::{self, Cancels, LastFlush, Lease, Tools, Worker};
 use crate::store::{Access, Defaults, Denied, Fault, Keep, Session, Store};
@@ -46,6 +47,8 @@ const STACK: usize = 512 << 10;
 const LISTEN_STACK: usize = 256 << 10;
 /// How long intake waits for an inbox entry at a time.
 const INBOX_BLOCK: Duration = Duration::from_secs(5);
+/// Between two looks at the files of secrets.
+const SECRETS: Duration = Duration::from_secs(1);
 /// After sockets are shut, broken steps end within this time.
 const AFTER_HARD_STOP: Duration = Duration::from_millis(500);
 
@@ -340,6 +343,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         words: config.messages.clone(),
         signs: Signs::new(config.progress && config.bot_token.is_some()),
         admin_chat: config.admin_chat.clone(),
+        rotation: Rotation::new(&config.sources, Some(&config.store.redis)),
         lease: Lease::new(config.lease),
         gate: Gate::new(config.threads.pool),
         recorder: Arc::new(recorder),
@@ -472,6 +476,11 @@ impl Crew {
                     tools.signs.perform(&worker, &sign);
                 }
             })?;
+        }
+        if tools.rotation.is_on() {
+            let (tools, engine) = (tools.clone(), engine.clone());
+            // Nor for this one's. A thread of its own, since a disk may hang and the keeper may not.
+            spawn("secrets".to_owned(), move || secrets_thread(tools, &engine))?;
         }
         let (keeper_ends, ends) = crossbeam_channel::bounded(0);
         let keeper = spawn("keeper".to_owned(), move || keeper_thread(keeper, &ends))?;
@@ -776,6 +785,27 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
             // The hook has logged the place; the entries still lie in `taken`.
             Err(_) => pause.wait(ends, Duration::from_secs(1)),
         }
+    }
+}
+
+/// Looks at the files of secrets until the process ends.
+fn secrets_thread(tools: Arc<Tools>, engine: &Engine) {
+    let worker = Worker {
+        session: tools.store.session(),
+        slot: None,
+        tools,
+        moves_bytes: false,
+    };
+    loop {
+        std::thread::sleep(SECRETS);
+        let seen = std::panic::AssertUnwindSafe(|| {
+            let waits = worker.tools.telegram_outage.since().is_some();
+            if rotation::look(&worker).contains(&What::BotToken) && waits {
+                engine.scheduler.hurry_deliveries();
+            }
+        });
+        // The hook has logged it; the next look may do better.
+        let _ = std::panic::catch_unwind(seen);
     }
 }
 

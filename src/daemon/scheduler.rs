@@ -304,6 +304,18 @@ impl Scheduler {
         }
     }
 
+    /// What waits for Telegram has its next step now.
+    pub(crate) fn hurry_deliveries(&self) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let mut parked = std::mem::take(&mut inner.finishing).into_vec();
+        for Reverse(parked) in &mut parked {
+            parked.due = parked.due.min(now);
+        }
+        inner.finishing = parked.into();
+        self.wake_for(&inner, now);
+    }
+
     /// Those of these claims that are parked, or not begun, have their next step now.
     pub(crate) fn hurry(&self, tokens: &HashSet<Token>) {
         let mut inner = self.lock();

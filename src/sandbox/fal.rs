@@ -227,7 +227,8 @@ pub struct FalStandIn {
 
 #[derive(Debug)]
 struct Shared {
-    key: String,
+    /// The last one is accepted.
+    keys: Mutex<Vec<String>>,
     faults: Faults,
     barriers: Barriers,
     stop: Stop,
@@ -263,7 +264,7 @@ impl FalStandIn {
     pub fn start(faults: Faults, seed: u64) -> Result<FalStandIn, SandboxError> {
         let stop = Stop::default();
         let shared = Arc::new(Shared {
-            key: "sandbox-key-id:sandbox-key-secret".into(),
+            keys: Mutex::new(vec!["sandbox-key-id:sandbox-key-secret".into()]),
             faults,
             barriers: Barriers::default(),
             stop: stop.clone(),
@@ -347,7 +348,12 @@ impl FalStandIn {
 
     /// The one key that is accepted, `id:secret`.
     pub fn key(&self) -> String {
-        self.shared.key.clone()
+        self.shared.key()
+    }
+
+    /// Another key is accepted from now on, and that one alone.
+    pub fn set_key(&self, key: &str) {
+        lock(&self.shared.keys).push(key.to_owned());
     }
 
     /// Sets (or adds) a model by its full id.

@@ -245,7 +245,8 @@ pub struct TelegramStandIn {
 
 #[derive(Debug)]
 struct Shared {
-    token: String,
+    /// The last one is accepted.
+    tokens: Mutex<Vec<String>>,
     faults: Faults,
     barriers: Barriers,
     stop: Stop,
@@ -339,7 +340,9 @@ impl TelegramStandIn {
     pub fn start(faults: Faults) -> Result<TelegramStandIn, SandboxError> {
         let stop = Stop::default();
         let shared = Arc::new(Shared {
-            token: "7000000001:AAsandboxSandboxSandboxSandbox_12345".into(),
+            tokens: Mutex::new(vec![
+                "7000000001:AAsandboxSandboxSandboxSandbox_12345".into(),
+            ]),
             faults,
             barriers: Barriers::default(),
             stop: stop.clone(),
@@ -380,7 +383,12 @@ impl TelegramStandIn {
 
     /// The one token that is accepted.
     pub fn token(&self) -> String {
-        self.shared.token.clone()
+        self.shared.token()
+    }
+
+    /// Another token is accepted from now on, and that one alone.
+    pub fn set_token(&self, token: &str) {
+        lock(&self.shared.tokens).push(token.to_owned());
     }
 
     /// Makes a chat known: negative ids are supergroups (`-100…`) or groups.

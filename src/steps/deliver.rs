@@ -4,7 +4,7 @@
 mod files;
 
 use super::collect::file_urls;
-use super::{Worker, job};
+use super::{Worker, job, rotation};
 use crate::fal;
 use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
 use crate::job::answer::{File, Held, Item};
@@ -27,6 +27,8 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(600);
 /// A refused bot token: nothing can be sent before a person acts.
 const OPERATOR_WAIT: Duration = Duration::from_secs(30);
+/// A token that has just changed.
+const SOON: Duration = Duration::from_millis(500);
 
 /// What a call, or the try to make one, came to.
 enum Outcome {
@@ -226,8 +228,13 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         After::Failed(failure) => Step::Failed(failure),
         After::OperatorTrouble(text) => {
             // Whoever could be told by this bot cannot be: the journal has it.
-            worker.tools.telegram_outage.failed(&text);
-            Step::Go(park(worker, flight, Next::In(OPERATOR_WAIT)))
+            let wait = if rotation::has_new_bot_token(worker) {
+                SOON
+            } else {
+                worker.tools.telegram_outage.failed(&text);
+                OPERATOR_WAIT
+            };
+            Step::Go(park(worker, flight, Next::In(wait)))
         }
     }
 }

@@ -3,8 +3,8 @@
 //! and the list of uploads say, and the write after the last file comes before the submit.
 
 use super::gate::{Entry, Inside, Service};
-use super::submit::account_trouble;
-use super::{REDIS_AWAY, Worker};
+use super::submit::{account_trouble, is_of_an_old_key};
+use super::{REDIS_AWAY, Worker, rotation};
 use crate::http::Spooled;
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::Flight;
@@ -26,6 +26,8 @@ const MAX_BYTES: u64 = 20 << 20;
 const MISSING: u32 = 3;
 /// A refused bot token: nothing comes before a person acts.
 const OPERATOR_WAIT: Duration = Duration::from_secs(30);
+/// A token that has just changed.
+const SOON: Duration = Duration::from_millis(500);
 /// Another thread uploads this very file.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 
@@ -180,11 +182,17 @@ fn url_of(
     let name = format!("input-{}.{ending}", number + 1);
     let url = {
         let _inside = enter(worker, Service::Storage)?;
-        let answer = worker.tools.fal.store_file(&mut file, &name, kind);
+        let key = worker.tools.fal.key_number();
+        let mut answer = worker.tools.fal.store_file(&mut file, &name, kind);
+        if let Err(failure) = &answer
+            && is_of_an_old_key(worker, failure, key)
+        {
+            answer = worker.tools.fal.store_file(&mut file, &name, kind);
+        }
         heard(worker, answer.as_ref().err());
         answer.map_err(|failure| {
             Trouble::Failed(match failure.kind {
-                Kind::Auth | Kind::NoBalance => account_trouble(worker, failure),
+                Kind::Auth | Kind::NoBalance => account_trouble(worker, failure, key),
                 _ => failure,
             })
         })?
@@ -223,6 +231,9 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
             Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text))
         }
         NoFile::Operator(text) => {
+            if rotation::has_new_bot_token(worker) {
+                return Trouble::Wait(SOON);
+            }
             worker.tools.telegram_outage.failed(&text);
             Trouble::Wait(OPERATOR_WAIT)
         }

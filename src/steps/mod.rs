@@ -15,6 +15,7 @@ pub(crate) mod pace;
 mod poll;
 pub(crate) mod pull;
 pub(crate) mod recover;
+pub(crate) mod rotation;
 pub(crate) mod signs;
 mod snapshot;
 mod submit;
@@ -45,6 +46,7 @@ use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
 use gate::{Entry, Gate, Inside, Service};
+use rotation::Rotation;
 use signs::Signs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,6 +76,8 @@ pub(crate) struct Tools {
     pub(crate) words: Words,
     pub(crate) signs: Signs,
     pub(crate) admin_chat: Option<ChatId>,
+    /// Files of secrets.
+    pub(crate) rotation: Rotation,
     pub(crate) lease: Lease,
     pub(crate) gate: Gate,
     pub(crate) recorder: Arc<Recorder>,

@@ -1,7 +1,7 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
-use super::{Heard, Worker, inputs};
+use super::{Heard, Worker, inputs, rotation};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -80,13 +80,20 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         let asked_at = now;
         worker.about_to_act(flight);
         let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
-        let answer = match worker.tools.fal.direct(&order, limit) {
+        let key = worker.tools.fal.key_number();
+        let mut answer = worker.tools.fal.direct(&order, limit);
+        if let Directed::Failed(failure) = &answer
+            && is_of_an_old_key(worker, failure, key)
+        {
+            answer = worker.tools.fal.direct(&order, limit);
+        }
+        let answer = match answer {
             // Refused before anything ran.
             Directed::Failed(failure)
                 if matches!(failure.kind, Kind::NoBalance | Kind::Auth)
                     && failure.charged == Charged::No =>
             {
-                Directed::Failed(account_trouble(worker, failure))
+                Directed::Failed(account_trouble(worker, failure, key))
             }
             answer => answer,
         };
@@ -94,8 +101,15 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         return super::collect::after_direct(worker, flight, answer);
     }
     worker.about_to_act(flight);
-    let answer = match worker.tools.fal.submit(&order) {
-        Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure)),
+    let key = worker.tools.fal.key_number();
+    let mut answer = worker.tools.fal.submit(&order);
+    if let Submitted::Refused(failure) = &answer
+        && is_of_an_old_key(worker, failure, key)
+    {
+        answer = worker.tools.fal.submit(&order);
+    }
+    let answer = match answer {
+        Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure, key)),
         answer => answer,
     };
     worker.fal_heard(match &answer {
@@ -114,9 +128,18 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     worker.record(flight, change)
 }
 
+/// Whether what fal refused was the key of before: nothing was accepted, and the new one is worth a try at
+/// once.
+pub(super) fn is_of_an_old_key(worker: &Worker, failure: &Failure, key: u64) -> bool {
+    failure.kind == Kind::Auth
+        && failure.charged == Charged::No
+        && rotation::has_new_fal_key(worker, key)
+}
+
 /// Balance or key trouble is no job's fault: it waits, unpaid, and pulling pauses. But one private
 /// model's refusal is: then the free probe says that the key is good.
-pub(super) fn account_trouble(worker: &Worker, mut failure: Failure) -> Failure {
+/// `key`: the number of the key that was in use before.
+pub(super) fn account_trouble(worker: &Worker, mut failure: Failure, key: u64) -> Failure {
     let whose = match failure.kind {
         Kind::NoBalance => Probe::KeyRefused,
         Kind::Auth => worker.tools.fal.probe(),
@@ -132,7 +155,12 @@ pub(super) fn account_trouble(worker: &Worker, mut failure: Failure) -> Failure 
                 &worker.tools.store.identity().instance,
                 ACCOUNT_PAUSE,
             );
-            worker.tell_admin(failure.kind, &reason);
+            if worker.tools.fal.key_number() != key {
+                // Changed meanwhile: whoever did that has looked for a pause already.
+                rotation::end_pause(worker);
+            } else {
+                worker.tell_admin(failure.kind, &reason);
+            }
         }
         Probe::KeyGood => failure.remedy = Remedy::Final,
         Probe::Away => failure.remedy = Remedy::RetryStep,

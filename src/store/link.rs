@@ -7,7 +7,7 @@ use crate::report;
 use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Time for a connection to stand, TLS and AUTH included.
@@ -259,7 +259,8 @@ impl Health {
 /// Opens connections.
 #[derive(Clone)]
 pub(crate) struct Opener {
-    client: redis::Client,
+    /// Changes with the password alone.
+    client: Arc<RwLock<redis::Client>>,
     health: Arc<Health>,
 }
 
@@ -269,23 +270,26 @@ impl Opener {
         info: &redis::ConnectionInfo,
         health: Arc<Health>,
     ) -> Result<Opener, RedisError> {
-        // A peer that vanished shows within a minute, also on a connection that only waits.
-        let keepalive = socket2::TcpKeepalive::new()
-            .with_time(Duration::from_secs(30))
-            .with_interval(Duration::from_secs(10))
-            .with_retries(3);
-        let tcp = redis::io::tcp::TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive);
         let _ = health.address.set(info.addr().to_string());
         Ok(Opener {
-            client: redis::Client::open(info.clone().set_tcp_settings(tcp))?,
+            client: Arc::new(RwLock::new(client(info)?)),
             health,
         })
     }
 
+    /// Connections opened from now on go there; those that stand keep the right they have.
+    pub(crate) fn redirect(&self, info: &redis::ConnectionInfo) -> Result<(), RedisError> {
+        let client = client(info)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
     fn open(&self, answer: Duration) -> Result<Connection, RedisError> {
-        let mut con = self.client.get_connection_with_timeout(CONNECT)?;
+        let client = {
+            let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+            client.clone()
+        };
+        let mut con = client.get_connection_with_timeout(CONNECT)?;
         con.set_read_timeout(Some(answer))?;
         con.set_write_timeout(Some(ANSWER))?;
         let about: String = redis::cmd("INFO").arg("server").query(&mut con)?;
@@ -309,6 +313,18 @@ impl Opener {
         });
         opened.map_err(|error| fault(&error))
     }
+}
+
+fn client(info: &redis::ConnectionInfo) -> Result<redis::Client, RedisError> {
+    // A peer that vanished shows within a minute, also on a connection that only waits.
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let tcp = redis::io::tcp::TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive);
+    redis::Client::open(info.clone().set_tcp_settings(tcp))
 }
 
 /// One pooled connection.
@@ -345,9 +361,9 @@ impl Link {
 }
 
 /// Whether the connection is not to be used again: it failed, or it leads to a server that is no master
-/// any more, while a new one may lead to its successor.
+/// any more, while a new one may lead to its successor (or that wants a password by now).
 pub(crate) fn breaks(error: &RedisError) -> bool {
-    error.code().is_none() || fault_word(error) == Some("READONLY")
+    error.code().is_none() || matches!(fault_word(error), Some("READONLY" | "NOAUTH"))
 }
 
 /// The word of a server that cannot serve now. Redis 6 puts what failed inside a script behind an `ERR`

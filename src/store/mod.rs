@@ -363,6 +363,11 @@ impl Store {
         self.clock_set_by.load(Ordering::Relaxed)
     }
 
+    /// Another password (or user) of the same Redis: for connections opened from now on.
+    pub(crate) fn set_login(&self, redis: &redis::ConnectionInfo) -> Result<(), Fault> {
+        (self.opener.redirect(redis)).map_err(|error| link::fault(&error))
+    }
+
     /// A connection for a command that blocks.
     pub(crate) fn open_blocking(&self, block: Duration) -> Result<(redis::Connection, u64), Fault> {
         self.opener.open_blocking(block)

@@ -77,6 +77,7 @@ scripts! {
     leave: ["head", "leave"],
     reassert: ["head", "window", "reassert"],
     pause: ["head", "pause"],
+    unpause: ["head", "unpause"],
     rate: ["head", "rate"],
     audit: ["head", "turns", "window", "models_line", "requeue", "audit"],
     limits: ["head", "turns", "window", "models_line", "limits"],

@@ -349,6 +349,12 @@ impl Session {
         self.script(&call).map(|_| ())
     }
 
+    /// Ends a pause that a worker began, if its reason begins so. A person's pause stays. True: it did.
+    pub(crate) fn unpause(&self, reason: &str) -> Result<bool, Fault> {
+        let call = Call::new(&self.store.scripts.unpause, &[&self.store.keys.paused]).arg(reason);
+        Ok(read::<i64>(self.script(&call)?)? == 1)
+    }
+
     /// The random id of this store.
     pub(crate) fn store_id(&self) -> Result<Option<String>, Fault> {
         read(self.command(redis::cmd("GET").arg(&self.store.keys.store))?)

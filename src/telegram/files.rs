@@ -2,7 +2,7 @@
 //! holds the bot's token, so it never leaves this room, no redirect of it is followed, and no error holds it.
 
 use super::refusal::{Cause, Refusal, classify};
-use super::{CONNECT, JSON_CALL, Telegram, UPLOAD_BASE, UPLOAD_BYTES_PER_S, without_token};
+use super::{CONNECT, JSON_CALL, Telegram, UPLOAD_BASE, UPLOAD_BYTES_PER_S, quote, without_token};
 use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -48,24 +48,28 @@ pub struct Fetched {
 impl Telegram {
     /// The public half of the token, which says whose ids are meant.
     pub fn bot(&self) -> &str {
-        self.token.split(':').next().unwrap_or_default()
+        &self.bot
     }
 
     /// Where a file is. Free, and may be asked again.
     pub fn file_path(&self, file_id: &str, max_bytes: u64) -> Result<String, NoFile> {
-        let url = format!("{}/bot{}/getFile", self.base(), self.token);
+        let token = self.token();
+        let url = format!("{}/bot{token}/getFile", self.base());
         let args = json!({ "file_id": file_id }).to_string();
         let body = Body::Bytes {
             content_type: "application/json",
             bytes: args.as_bytes(),
         };
         let answer = match self.exchange(&url, body, JSON_CALL) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.note(answer.status, &token);
+                answer
+            }
             Err(Broken::NotSent(text)) => {
-                return Err(NoFile::Away(Refusal::NotSent(self.quote(&text))));
+                return Err(NoFile::Away(Refusal::NotSent(quote(&text, &token))));
             }
             Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
-                return Err(NoFile::Away(Refusal::Unknown(self.quote(&text))));
+                return Err(NoFile::Away(Refusal::Unknown(quote(&text, &token))));
             }
             Err(Broken::TooBig { status }) => {
                 return Err(NoFile::Away(classify(status, None, b"", false)));
@@ -99,7 +103,7 @@ impl Telegram {
         if wrong.iter().any(|text| said.starts_with(text)) {
             return Err(NoFile::Wrong);
         }
-        let text = without_token(&String::from_utf8_lossy(&answer.body), &self.token);
+        let text = without_token(&String::from_utf8_lossy(&answer.body), &token);
         let refusal = classify(
             answer.status,
             answer.header("retry-after"),
@@ -137,7 +141,8 @@ impl Telegram {
             NoFile::Away(Refusal::Broke(text))
         };
         let path = escaped(path).ok_or_else(odd)?;
-        let url = format!("{}/file/bot{}/{path}", self.base(), self.token);
+        let token = self.token();
+        let url = format!("{}/file/bot{token}/{path}", self.base());
         let bounds = Bounds {
             connect: CONNECT,
             total: UPLOAD_BASE + Duration::from_secs(max_bytes / UPLOAD_BYTES_PER_S),
@@ -147,8 +152,11 @@ impl Telegram {
         fetched.map_err(|error| match error {
             DownloadError::TooBig { .. } => NoFile::TooBig,
             DownloadError::Gone(_) => NoFile::Missing,
-            DownloadError::Status(401) => NoFile::Operator("the token is refused".to_owned()),
-            other => NoFile::Away(Refusal::Broke(self.quote(&other.to_string()))),
+            DownloadError::Status(401) => {
+                self.note(401, &token);
+                NoFile::Operator("the token is refused".to_owned())
+            }
+            other => NoFile::Away(Refusal::Broke(quote(&other.to_string(), &token))),
         })
     }
 

@@ -13,7 +13,9 @@ use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use refusal::{Refusal, classify, tidy};
 use serde_json::{Map, Value};
 use std::io::{self, Read};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// Time limits (telegram-api section 10). The server itself holds a request up to 8 s instead of
 /// answering 429, so nothing under 15 s is right.
@@ -143,12 +145,22 @@ pub struct Sent {
     pub file_kinds: Vec<&'static str>,
 }
 
-/// One bot on one server. Cloning shares the HTTP client. No `Debug`: it holds the token.
+/// One bot on one server. Cloning shares the HTTP client and the token. No `Debug`: it holds the token.
 #[derive(Clone)]
 pub struct Telegram {
     http: Http,
     base_url: String,
-    token: String,
+    /// The public half of the token: it names the bot, and stays.
+    bot: String,
+    token: Arc<RwLock<Held>>,
+}
+
+/// The token in use. A call takes it once and keeps it to its end.
+struct Held {
+    token: Arc<str>,
+    /// When it came in another one's place.
+    since: Option<Instant>,
+    refused: AtomicBool,
 }
 
 impl Telegram {
@@ -157,7 +169,54 @@ impl Telegram {
         Telegram {
             http,
             base_url,
-            token,
+            bot: bot_of(&token).to_owned(),
+            token: Arc::new(RwLock::new(Held {
+                token: token.into(),
+                since: None,
+                refused: AtomicBool::new(false),
+            })),
+        }
+    }
+
+    /// Calls that begin from now on take this token. It must be the same bot's, by its public half: rates and
+    /// file ids belong to a bot. False, and nothing is done, when it is another one's.
+    pub fn set_token(&self, token: &str) -> bool {
+        if bot_of(token) != self.bot {
+            return false;
+        }
+        let mut held = self.token.write().unwrap_or_else(PoisonError::into_inner);
+        *held = Held {
+            token: token.into(),
+            since: Some(Instant::now()),
+            refused: AtomicBool::new(false),
+        };
+        true
+    }
+
+    /// For how long a token has been in use that is not the one of the start.
+    pub fn new_token_age(&self) -> Option<Duration> {
+        let held = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        held.since.map(|since| since.elapsed())
+    }
+
+    /// Whether Telegram refused the token in use since this was last asked.
+    pub fn take_token_refused(&self) -> bool {
+        let held = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        held.refused.swap(false, Ordering::AcqRel)
+    }
+
+    fn token(&self) -> Arc<str> {
+        let held = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        held.token.clone()
+    }
+
+    /// 401: no such token (any more); 404: nothing that could be one.
+    fn note(&self, status: u16, token: &Arc<str>) {
+        if matches!(status, 401 | 404) {
+            let held = self.token.read().unwrap_or_else(PoisonError::into_inner);
+            if Arc::ptr_eq(&held.token, token) {
+                held.refused.store(true, Ordering::Release);
+            }
         }
     }
 
@@ -195,10 +254,10 @@ impl Telegram {
         limit: Duration,
     ) -> Result<Sent, Refusal> {
         let method = call.method;
+        let token = self.token();
         let url = format!(
-            "{}/bot{}/{}",
+            "{}/bot{token}/{}",
             self.base_url.trim_end_matches('/'),
-            self.token,
             method.as_str()
         );
         let answer = match (call.file_part, uploads.as_mut_slice()) {
@@ -245,10 +304,13 @@ impl Telegram {
             }
         };
         match answer {
-            Ok(answer) => read(&answer, method, &self.token),
-            Err(Broken::NotSent(text)) => Err(Refusal::NotSent(self.quote(&text))),
+            Ok(answer) => {
+                self.note(answer.status, &token);
+                read(&answer, method, &token)
+            }
+            Err(Broken::NotSent(text)) => Err(Refusal::NotSent(quote(&text, &token))),
             Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
-                Err(Refusal::Unknown(self.quote(&text)))
+                Err(Refusal::Unknown(quote(&text, &token)))
             }
             Err(Broken::TooBig { status }) => Err(classify(status, None, b"", method.is_edit())),
         }
@@ -274,11 +336,16 @@ impl Telegram {
             bounds,
         })
     }
+}
 
-    /// A text from below, fit for logs. `http` promises no URL in it; the token is worth a second look.
-    fn quote(&self, text: &str) -> String {
-        tidy(&without_token(text, &self.token))
-    }
+/// A text from below, fit for logs. `http` promises no URL in it; the token is worth a second look.
+fn quote(text: &str, token: &str) -> String {
+    tidy(&without_token(text, token))
+}
+
+/// The public half of a token.
+fn bot_of(token: &str) -> &str {
+    token.split(':').next().unwrap_or_default()
 }
 
 /// The secret half of the token struck out, however the other half is written around it. What is too

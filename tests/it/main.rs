@@ -35,6 +35,7 @@ mod redeliver;
 mod redis_conf;
 mod redis_faults;
 mod redis_matrix;
+mod rotation;
 mod secrets;
 mod shutdown;
 mod signs;

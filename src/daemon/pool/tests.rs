@@ -73,6 +73,7 @@ fn tools() -> Arc<Tools> {
         words: Default::default(),
         signs: crate::steps::signs::Signs::new(false),
         admin_chat: None,
+        rotation: crate::steps::rotation::Rotation::new(&[], None),
         lease,
         gate: crate::steps::gate::Gate::new(4),
         recorder: Arc::new(crate::recorder::Recorder::off()),

@@ -75,6 +75,17 @@ impl Shared {
         }
     }
 
+    pub(super) fn key(&self) -> String {
+        lock(&self.keys).last().cloned().unwrap_or_default()
+    }
+
+    /// One that was ever accepted.
+    fn carries_a_key(&self, request: &Request) -> bool {
+        let keys = lock(&self.keys);
+        keys.iter()
+            .any(|key| in_headers(request, key) || request.mentions(key))
+    }
+
     /// Section 12.1, word by word; `None` when the key is right.
     pub(super) fn refuse_key(&self, request: &Request, stem: &str) -> Option<Response> {
         let Some(value) = request.header("authorization") else {
@@ -87,7 +98,7 @@ impl Shared {
             ));
         };
         match value.strip_prefix("Key ") {
-            Some(pair) if pair == self.key => None,
+            Some(pair) if pair == self.key() => None,
             Some(pair) if !pair.contains(':') => Some(detail(
                 401,
                 "Invalid Key Authorization header format. Expected '<key_id>:<key_secret>'.",
@@ -774,10 +785,7 @@ impl Port {
             Role::Run => shared.direct(request),
             Role::Storage => shared.initiate(request),
             Role::Files => {
-                if request.header("authorization").is_some()
-                    || in_headers(request, &shared.key)
-                    || request.mentions(&shared.key)
-                {
+                if request.header("authorization").is_some() || shared.carries_a_key(request) {
                     lock(&shared.key_leaks).push(format!("{} {}", request.method, request.path));
                     shared.violation(format!(
                         "key-leak: {} {} on the file host",

@@ -78,7 +78,7 @@ impl TelegramStandIn {
         let mut state = lock(&self.shared.state);
         let mut path = format!("{}s/{name}", kind.field());
         if let (Some(folder), Payload::Bytes(bytes)) = (&state.sent.folder, &payload) {
-            let place = folder.join(&self.shared.token).join(&path);
+            let place = folder.join(self.shared.token()).join(&path);
             let written = std::fs::create_dir_all(place.parent().unwrap_or(folder))
                 .and_then(|()| std::fs::write(&place, bytes));
             debug_assert!(written.is_ok(), "{written:?}");
@@ -133,7 +133,7 @@ impl Shared {
         }
         let rest = request.path.strip_prefix("/file/bot").unwrap_or_default();
         let Some(path) = rest
-            .strip_prefix(self.token.as_str())
+            .strip_prefix(&self.token())
             .and_then(|rest| rest.strip_prefix('/'))
         else {
             return unknown(401);

@@ -115,6 +115,10 @@ impl Shared {
         response
     }
 
+    pub(super) fn token(&self) -> String {
+        lock(&self.tokens).last().cloned().unwrap_or_default()
+    }
+
     pub(super) fn refuse_token(&self, path: &str) -> Option<Refusal> {
         let refusal = |code, text: &str| {
             Some(Refusal {
@@ -127,7 +131,7 @@ impl Shared {
             return refusal(404, "Not Found");
         };
         let token = rest.split('/').next().unwrap_or("");
-        if token == self.token {
+        if token == self.token() {
             return None;
         }
         let sound = token.split_once(':').is_some_and(|(number, secret)| {
@@ -195,7 +199,7 @@ impl Shared {
 
     pub(super) fn bot_user(&self) -> Value {
         let id: u64 = self
-            .token
+            .token()
             .split(':')
             .next()
             .and_then(|number| number.parse().ok())

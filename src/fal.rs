@@ -7,9 +7,11 @@
 //! below the configured base, and redirects are not followed.
 
 mod answer;
+mod look;
 mod outputs;
 mod storage;
 
+pub use look::Look;
 pub use outputs::{Found, outputs, outputs_beyond_input};
 
 use crate::http::{Answer, Body, Bounds, Http, Request, Service};
@@ -30,6 +32,9 @@ const RESULT_BYTES: u64 = 16 << 20;
 const OTHER_BYTES: u64 = 256 << 10;
 /// Least start deadline: fal's clients refuse one second and less (fal-api section 1).
 const LEAST_DEADLINE_S: u64 = 2;
+
+/// Status of a request that nobody has: asking for it is free.
+const NOBODY: &str = "fal-ai/flux/requests/00000000-0000-4000-8000-000000000000/status";
 
 /// Base URLs without trailing slash; each may carry a path.
 #[derive(Clone, Debug)]
@@ -207,7 +212,6 @@ impl Fal {
 
     /// Whether fal is there and takes the key: status of an id that does not exist, free of charge.
     pub fn probe(&self) -> Probe {
-        const NOBODY: &str = "fal-ai/flux/requests/00000000-0000-4000-8000-000000000000/status";
         let url = format!("{}/{NOBODY}", self.urls.queue);
         answer::probed(self.call("GET", &url, &[], None, (STATUS, OTHER_BYTES)))
     }

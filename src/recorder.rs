@@ -17,7 +17,7 @@ mod place;
 mod tests;
 
 pub(crate) use left::{Left, is_held, left_behind, store_of};
-pub(crate) use place::prepare;
+pub(crate) use place::{check, prepare};
 
 use crate::report;
 use serde::{Deserialize, Serialize};

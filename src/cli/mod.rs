@@ -2,6 +2,7 @@
 //! contract section 5.
 
 mod admin;
+mod check;
 mod operate;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
@@ -48,6 +49,8 @@ enum Command {
     Cancel(CancelArgs),
     /// Send the result of an ended job again, free, from the files that Telegram keeps
     Redeliver(RedeliverArgs),
+    /// Say whether this configuration works: what was tried, what was found, what to do
+    Check(check::CheckArgs),
     /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
     Demo,
     /// Measure how many users this machine holds: a step for each number of users, against the stand-ins
@@ -191,6 +194,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Redeliver(args) => {
             with_store(&args.store, &env, |store| operate::redeliver(&args, store))
         }
+        Command::Check(args) => ExitCode::from(check::check(&args, &env)),
         Command::Demo => ExitCode::from(demo::run()),
         Command::Loadtest(args) => ExitCode::from(loadtest::run(&loadtest::Options {
             submit_latency: args.submit_latency.unwrap_or(args.latency),

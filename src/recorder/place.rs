@@ -22,7 +22,8 @@ fn make(folder: &Path) -> Result<(), String> {
     made.map_err(|error| format!("{}: cannot be made: {error}", folder.display()))
 }
 
-fn check(folder: &Path, follow: bool) -> Result<(), String> {
+/// Whether a folder is ours alone.
+pub(crate) fn check(folder: &Path, follow: bool) -> Result<(), String> {
     let look = if follow {
         fs::metadata
     } else {

@@ -368,7 +368,7 @@ pub(crate) fn breaks(error: &RedisError) -> bool {
 
 /// The word of a server that cannot serve now. Redis 6 puts what failed inside a script behind an `ERR`
 /// of its own: `ERR Error running script (…): @user_script: 7: -READONLY You can't write …`.
-fn fault_word(error: &RedisError) -> Option<&'static str> {
+pub(crate) fn fault_word(error: &RedisError) -> Option<&'static str> {
     const AWAY: [&str; 12] = [
         "LOADING",
         "READONLY",

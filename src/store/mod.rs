@@ -7,6 +7,7 @@
 
 mod call;
 mod depths;
+pub mod inspect;
 mod jobs;
 mod keys;
 pub(crate) mod link;

@@ -5,9 +5,12 @@
 
 pub mod files;
 pub mod limits;
+mod look;
 pub mod plan;
 pub mod refusal;
 pub mod text;
+
+pub use look::Look;
 
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use refusal::{Refusal, classify, tidy};

@@ -5,6 +5,7 @@ mod audit;
 mod cancel;
 mod chain;
 mod chaos;
+mod check;
 mod cli;
 mod clocks;
 mod connections;

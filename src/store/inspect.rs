@@ -5,6 +5,7 @@ use super::FORMAT;
 use super::keys::Keys;
 use super::link::{Fault, describe, fault, fault_word};
 use super::read;
+use super::script::digest;
 use redis::{Connection, RedisError, Value};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -143,7 +144,7 @@ impl Inspection {
         let tried = [
             "CLIENT ID",
             "CLIENT UNBLOCK 0",
-            "SCRIPT LOAD return",
+            "SCRIPT LOAD script",
             "SET K 1 EX 10",
             "GET K",
             "MGET K",
@@ -202,24 +203,23 @@ impl Inspection {
             "ZREMRANGEBYSCORE K 0 1",
             "XADD K * a 1",
             "EXPIRE K 10",
-            "XRANGE K - + COUNT 1",
             "XTRIM K MAXLEN 1",
             "UNLINK K",
             "SCAN 0 COUNT 1",
-            "EVAL",
+            "EVALSHA",
         ];
         for line in tried {
             let mut words = line.split(' ');
             let name = words.next().unwrap_or_default();
             let mut cmd = redis::cmd(name);
-            if name == "EVAL" {
-                cmd.arg(script).arg(1).arg(&probe);
+            if name == "EVALSHA" {
+                cmd.arg(digest(script)).arg(1).arg(&probe);
             }
             for word in words {
                 match word {
                     "K" => cmd.arg(&probe),
                     "INBOX" => cmd.arg(&keys.inbox),
-                    "return" => cmd.arg("return 1"),
+                    "script" => cmd.arg(script),
                     word => cmd.arg(word),
                 };
             }

@@ -396,6 +396,9 @@ mod tests {
         }
     }
 
+    /// Name of a line, what `INFO` says otherwise, and the verdict.
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Verdict);
+
     /// The verdict of one line when these values differ.
     fn with(name: &str, values: &[(&str, &str)]) -> (Verdict, String) {
         let mut found = healthy();
@@ -445,7 +448,7 @@ mod tests {
     #[test]
     fn each_trouble_has_its_verdict() {
         use Verdict::{Away, Fail, Ok, Warn};
-        let rows: &[(&str, &[(&str, &str)], Verdict)] = &[
+        let rows: &[Row] = &[
             ("redis-version", &[("redis_version", "6.0.15")], Fail),
             ("redis-version", &[("redis_version", "6.0.16")], Ok),
             ("redis-version", &[("redis_version", "8.2.0")], Ok),

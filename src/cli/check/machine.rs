@@ -224,7 +224,7 @@ fn roots(config: &Config) -> Option<Line> {
 
 /// A worker that runs holds it: then nothing can be said.
 fn listen(config: &Config) -> Option<Line> {
-    let listen = config.listen?;
+    let listen = config.listen.as_ref()?;
     let tried = format!("address of the health pages: {}", listen.address);
     Some(match TcpListener::bind(listen.address) {
         Ok(_) => Line::new("listen", tried, "free"),

@@ -6,6 +6,7 @@ mod flag;
 mod messages;
 mod rotate;
 mod secret;
+mod server;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -15,6 +16,7 @@ pub use flag::{
 };
 pub use rotate::{Fresh, SecretFile, Source, What};
 pub use secret::Secret;
+pub use server::{Node, Server, Way, slot};
 pub use url::{BaseUrl, RedisUrl};
 
 use crate::job::schedule::PollBounds;
@@ -433,7 +435,7 @@ impl StoreConfig {
 
     /// Every text that no log line may hold: for `report::hide`.
     pub fn secrets(&self) -> Vec<&str> {
-        self.redis.secrets()
+        self.redis.secrets().collect()
     }
 }
 
@@ -537,6 +539,9 @@ impl Reader<'_> {
         let namespace = self.value("namespace", |text| key_part(text, 64))?;
         let inbox = self.optional("inbox", |text| inbox(text, &namespace))?;
         let inbox = inbox.unwrap_or_else(|| format!("{namespace}:inbox"));
+        if let Way::Cluster { .. } = redis.server().way {
+            one_slot(&namespace, &inbox)?;
+        }
         Ok(StoreConfig {
             redis,
             redis_source,
@@ -613,7 +618,7 @@ impl Reader<'_> {
                 .map_err(|what| ConfigError(format!("{place}: {what}")));
         }
         let redis = self.value(flag.name, RedisUrl::parse)?;
-        if typed.is_some() && redis.password().is_some() {
+        if typed.is_some() && redis.secrets().next().is_some() {
             return Err(flag.refuse(
                 "every user of this machine can read a password on the command line; put the URL into the \
                  variable REDIS_URL, a file named by REDIS_URL_FILE, or the systemd credential redis-url",
@@ -764,12 +769,30 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 31] = [
+const OWN_KEYS: [&str; 32] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
-    "turns", "window",
+    "turns", "window", "never",
 ];
+
+/// A cluster carries out a script only where all its keys have one slot.
+fn one_slot(namespace: &str, inbox: &str) -> Result<(), ConfigError> {
+    if server::hash_tag(namespace).is_none() {
+        return Err(flag("namespace").refuse(
+            "in a Redis Cluster all keys must have one slot: put braces around it, such as --namespace '{fal}'",
+        ));
+    }
+    if slot(inbox) != slot(namespace) {
+        return Err(flag("inbox").refuse(format!(
+            "{} has another slot of the cluster than the namespace: write the namespace's braces into it, \
+             such as '{{{}}}:my-inbox'",
+            quoted(inbox),
+            server::hash_tag(namespace).unwrap_or_default()
+        )));
+    }
+    Ok(())
+}
 
 fn inbox(text: &str, namespace: &str) -> Result<String, String> {
     let key = key_part(text, 256)?;

@@ -18,12 +18,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(2);
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
-    View::open(
-        store.redis.connection_info(),
-        &store.namespace,
-        &store.inbox,
-    )
-    .map_err(|fault| away(&fault))
+    View::open(&store.redis.server(), &store.namespace, &store.inbox).map_err(|fault| away(&fault))
 }
 
 pub(super) fn away(fault: &Fault) -> u8 {

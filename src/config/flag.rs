@@ -95,7 +95,8 @@ pub static STORE_FLAGS: &[Flag] = &[
         "REDIS_URL",
         "URL",
         Means("redis://127.0.0.1:6379/0"),
-        "Redis: redis://[user@]host:port/db, rediss:// for TLS, redis+unix:///path?db=N. A password is \
+        "Redis: redis://[user@]host:port/db, rediss:// for TLS, redis+unix:///path?db=N, \
+         redis-sentinel://host,host,host/name/db, redis-cluster://host,host. A password is \
          refused here, since others see it in the process list: put the whole URL into REDIS_URL, into \
          a file named by REDIS_URL_FILE, or into the systemd credential redis-url",
     ),

@@ -69,7 +69,7 @@ impl Fresh {
                     .flatten()
                     .collect()
             }
-            Fresh::RedisUrl(url) => url.secrets(),
+            Fresh::RedisUrl(url) => url.secrets().collect(),
         }
     }
 }

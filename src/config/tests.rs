@@ -117,7 +117,13 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("redis-url", "redis://h/x"), ("redis-url", "redis://h/-1"), ("redis-url", "redis://h:99999"),
         ("redis-url", "redis://h?db=1"), ("redis-url", "rediss://h#insecure"), ("redis-url", "redis://0.0.0.0"),
         ("redis-url", "unix://run/redis.sock"), ("redis-url", "unix:///r?protocol=resp3"),
-        ("redis-url", "unix:///"), ("redis-url", "redis-sentinel://a,b/m/0"), ("redis-url", "redis-cluster://a"),
+        ("redis-url", "unix:///"), ("redis-url", "redis-sentinel://a,b"), ("redis-url", "redis-sentinel://a,b/"),
+        ("redis-url", "redis-sentinel://a,,b/m"), ("redis-url", "redis-sentinel://a/m/x"), ("redis-url", "redis-sentinel://a/m/-1"),
+        ("redis-url", "redis-sentinel://a:0/m"), ("redis-url", "redis-sentinel:///m"), ("redis-url", "redis-sentinel://a/m m"),
+        ("redis-url", "redis-sentinel://a/m?x=1"), ("redis-url", "redis-sentinel://a/m?sentinel_user=u"),
+        ("redis-url", "redis-sentinel://a/m?sentinel_password=pw-1234"), ("redis-url", "redis-sentinel://:pw-1234@a/m"),
+        ("redis-url", "redis-cluster://a/1"), ("redis-url", "redis-cluster://a?x"), ("redis-url", "redis-cluster://a,b:x"),
+        ("redis-url", "redis-cluster://:pw-1234@a"), ("redis-url", "redis-cluster://"),
         ("redis-url", "redis://h /0"), ("redis-url", "redis://:pw-1234@h"), ("redis-url", "unix:///r?pass=pw-1234"),
         ("namespace", ""), ("namespace", "a b"), ("namespace", "é"), ("namespace", "a\nb"),
         ("inbox", ""), ("inbox", "a b"), ("inbox", "fal:bell"), ("inbox", "fal:ready:high"),
@@ -164,6 +170,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
     let good = [
         ("threads", "1"), ("threads", "512"), ("transfer-threads", "1"), ("max-in-flight", "1"), ("redis-connections", "40"),
         ("redis-url", "rediss://redis.example.com/2"), ("redis-url", "redis+unix:///run/redis.sock?db=1"),
+        ("redis-url", "rediss-sentinel://a,b:1,[::1]:2/main.1-x/3?sentinel_tls=false"),
         ("namespace", "{fal}"), ("inbox", "shop:inbox"), ("inbox", "fal:inbox"), ("name", "A.b_c-9"),
         ("fal-url", "https://h/p/"), ("fal-run-url", "http://127.0.0.1:1"), ("fal-storage-url", "http://[::1]:1/x"),
         ("telegram-url", "http://localhost:8081"), ("file-host", "h"), ("plain-http", "h"), ("delivery", "url"),
@@ -458,6 +465,16 @@ fn redis_is_shown_without_its_password_and_opened_with_it() {
             "redis+unix://:***@/run/r.sock?db=2",
             Some("pw-1"),
         ),
+        (
+            "redis-sentinel://bob:pw-1@a,[::1],b:7/main/2?sentinel_user=eve&sentinel_password=pw%40-2",
+            "redis-sentinel://bob:***@a:26379,[::1]:26379,b:7/main/2",
+            Some("pw-1"),
+        ),
+        (
+            "rediss-sentinel://a/m",
+            "rediss-sentinel://a:26379/m/0",
+            None,
+        ),
     ] {
         let config = set([("REDIS_URL", url)]).unwrap_or_else(|error| panic!("{url}: {error}"));
         let redis = &config.store.redis;
@@ -469,6 +486,51 @@ fn redis_is_shown_without_its_password_and_opened_with_it() {
     }
     let written = set([("REDIS_URL", "redis://:pw%40-1@h")]).unwrap();
     assert!(written.secrets().contains(&"pw%40-1"), "as written too");
+}
+
+#[test]
+fn the_sentinels_have_a_password_and_a_transport_of_their_own() {
+    let url = "rediss-sentinel://:pw-1@a/m?sentinel_user=eve&sentinel_password=pw%40-2&sentinel_tls=false";
+    let config = set([("REDIS_URL", url)]).unwrap();
+    for secret in ["pw-1", "pw@-2", "pw%40-2"] {
+        assert!(config.secrets().contains(&secret), "{secret} is not hidden");
+    }
+    let Way::Sentinel { login, tls, .. } = config.store.redis.server().way else {
+        panic!("sentinels");
+    };
+    assert_eq!(
+        (login.username(), login.password()),
+        (Some("eve"), Some("pw@-2"))
+    );
+    assert!(!tls);
+}
+
+#[test]
+fn a_cluster_wants_all_keys_in_one_slot() {
+    let url = ("REDIS_URL", "redis-cluster://:pw-1@a,b:7");
+    let set = |more: &[(&'static str, &'static str)]| set(more.iter().copied().chain([url]));
+    for namespace in ["fal", "{}fal", "{fal", "fal}"] {
+        let error = set(&[("FAL_WORKER_NAMESPACE", namespace)]).unwrap_err();
+        let says = error.to_string();
+        assert!(
+            says.starts_with("--namespace") && says.contains("'{fal}'"),
+            "{says}"
+        );
+    }
+    let namespace = ("FAL_WORKER_NAMESPACE", "bots{fal}");
+    for inbox in ["inbox", "{other}:inbox", "fal:inbox"] {
+        let error = set(&[namespace, ("FAL_WORKER_INBOX", inbox)]).unwrap_err();
+        let says = error.to_string();
+        assert!(
+            says.starts_with("--inbox") && says.contains("'{fal}:my-inbox'"),
+            "{says}"
+        );
+    }
+    let config = set(&[namespace, ("FAL_WORKER_INBOX", "in:{fal}")]).unwrap();
+    assert_eq!(
+        config.store.redis.to_string(),
+        "redis-cluster://:***@a:6379,b:7"
+    );
 }
 
 #[test]

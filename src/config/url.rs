@@ -2,6 +2,7 @@
 //! a URL may hold a password, also in the wrong place.
 
 use super::secret::Secret;
+use super::server::{self, Server, Way, joined};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use std::fmt;
 use std::net::IpAddr;
@@ -210,14 +211,19 @@ impl Host {
 #[derive(Clone)]
 pub struct RedisUrl {
     info: ConnectionInfo,
+    way: Way,
     shown: String,
-    password_as_written: Option<Secret>,
+    /// Every password in it, as it is and as the URL spells it, which may differ by percent signs.
+    secrets: Vec<Secret>,
 }
 
 impl RedisUrl {
-    /// What the redis crate opens.
-    pub fn connection_info(&self) -> &ConnectionInfo {
-        &self.info
+    /// The server, and how it is found.
+    pub fn server(&self) -> Server {
+        Server {
+            info: self.info.clone(),
+            way: self.way.clone(),
+        }
     }
 
     /// The password, if there is one.
@@ -225,27 +231,19 @@ impl RedisUrl {
         self.info.redis_settings().password()
     }
 
-    /// The password as the URL spells it, which may differ by percent signs.
-    fn password_as_written(&self) -> Option<&str> {
-        self.password_as_written.as_ref().map(Secret::expose)
+    /// Every text in it that nobody may see: for `report::hide`.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(Secret::expose)
     }
 
     /// Whether both lead to the same database of the same server, as whoever it may be.
     pub fn is_same_place(&self, other: &RedisUrl) -> bool {
         let place = |url: &RedisUrl| {
             let db = url.info.redis_settings().db();
-            let addr = url.info.addr();
-            (std::mem::discriminant(addr), addr.to_string(), db)
+            let kind = std::mem::discriminant(url.info.addr());
+            (kind, url.server().to_string(), db)
         };
         place(self) == place(other)
-    }
-
-    /// Every text in it that no log line may hold: for `report::hide`.
-    pub fn secrets(&self) -> Vec<&str> {
-        [self.password(), self.password_as_written()]
-            .into_iter()
-            .flatten()
-            .collect()
     }
 
     /// Checks the URL of a Redis.
@@ -254,7 +252,12 @@ impl RedisUrl {
             return Err("only visible ASCII may stand in it; write the rest as %XX".into());
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let password_as_written = match &scheme.to_ascii_lowercase()[..] {
+        let scheme = scheme.to_ascii_lowercase();
+        if let Some(several) = server::several(&scheme, rest) {
+            let server::Several { server, written } = several?;
+            return Ok(RedisUrl::of(server.info, server.way, written));
+        }
+        let password_as_written = match &scheme[..] {
             "redis" | "rediss" => {
                 if rest.contains(['?', '#']) {
                     return Err(
@@ -278,13 +281,12 @@ impl RedisUrl {
                 }
                 query.split('&').find_map(|pair| pair.strip_prefix("pass="))
             }
-            "redis-sentinel" | "redis-cluster" => {
-                return Err(format!("{scheme}:// is not supported by this version"));
-            }
             "" => return Err("not a URL like redis://host:6379/0".into()),
             _ => {
                 return Err(
-                    "this version supports redis://, rediss://, redis+unix:// and unix://".into(),
+                    "this version supports redis://, rediss://, redis+unix://, unix://, redis-sentinel:// \
+                     and redis-cluster:// (rediss-sentinel:// and rediss-cluster:// with TLS)"
+                        .into(),
                 );
             }
         };
@@ -295,20 +297,34 @@ impl RedisUrl {
         if info.redis_settings().db() < 0 {
             return Err("the number of the database is negative".into());
         }
-        let shown = shown(&info);
-        let password_as_written = password_as_written
-            .filter(|password| !password.is_empty())
-            .map(Secret::new);
-        Ok(RedisUrl {
+        let written = password_as_written.map(str::to_owned);
+        Ok(RedisUrl::of(info, Way::Fixed, written))
+    }
+
+    fn of(info: ConnectionInfo, way: Way, written: impl IntoIterator<Item = String>) -> RedisUrl {
+        let mut secrets: Vec<String> = written.into_iter().collect();
+        secrets.extend(info.redis_settings().password().map(str::to_owned));
+        if let Way::Sentinel { login, .. } = &way {
+            secrets.extend(login.password().map(str::to_owned));
+        }
+        // Wholes before their parts, as `report::hide` wants them.
+        secrets.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        secrets.dedup();
+        RedisUrl {
+            shown: shown(&info, &way),
             info,
-            shown,
-            password_as_written,
-        })
+            way,
+            secrets: secrets
+                .into_iter()
+                .filter(|secret| !secret.is_empty())
+                .map(Secret::new)
+                .collect(),
+        }
     }
 }
 
 /// Put together from what was understood, not by blacking out what was typed.
-fn shown(info: &ConnectionInfo) -> String {
+fn shown(info: &ConnectionInfo, way: &Way) -> String {
     let settings = info.redis_settings();
     let user = match (settings.username(), settings.password()) {
         (None, None) => String::new(),
@@ -326,6 +342,17 @@ fn shown(info: &ConnectionInfo) -> String {
         };
         format!("{scheme}://{user}{host}:{port}/{db}")
     };
+    let s = match info.addr() {
+        ConnectionAddr::TcpTls { .. } => "s",
+        _ => "",
+    };
+    match way {
+        Way::Fixed => {}
+        Way::Sentinel { nodes, master, .. } => {
+            return format!("redis{s}-sentinel://{user}{}/{master}/{db}", joined(nodes));
+        }
+        Way::Cluster { nodes } => return format!("redis{s}-cluster://{user}{}", joined(nodes)),
+    }
     match info.addr() {
         ConnectionAddr::Tcp(host, port) => tcp("redis", host, *port),
         ConnectionAddr::TcpTls { host, port, .. } => tcp("rediss", host, *port),

@@ -281,7 +281,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         plain_http: config.urls.plain_http.clone(),
     });
     let access = Access {
-        redis: config.store.redis.connection_info().clone(),
+        redis: config.store.redis.server(),
         namespace: config.store.namespace.clone(),
         inbox: config.store.inbox.clone(),
         connections: config.redis_connections,

@@ -73,7 +73,8 @@ fn try_run() -> Result<bool, String> {
         .url()
         .into_connection_info()
         .map_err(|error| error.to_string())?;
-    let mut view = View::open(&redis, "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
+    let mut view =
+        View::open(&redis.into(), "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
     let folder = tempfile::Builder::new()
         .prefix("fal-worker-demo-")
         .tempdir()

@@ -69,7 +69,7 @@ impl Blocker {
         woken: &AtomicU64,
     ) -> Result<Option<T>, Fault> {
         match self.block_once(store, cmd, woken)? {
-            Err(error) if error.code().is_none() && !error.is_timeout() => {
+            Err(error) if link::breaks(&error) && !error.is_timeout() => {
                 self.block_once(store, cmd, woken)?
             }
             answer => answer,
@@ -103,7 +103,7 @@ impl Blocker {
             report::redis_error();
         }
         if let Err(error) = &answer
-            && error.code().is_none()
+            && link::breaks(error)
         {
             self.con = None; // never used again after a time-out or an I/O error
             if error.is_timeout() {

@@ -80,7 +80,7 @@ impl Rotation {
                 if !(self.redis.as_ref()).is_some_and(|redis| url.is_same_place(redis)) {
                     return other("the URL of another Redis");
                 }
-                let login = tools.store.set_login(url.connection_info());
+                let login = tools.store.set_login(url.server());
                 login.map_err(|fault| fault.to_string())?;
             }
         }

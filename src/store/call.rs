@@ -20,9 +20,12 @@ impl<'a> Call<'a> {
     pub(super) fn new(script: &'a Script, keys: &[&str]) -> Call<'a> {
         // What most writes take: growing up to it would cost a fiftieth of a job.
         let mut cmd = Cmd::with_capacity(64 + keys.len(), 1536);
-        cmd.arg("EVALSHA").arg(script.sha()).arg(keys.len());
-        for key in keys {
-            cmd.arg(*key);
+        let guard = script.guard();
+        cmd.arg("EVALSHA")
+            .arg(script.sha())
+            .arg(keys.len() + usize::from(guard.is_some()));
+        for key in keys.iter().copied().chain(guard) {
+            cmd.arg(key);
         }
         Call {
             script,
@@ -174,7 +177,7 @@ impl Session {
                 Err(error) => {
                     report::redis_error();
                     let fault = link::fault(&error);
-                    if error.code().is_none() && first.is_none() {
+                    if link::breaks(&error) && first.is_none() {
                         first = Some(fault);
                         began = Instant::now();
                         broke = Some(began);
@@ -218,5 +221,23 @@ impl Session {
             self.store.heard_of_silence(silence);
         }
         Ok((word, (!request.is_empty()).then_some(RequestId(request))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_cluster_each_call_names_a_key_that_never_exists() {
+        let scripts = Scripts::new(Some("{fal}:never"));
+        let call = Call::new(&scripts.beat, &["{fal}:a", "{fal}:b"]).arg("x");
+        let text = String::from_utf8(call.packed().to_vec()).expect("text");
+        let words: Vec<&str> = text.split("\r\n").skip(2).step_by(2).collect();
+        assert_eq!(words[2..], ["3", "{fal}:a", "{fal}:b", "{fal}:never", "x"]);
+        let scripts = Scripts::new(None);
+        let call = Call::new(&scripts.beat, &["a"]);
+        let text = String::from_utf8(call.packed().to_vec()).expect("text");
+        assert!(text.ends_with("$1\r\n1\r\n$1\r\na\r\n"), "{text}");
     }
 }

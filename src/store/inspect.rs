@@ -6,6 +6,8 @@ use super::keys::Keys;
 use super::link::{Fault, describe, fault, fault_word};
 use super::read;
 use super::script::digest;
+use super::topology::Topology;
+use crate::config::{self, Server};
 use redis::{Connection, RedisError, Value};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -57,20 +59,16 @@ impl Inspection {
 }
 
 /// Asks. An error of `Refused` kind means that Redis let nobody in.
-pub fn inspect(
-    redis: &redis::ConnectionInfo,
-    namespace: &str,
-    inbox: &str,
-) -> Result<Inspection, Fault> {
+pub fn inspect(redis: &Server, namespace: &str, inbox: &str) -> Result<Inspection, Fault> {
     let keys = Keys::new(namespace, inbox);
     let mut found = Inspection::default();
     let began = Instant::now();
     let say = |error: RedisError| fault(&error);
-    let client = redis::Client::open(redis.clone()).map_err(say)?;
+    let topology = Topology::new(redis.clone(), config::slot(inbox)).map_err(say)?;
     // A thread of its own: a server that takes connections and says nothing costs redis-rs the limit three
     // times over, once for each thing that it asks first.
     let (send, opened) = mpsc::channel();
-    std::thread::spawn(move || send.send(client.get_connection_with_timeout(ANSWER)));
+    std::thread::spawn(move || send.send(topology.connect()));
     let Ok(opened) = opened.recv_timeout(ANSWER) else {
         return Err(Fault::Away("no answer in time".to_owned()));
     };

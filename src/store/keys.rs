@@ -55,6 +55,11 @@ impl Keys {
         }
     }
 
+    /// A key that never exists: see [`Scripts::new`](super::script::Scripts::new).
+    pub(crate) fn never(&self) -> String {
+        format!("{}:never", self.namespace)
+    }
+
     /// The hash of one job.
     pub(crate) fn job(&self, id: &str) -> String {
         format!("{}:job:{id}", self.namespace)

@@ -3,6 +3,8 @@
 //! used again after an I/O error or a time-out: redis-rs would skip the late answer silently and the
 //! next command would wait for it.
 
+use super::topology::Topology;
+use crate::config::Server;
 use crate::report;
 use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
 use std::sync::Arc;
@@ -240,8 +242,9 @@ impl Health {
             .clone()
     }
 
-    /// Each new connection says which Redis it reached. Another run id: the last second may be lost.
-    fn reached(&self, run_id: &str, version: &str) {
+    /// Each new connection says which Redis it reached. Another run id: the last second may be lost, and
+    /// what was opened before leads to a server that is gone, or is no master any more without knowing it.
+    fn reached(&self, run_id: &str, version: &str, began: Instant) {
         self.auth_refused.store(false, Ordering::Release);
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
         let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,6 +253,11 @@ impl Health {
             Some(_) => {
                 *known = Some(run_id.to_owned());
                 self.set_forgot(true);
+                *self
+                    .distrusted
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) =
+                    began.checked_sub(Duration::from_nanos(1));
             }
             None => *known = Some(run_id.to_owned()),
         }
@@ -260,38 +268,45 @@ impl Health {
 #[derive(Clone)]
 pub(crate) struct Opener {
     /// Changes with the password alone.
-    client: Arc<RwLock<redis::Client>>,
+    topology: Arc<RwLock<Arc<Topology>>>,
+    slot: u16,
     health: Arc<Health>,
 }
 
 impl Opener {
-    /// Where `info` points to.
+    /// To `server`, where keys with this slot lie.
     pub(crate) fn new(
-        info: &redis::ConnectionInfo,
+        server: Server,
+        slot: u16,
         health: Arc<Health>,
     ) -> Result<Opener, RedisError> {
-        let _ = health.address.set(info.addr().to_string());
+        let topology = topology(server, slot)?;
+        let _ = health.address.set(topology.place());
         Ok(Opener {
-            client: Arc::new(RwLock::new(client(info)?)),
+            topology: Arc::new(RwLock::new(topology)),
+            slot,
             health,
         })
     }
 
     /// Connections opened from now on go there; those that stand keep the right they have.
-    pub(crate) fn redirect(&self, info: &redis::ConnectionInfo) -> Result<(), RedisError> {
-        let client = client(info)?;
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    pub(crate) fn redirect(&self, server: Server) -> Result<(), RedisError> {
+        let topology = topology(server, self.slot)?;
+        *self
+            .topology
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = topology;
         Ok(())
     }
 
-    fn open(&self, answer: Duration) -> Result<Connection, RedisError> {
-        let client = {
-            let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
-            client.clone()
-        };
-        let mut con = client.get_connection_with_timeout(CONNECT)?;
+    fn topology(&self) -> Arc<Topology> {
+        let topology = self.topology.read().unwrap_or_else(PoisonError::into_inner);
+        topology.clone()
+    }
+
+    fn open(&self, answer: Duration, began: Instant) -> Result<Connection, RedisError> {
+        let mut con = self.topology().connect()?;
         con.set_read_timeout(Some(answer))?;
-        con.set_write_timeout(Some(ANSWER))?;
         let about: String = redis::cmd("INFO").arg("server").query(&mut con)?;
         let said = |name: &str| {
             about
@@ -300,14 +315,15 @@ impl Opener {
                 .unwrap_or("")
                 .trim()
         };
-        self.health.reached(said("run_id:"), said("redis_version:"));
+        self.health
+            .reached(said("run_id:"), said("redis_version:"), began);
         Ok(con)
     }
 
     /// A connection for `BRPOP` and its kin, which may block for `block`; with its id, so that another
     /// connection can wake it (`CLIENT UNBLOCK`).
     pub(crate) fn open_blocking(&self, block: Duration) -> Result<(Connection, u64), Fault> {
-        let opened = self.open(block + LATE).and_then(|mut con| {
+        let opened = self.open(block + LATE, Instant::now()).and_then(|mut con| {
             let id = redis::cmd("CLIENT").arg("ID").query::<u64>(&mut con)?;
             Ok((con, id))
         });
@@ -315,7 +331,7 @@ impl Opener {
     }
 }
 
-fn client(info: &redis::ConnectionInfo) -> Result<redis::Client, RedisError> {
+fn topology(mut server: Server, slot: u16) -> Result<Arc<Topology>, RedisError> {
     // A peer that vanished shows within a minute, also on a connection that only waits.
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
@@ -324,7 +340,8 @@ fn client(info: &redis::ConnectionInfo) -> Result<redis::Client, RedisError> {
     let tcp = redis::io::tcp::TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(keepalive);
-    redis::Client::open(info.clone().set_tcp_settings(tcp))
+    server.info = server.info.set_tcp_settings(tcp);
+    Ok(Arc::new(Topology::new(server, slot)?))
 }
 
 /// One pooled connection.
@@ -333,6 +350,8 @@ pub(crate) struct Link {
     opened: Instant,
     used: Instant,
     broken: bool,
+    /// It led to a server that serves us no more: the next one must be looked for with somebody else's help.
+    led_astray: bool,
 }
 
 impl Link {
@@ -355,26 +374,34 @@ impl Link {
             && breaks(error)
         {
             self.broken = true;
+            self.led_astray = error.code().is_some();
         }
         answer
     }
 }
 
 /// Whether the connection is not to be used again: it failed, or it leads to a server that is no master
-/// any more, while a new one may lead to its successor (or that wants a password by now).
+/// any more, or not that of our slot, or that wants a password by now, while a new one may lead to its
+/// successor. Not so while the slot moves (ASK, TRYAGAIN): until it has moved, this is the right one.
 pub(crate) fn breaks(error: &RedisError) -> bool {
-    error.code().is_none() || matches!(fault_word(error), Some("READONLY" | "NOAUTH"))
+    error.code().is_none()
+        || matches!(
+            fault_word(error),
+            Some("READONLY" | "UNBLOCKED" | "MOVED" | "CLUSTERDOWN" | "NOAUTH")
+        )
 }
 
 /// The word of a server that cannot serve now. Redis 6 puts what failed inside a script behind an `ERR`
 /// of its own: `ERR Error running script (…): @user_script: 7: -READONLY You can't write …`.
 pub(crate) fn fault_word(error: &RedisError) -> Option<&'static str> {
-    const AWAY: [&str; 12] = [
+    const AWAY: [&str; 14] = [
         "LOADING",
         "READONLY",
         "OOM",
         "MASTERDOWN",
         "CLUSTERDOWN",
+        "MOVED",
+        "ASK",
         "TRYAGAIN",
         "BUSY",
         "NOREPLICAS",
@@ -395,12 +422,13 @@ impl r2d2::ManageConnection for Opener {
 
     fn connect(&self) -> Result<Link, RedisError> {
         let began = Instant::now();
-        match self.open(ANSWER) {
+        match self.open(ANSWER, began) {
             Ok(con) => Ok(Link {
                 con,
                 opened: began,
                 used: Instant::now(),
                 broken: false,
+                led_astray: false,
             }),
             Err(error) => {
                 self.health.connect_failed(&error);
@@ -420,6 +448,9 @@ impl r2d2::ManageConnection for Opener {
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
+        if std::mem::take(&mut link.led_astray) {
+            self.topology().ask_another();
+        }
         link.broken
     }
 }
@@ -491,6 +522,16 @@ pub(crate) fn fault(error: &RedisError) -> Fault {
 pub(crate) fn describe(error: &RedisError) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
+    }
+    match error.code() {
+        Some("ASK" | "TRYAGAIN") => {
+            return "the slot of our keys is being moved to another node".to_owned();
+        }
+        Some("MOVED") => {
+            return "another node of the cluster has our slot (redis-cluster:// finds it)"
+                .to_owned();
+        }
+        _ => {}
     }
     let mut text: String = error
         .to_string()

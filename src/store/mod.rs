@@ -18,6 +18,7 @@ mod reassert;
 mod record;
 mod replay;
 mod script;
+mod topology;
 mod upkeep;
 mod uploads;
 pub mod view;
@@ -26,6 +27,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use crate::config::{self, Server, Way};
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
@@ -81,7 +83,7 @@ pub(crate) const BATCH: usize = 200;
 #[derive(Clone, Debug)]
 pub struct Access {
     /// Where and how (may hold a password: never log it).
-    pub redis: redis::ConnectionInfo,
+    pub redis: Server,
     /// `--namespace`.
     pub namespace: String,
     /// `--inbox`.
@@ -281,14 +283,20 @@ impl Store {
     /// Prepares the store; nothing is connected yet.
     pub fn new(access: &Access, keep: Keep, process: Process) -> Result<Arc<Store>, Fault> {
         let health = Arc::new(Health::default());
-        let opener =
-            Opener::new(&access.redis, health.clone()).map_err(|error| link::fault(&error))?;
+        let keys = Keys::new(&access.namespace, &access.inbox);
+        let opener = Opener::new(
+            access.redis.clone(),
+            config::slot(&keys.inbox),
+            health.clone(),
+        )
+        .map_err(|error| link::fault(&error))?;
+        let guard = matches!(access.redis.way, Way::Cluster { .. }).then(|| keys.never());
         let identity = Identity::new(&process.name, 0);
         Ok(Arc::new(Store {
-            keys: Keys::new(&access.namespace, &access.inbox),
+            keys,
             pool: link::pool(opener.clone(), access.connections),
             opener,
-            scripts: Scripts::new(),
+            scripts: Scripts::new(guard.as_deref()),
             health,
             keep,
             process,
@@ -365,7 +373,7 @@ impl Store {
     }
 
     /// Another password (or user) of the same Redis: for connections opened from now on.
-    pub(crate) fn set_login(&self, redis: &redis::ConnectionInfo) -> Result<(), Fault> {
+    pub(crate) fn set_login(&self, redis: Server) -> Result<(), Fault> {
         (self.opener.redirect(redis)).map_err(|error| link::fault(&error))
     }
 

@@ -1,6 +1,7 @@
 //! What people ask of a live system: each is one script, carried out by whichever daemon comes next. Here
 //! nothing is owned; a repeat, also that of a lost answer, is the same as once.
 
+use super::script::Script;
 use super::view::View;
 use super::{FORMAT, Fault};
 use crate::job::JobId;
@@ -52,8 +53,7 @@ impl View {
             low,
             self.keys.bell.clone(),
         ];
-        let script = self.scripts.cancel.code();
-        let mut cmd = eval(script, &keys);
+        let mut cmd = eval(&self.scripts.cancel, &keys);
         cmd.arg(&self.keys.namespace).arg(id.as_str()).arg(FORMAT);
         let (word, state, _phase): (String, String, String) = self.ask(&cmd)?;
         let said = match word.as_str() {
@@ -81,7 +81,7 @@ impl View {
             self.keys.ready[0].clone(),
             self.keys.bell.clone(),
         ];
-        let mut cmd = eval(self.scripts.redeliver.code(), &keys);
+        let mut cmd = eval(&self.scripts.redeliver, &keys);
         cmd.arg(FORMAT)
             .arg(id.as_str())
             .arg(redelivery.as_str())
@@ -98,10 +98,12 @@ impl View {
 }
 
 /// A person's command is rare: its script need not be in Redis's cache.
-fn eval(code: &str, keys: &[String]) -> Cmd {
+fn eval(script: &Script, keys: &[String]) -> Cmd {
+    let guard = script.guard();
     let mut cmd = redis::cmd("EVAL");
-    cmd.arg(code).arg(keys.len());
-    for key in keys {
+    cmd.arg(script.code())
+        .arg(keys.len() + usize::from(guard.is_some()));
+    for key in keys.iter().map(String::as_str).chain(guard) {
         cmd.arg(key);
     }
     cmd

@@ -14,15 +14,22 @@ pub(crate) struct Script {
     name: &'static str,
     code: &'static str,
     sha: String,
+    guard: Option<String>,
 }
 
 impl Script {
-    fn new(name: &'static str, code: &'static str) -> Script {
+    fn new(name: &'static str, code: &'static str, guard: Option<&str>) -> Script {
         Script {
             name,
             code,
             sha: digest(code),
+            guard: guard.map(str::to_owned),
         }
+    }
+
+    /// A key behind the script's own ones, see [`Scripts::new`].
+    pub(crate) fn guard(&self) -> Option<&str> {
+        self.guard.as_deref()
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -48,8 +55,11 @@ macro_rules! scripts {
         pub(crate) struct Scripts { $(pub(crate) $name: Script),+ }
 
         impl Scripts {
-            pub(crate) fn new() -> Scripts {
-                Scripts { $($name: Script::new(stringify!($name), lua!($($file),+))),+ }
+            /// `guard`: a key that never exists, named as the last one in each call on a cluster. A node
+            /// whose slot is being moved refuses a call that names a missing key before it runs. Without
+            /// that a script would run until it touches one that is missing, and stop half done.
+            pub(crate) fn new(guard: Option<&str>) -> Scripts {
+                Scripts { $($name: Script::new(stringify!($name), lua!($($file),+), guard)),+ }
             }
 
             /// The script of this name.

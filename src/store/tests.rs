@@ -2128,6 +2128,11 @@ fn what_redis_6_says_inside_a_script_is_understood_too() {
             false,
         ),
         (error("ERR max number of clients reached"), true, false),
+        (error("MOVED 3999 127.0.0.1:6381"), true, true),
+        (error("ASK 3999 127.0.0.1:6381"), true, false),
+        (error("TRYAGAIN Multiple keys request"), true, false),
+        (error("CLUSTERDOWN The cluster is down"), true, true),
+        (error("UNBLOCKED force unblock"), true, true),
         (error("WRONGTYPE Operation against a key"), false, false),
         (
             wrapped("Script attempted to access a non local key"),

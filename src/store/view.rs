@@ -2,9 +2,11 @@
 //! on a live system; the daemon itself never needs it.
 
 use super::keys::Keys;
-use super::link::{ANSWER, CONNECT, Fault, fault};
+use super::link::{Fault, fault};
 use super::read;
 use super::script::Scripts;
+use super::topology::Topology;
+use crate::config::{self, Server};
 use crate::job::window::{OVERHANG, Window};
 use crate::job::{JobId, UnixMs};
 use redis::{Connection, Value};
@@ -109,24 +111,13 @@ pub type EventView = (String, Vec<(String, String)>);
 
 impl View {
     /// Connects. Fails with [`Fault::Away`] when Redis does not answer.
-    pub fn open(
-        redis: &redis::ConnectionInfo,
-        namespace: &str,
-        inbox: &str,
-    ) -> Result<View, Fault> {
-        let client = redis::Client::open(redis.clone()).map_err(|error| fault(&error))?;
-        let con = client
-            .get_connection_with_timeout(CONNECT)
+    pub fn open(redis: &Server, namespace: &str, inbox: &str) -> Result<View, Fault> {
+        let keys = Keys::new(namespace, inbox);
+        let con = Topology::new(redis.clone(), config::slot(inbox))
+            .and_then(|topology| topology.connect())
             .map_err(|error| fault(&error))?;
-        con.set_read_timeout(Some(ANSWER))
-            .map_err(|error| fault(&error))?;
-        con.set_write_timeout(Some(ANSWER))
-            .map_err(|error| fault(&error))?;
-        Ok(View {
-            con,
-            keys: Keys::new(namespace, inbox),
-            scripts: Scripts::new(),
-        })
+        let scripts = Scripts::new(Some(&keys.never()));
+        Ok(View { con, keys, scripts })
     }
 
     pub(super) fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
@@ -152,6 +143,14 @@ impl View {
         let mut cmd = redis::cmd("LPUSH");
         cmd.arg(&self.keys.inbox).arg(entry);
         self.ask::<u64>(&cmd).map(|_| ())
+    }
+
+    /// Waits until so many replicas have what was written here so far, for at most `within` (shorter than
+    /// an answer may take); how many have it then.
+    pub fn wait_replicas(&mut self, replicas: u32, within: Duration) -> Result<u32, Fault> {
+        let mut cmd = redis::cmd("WAIT");
+        cmd.arg(replicas).arg(within.as_millis() as u64);
+        self.ask(&cmd)
     }
 
     /// States of some jobs; `None`: not known (any more, or not yet).

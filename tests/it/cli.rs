@@ -574,12 +574,8 @@ fn settings_that_contradict_each_other_are_refused() {
         &[],
         "--redis-url",
     );
-    refused_naming(
-        &[],
-        &[("REDIS_URL", "redis-sentinel://a,b/main/0")],
-        "REDIS_URL",
-    );
-    refused_naming(&[], &[("REDIS_URL", "redis-cluster://a,b")], "REDIS_URL");
+    refused_naming(&[], &[("REDIS_URL", "redis-sentinel://a,b")], "REDIS_URL");
+    refused_naming(&[], &[("REDIS_URL", "redis-cluster://a,b")], "--namespace");
 }
 
 #[test]

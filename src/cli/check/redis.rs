@@ -22,12 +22,12 @@ const SMALL: u64 = 64 << 20;
 
 pub(super) fn lines(config: &Config) -> Vec<Line> {
     let store = &config.store;
-    let (info, place) = (store.redis.connection_info(), store.redis.to_string());
-    let found = match inspect(info, &store.namespace, &store.inbox) {
+    let (server, place) = (store.redis.server(), store.redis.to_string());
+    let found = match inspect(&server, &store.namespace, &store.inbox) {
         Ok(found) => found,
         Err(fault) => return vec![unreachable(&place, &fault)],
     };
-    let workers = View::open(info, &store.namespace, &store.inbox)
+    let workers = View::open(&server, &store.namespace, &store.inbox)
         .and_then(|mut view| view.status())
         .map(|status| status.workers);
     judge(config, &found, &workers.unwrap_or_default())

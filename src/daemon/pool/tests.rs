@@ -29,7 +29,10 @@ fn tools() -> Arc<Tools> {
         plain_http: Vec::new(),
     });
     let access = Access {
-        redis: format!("redis://{NOBODY}/").into_connection_info().unwrap(),
+        redis: format!("redis://{NOBODY}/")
+            .into_connection_info()
+            .unwrap()
+            .into(),
         namespace: "fal".to_owned(),
         inbox: "fal:inbox".to_owned(),
         connections: 4,

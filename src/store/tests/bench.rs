@@ -58,7 +58,9 @@ impl Bench {
         let proxy = Proxy::start(self.redis.port());
         let url = format!("redis://127.0.0.1:{}", proxy.port);
         let access = Access {
-            redis: redis::IntoConnectionInfo::into_connection_info(url).expect("a URL"),
+            redis: redis::IntoConnectionInfo::into_connection_info(url)
+                .expect("a URL")
+                .into(),
             namespace: NS.to_owned(),
             inbox: format!("{NS}:inbox"),
             connections: 4,

@@ -9,7 +9,7 @@ use crate::job::Phase;
 impl Bench {
     pub(super) fn view(&self) -> View {
         let info = redis::IntoConnectionInfo::into_connection_info(self.redis.url());
-        View::open(&info.expect("a URL"), NS, &format!("{NS}:inbox")).expect("connects")
+        View::open(&info.expect("a URL").into(), NS, &format!("{NS}:inbox")).expect("connects")
     }
 
     fn cancel(&self, id: &str) -> Cancel {

@@ -237,7 +237,9 @@ fn stepped(mut flight: Flight) -> String {
 #[test]
 fn any_reply_of_redis_loses_no_request_and_stops_no_worker() {
     let access = Access {
-        redis: redis::IntoConnectionInfo::into_connection_info("redis://127.0.0.1:1").unwrap(),
+        redis: redis::IntoConnectionInfo::into_connection_info("redis://127.0.0.1:1")
+            .unwrap()
+            .into(),
         namespace: NS.to_owned(),
         inbox: format!("{NS}:inbox"),
         connections: 1,

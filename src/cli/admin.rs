@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Time between two looks of `--wait` and `--watch`.
 const LOOK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(2);
+/// Jobs pushed between two waits of `--wait-replicas`, and how long one may take.
+const BATCH: usize = 100;
+const REPLICAS: Duration = Duration::from_secs(3);
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
     View::open(&store.redis.server(), &store.namespace, &store.inbox).map_err(|fault| away(&fault))
@@ -38,6 +41,7 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
     let now = view.now().map_err(|fault| away(&fault))?;
     let mut code = 0;
     let mut ids = Vec::new();
+    let mut unsure = 0;
     let mut put = |entry: &[u8], place: &str| -> Result<(), u8> {
         match checked(entry, now) {
             Ok((id, entry)) => {
@@ -50,6 +54,10 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
                     return Err(INCOMPLETE);
                 }
                 ids.push(id);
+                unsure += 1;
+                if unsure == BATCH {
+                    replicated(args, &mut view, std::mem::take(&mut unsure), &mut code)?;
+                }
             }
             Err(why) => {
                 eprintln!("fal-worker: {place}{why}");
@@ -73,12 +81,34 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
             }
         }
     }
+    replicated(args, &mut view, unsure, &mut code)?;
     // A pipe that reads ids must have them before we wait.
     let _ = std::io::stdout().flush();
     if args.wait && !all_done(&mut view, ids)? {
         code = INCOMPLETE;
     }
     Ok(code)
+}
+
+/// `--wait-replicas`: the last `jobs` stand in so many replicas, or a warning says that they do not. They are
+/// pushed all the same: to push them again is safe only with the same ids.
+fn replicated(args: &EnqueueArgs, view: &mut View, jobs: usize, code: &mut u8) -> Result<(), u8> {
+    let (Some(wanted), 1..) = (args.wait_replicas, jobs) else {
+        return Ok(());
+    };
+    // The ids go out first: a reader of a pipe knows them whatever comes now.
+    let _ = std::io::stdout().flush();
+    let have = view.wait_replicas(wanted, REPLICAS);
+    let have = have.map_err(|fault| away(&fault))?;
+    if have < wanted {
+        eprintln!(
+            "fal-worker: the last {jobs} jobs are pushed, but {have} of {wanted} replicas said within {} s \
+             that they have them",
+            REPLICAS.as_secs()
+        );
+        *code = INCOMPLETE;
+    }
+    Ok(())
 }
 
 type Lines = Box<dyn Iterator<Item = std::io::Result<Vec<u8>>>>;

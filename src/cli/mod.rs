@@ -110,6 +110,10 @@ pub(crate) struct EnqueueArgs {
     /// Follow the jobs to their end; exit 1 unless all are done
     #[arg(long)]
     wait: bool,
+    /// After each hundred jobs wait up to 3 s for N replicas to have them: a failover then loses none of
+    /// them. Exit 1 where fewer answered
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    wait_replicas: Option<u32>,
 }
 
 /// Arguments of `status`.

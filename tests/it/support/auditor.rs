@@ -5,10 +5,10 @@
 use redis::{Connection, RedisError, Value, from_redis_value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything below the namespace `fal`, at one moment.
+/// Everything below a namespace, at one moment.
 const SNAPSHOT: &str = r"
 local out = {}
-for _, key in ipairs(redis.call('KEYS', 'fal:*')) do
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
   local kind, content = redis.call('TYPE', key).ok, {}
   if kind == 'hash' then content = redis.call('HGETALL', key)
   elseif kind == 'list' then content = redis.call('LRANGE', key, 0, -1)
@@ -62,8 +62,12 @@ struct Snapshot {
 
 /// What is wrong, in words; empty when all is well. `repairs`: the worker's own audit may have mended
 /// something.
-pub fn findings(con: &mut Connection, repairs: bool) -> Result<Vec<String>, RedisError> {
-    let snapshot = Snapshot::take(con)?;
+pub fn findings(
+    con: &mut Connection,
+    namespace: &str,
+    repairs: bool,
+) -> Result<Vec<String>, RedisError> {
+    let snapshot = Snapshot::take(con, namespace)?;
     let mut wrong = snapshot.strange.clone();
     snapshot.records_stand_where_they_say(&mut wrong);
     snapshot.places_hold_only_what_stands_there(&mut wrong);
@@ -80,11 +84,14 @@ pub fn findings(con: &mut Connection, repairs: bool) -> Result<Vec<String>, Redi
 }
 
 impl Snapshot {
-    fn take(con: &mut Connection) -> Result<Snapshot, RedisError> {
+    fn take(con: &mut Connection, namespace: &str) -> Result<Snapshot, RedisError> {
         type Row = (String, String, i64, Vec<Value>);
-        let rows: Vec<Row> = redis::cmd("EVAL").arg(SNAPSHOT).arg(0).query(con)?;
+        let mut eval = redis::cmd("EVAL");
+        let rows: Vec<Row> = eval.arg(SNAPSHOT).arg(0).arg(namespace).query(con)?;
         let mut all = Snapshot::default();
         for (key, kind, ttl, content) in rows {
+            // In a cluster it is `{fal}`.
+            let key = key.replacen(namespace, "fal", 1);
             all.ttl.insert(key.clone(), ttl);
             let bytes: Vec<Vec<u8>> = from_redis_value(Value::Array(content))?;
             let texts: Vec<String> = bytes

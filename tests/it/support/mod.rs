@@ -12,6 +12,7 @@ pub mod load;
 pub mod proxy;
 pub mod redis_fault;
 pub mod tap;
+pub mod topology;
 
 use fal_worker::sandbox::Sandbox;
 use fal_worker::sandbox::redis::RedisOptions;
@@ -38,6 +39,10 @@ pub struct World {
     /// The same for its direct calls, and for Telegram.
     pub run_url: Option<String>,
     pub telegram_url: Option<String>,
+    /// What tests write as `fal:` in the names of keys: `{fal}` in a cluster.
+    pub namespace: &'static str,
+    /// Where the test itself looks, where that is not the sandbox's Redis.
+    looked_at: Option<String>,
     con: Connection,
     daemons: usize,
     /// Why the store is not looked at in the end.
@@ -69,6 +74,8 @@ impl World {
             fal_url: None,
             run_url: None,
             telegram_url: None,
+            namespace: "fal",
+            looked_at: None,
             con,
             daemons: 0,
             not_audited: None,
@@ -90,7 +97,7 @@ impl World {
     /// What the tests' own auditor finds in the store now.
     pub fn findings(&mut self) -> Vec<String> {
         let _: String = self.redis(&["PING"]); // a Redis that was restarted left a broken connection behind
-        auditor::findings(&mut self.con, self.may_mend.is_some())
+        auditor::findings(&mut self.con, self.namespace, self.may_mend.is_some())
             .unwrap_or_else(|error| panic!("the auditor cannot read the store: {error}"))
     }
 
@@ -230,15 +237,32 @@ impl World {
         self.sandbox.redis.kill();
     }
 
+    /// From now on the test looks at this server, such as the master after a failover.
+    pub fn look_at(&mut self, url: &str) {
+        self.looked_at = Some(url.to_owned());
+        self.con = connect(url);
+    }
+
+    /// The name of a key in this world's namespace.
+    fn key(&self, name: &str) -> String {
+        match name.strip_prefix("fal:") {
+            Some(rest) => format!("{}:{rest}", self.namespace),
+            None => name.to_owned(),
+        }
+    }
+
     /// One command on Redis, as a person would type it: `redis(&["LLEN", "fal:inbox"])`.
     pub fn redis<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
         let mut cmd = redis::cmd(words[0]);
-        cmd.arg(&words[1..]);
+        for word in &words[1..] {
+            cmd.arg(self.key(word));
+        }
         match cmd.query(&mut self.con) {
             Ok(value) => value,
             Err(error) if error.code().is_none() => {
                 // Redis was restarted by the test.
-                self.con = connect(&self.sandbox.redis.url());
+                let url = self.looked_at.clone();
+                self.con = connect(&url.unwrap_or_else(|| self.sandbox.redis.url()));
                 cmd.query(&mut self.con)
                     .unwrap_or_else(|error| panic!("{words:?}: {error}"))
             }
@@ -258,7 +282,7 @@ impl World {
         let mut pipe = redis::pipe();
         for entry in entries {
             pipe.cmd("LPUSH")
-                .arg("fal:inbox")
+                .arg(self.key("fal:inbox"))
                 .arg(entry.as_ref())
                 .ignore();
         }

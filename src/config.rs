@@ -9,6 +9,7 @@ mod secret;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 
 pub use flag::{
@@ -536,6 +537,7 @@ impl Reader<'_> {
 
     fn store(&self) -> Result<StoreConfig, ConfigError> {
         let (redis, redis_source) = self.redis()?;
+        let redis = self.with_certificates(redis)?;
         let namespace = self.value("namespace", |text| key_part(text, 64))?;
         let inbox = self.optional("inbox", |text| inbox(text, &namespace))?;
         let inbox = inbox.unwrap_or_else(|| format!("{namespace}:inbox"));

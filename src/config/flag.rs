@@ -101,6 +101,30 @@ pub static STORE_FLAGS: &[Flag] = &[
          a file named by REDIS_URL_FILE, or into the systemd credential redis-url",
     ),
     Flag::new(
+        "redis-ca",
+        "FAL_WORKER_REDIS_CA",
+        "FILE",
+        WorkedOut("the system's certificates"),
+        "For rediss://: PEM file of the certificates that sign the server's; also the systemd credential \
+         redis-ca",
+    ),
+    Flag::new(
+        "redis-cert",
+        "FAL_WORKER_REDIS_CERT",
+        "FILE",
+        WorkedOut("none"),
+        "For rediss://: PEM file of the certificate that Redis wants to see from us, with --redis-key; also \
+         the systemd credential redis-cert",
+    ),
+    Flag::new(
+        "redis-key",
+        "FAL_WORKER_REDIS_KEY",
+        "FILE",
+        WorkedOut("none"),
+        "PEM file of the private key of --redis-cert, unencrypted, readable by the service alone; also the \
+         systemd credential redis-key",
+    ),
+    Flag::new(
         "namespace",
         "FAL_WORKER_NAMESPACE",
         "NS",

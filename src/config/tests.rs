@@ -197,7 +197,9 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
             "--{name} {value}"
         );
     }
-    for flag in flag::all() {
+    // Certificates need real files and a URL that fits: tests/it/redis_tls.rs.
+    let others = ["redis-ca", "redis-cert", "redis-key"];
+    for flag in flag::all().filter(|flag| !others.contains(&flag.name)) {
         assert!(
             good.iter().any(|(name, _)| *name == flag.name),
             "--{} has no row",
@@ -815,5 +817,52 @@ fn a_bot_token_has_the_form_of_the_api_page() {
             fits,
             "{token}"
         );
+    }
+}
+
+#[test]
+fn certificates_of_redis_are_read_at_start_and_never_repeated() {
+    let key = b"-----BEGIN PRIVATE KEY-----\nsecret-1234\n-----END PRIVATE KEY-----\n";
+    let locked = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let damaged = b"-----BEGIN CERTIFICATE-----\nsecret-1234\n";
+    let (_a, key) = file("a.pem", key);
+    let (_b, locked) = file("b.pem", locked);
+    let (_c, damaged) = file("c.pem", damaged);
+    let (ca, cert, own) = (
+        "FAL_WORKER_REDIS_CA",
+        "FAL_WORKER_REDIS_CERT",
+        "FAL_WORKER_REDIS_KEY",
+    );
+    let tls = ("REDIS_URL", "rediss://h");
+    let rows = [
+        (
+            vec![tls, (own, &*key)],
+            "--redis-key (FAL_WORKER_REDIS_KEY): its certificate is missing",
+        ),
+        (
+            vec![tls, (cert, &*damaged)],
+            "--redis-cert (FAL_WORKER_REDIS_CERT): its key is missing",
+        ),
+        (vec![tls, (own, &*locked)], "the key is encrypted"),
+        (vec![tls, (own, &*damaged)], "no PRIVATE KEY in PEM form"),
+        (vec![tls, (ca, &*key)], "no CERTIFICATE in PEM form"),
+        (
+            vec![tls, (ca, &*damaged)],
+            "one of these files is damaged PEM",
+        ),
+        (
+            vec![tls, (cert, &*damaged), (own, &*key)],
+            "one of these files is damaged PEM",
+        ),
+        (
+            vec![("REDIS_URL", "redis://h"), (ca, &*damaged)],
+            "its URL begins with rediss://",
+        ),
+        (vec![tls, (ca, "/dev/zero")], "over 1 MiB"),
+    ];
+    for (pairs, word) in rows {
+        let error = set(pairs.clone()).expect_err(word).to_string();
+        assert!(error.contains(word), "{pairs:?}: {error}");
+        assert!(!error.contains("secret-1234"), "{error}");
     }
 }

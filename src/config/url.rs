@@ -3,7 +3,7 @@
 
 use super::secret::Secret;
 use super::server::{self, Server, Way, joined};
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates};
 use std::fmt;
 use std::net::IpAddr;
 use ureq::http::Uri;
@@ -244,6 +244,18 @@ impl RedisUrl {
             (kind, url.server().to_string(), db)
         };
         place(self) == place(other)
+    }
+
+    /// Whether it is reached by TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
+    /// The same Redis, with these certificates in place of the system's.
+    pub(super) fn with_tls(mut self, certificates: &TlsCertificates) -> RedisResult<RedisUrl> {
+        let client = redis::Client::build_with_tls(self.info, certificates.clone())?;
+        self.info = client.get_connection_info().clone();
+        Ok(self)
     }
 
     /// Checks the URL of a Redis.

@@ -261,6 +261,11 @@ fn first_beat(
                     "--redis-url: redis refused user or password: {why}"
                 )));
             }
+            Err(Fault::Away(why)) if tools.store.health.tls_refused() => {
+                return Err(StartError::Config(format!(
+                    "--redis-url: no connection by TLS: {why}"
+                )));
+            }
             Err(Fault::Away(_)) => {
                 notify(&[
                     sd_notify::NotifyState::Status("waiting for redis"),

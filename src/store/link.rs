@@ -3,6 +3,7 @@
 //! used again after an I/O error or a time-out: redis-rs would skip the late answer silently and the
 //! next command would wait for it.
 
+use super::tls;
 use super::topology::Topology;
 use crate::config::Server;
 use crate::report;
@@ -54,6 +55,7 @@ pub(crate) struct Health {
     outage: report::Outage,
     full: report::Outage,
     auth_refused: AtomicBool,
+    tls_refused: AtomicBool,
     version: Mutex<String>,
     connect_failures: AtomicU64,
     last_connect_error: Mutex<String>,
@@ -76,6 +78,7 @@ impl Default for Health {
             outage: report::Outage::new("redis"),
             full: report::Outage::new("redis memory"),
             auth_refused: AtomicBool::new(false),
+            tls_refused: AtomicBool::new(false),
             version: Mutex::default(),
             connect_failures: AtomicU64::new(0),
             last_connect_error: Mutex::default(),
@@ -93,6 +96,11 @@ impl Health {
     /// Whether Redis refused our password: at start that is a mistake in the configuration.
     pub(crate) fn auth_refused(&self) -> bool {
         self.auth_refused.load(Ordering::Acquire)
+    }
+
+    /// Whether one side refused the other's certificate, which is such a mistake too.
+    pub(crate) fn tls_refused(&self) -> bool {
+        self.tls_refused.load(Ordering::Acquire)
     }
 
     /// Version of the Redis last reached.
@@ -161,7 +169,7 @@ impl Health {
             self.away.store(true, Ordering::Release);
         }
         let reached = !self.version().is_empty();
-        if self.auth_refused() && !reached {
+        if (self.auth_refused() || self.tls_refused()) && !reached {
             return; // it is the configuration that is refused, and said so
         }
         match self.address.get().filter(|_| !reached) {
@@ -225,6 +233,8 @@ impl Health {
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
         self.auth_refused.store(refused, Ordering::Release);
         let why = describe(error);
+        self.tls_refused
+            .store(tls::refusal(&why).is_some(), Ordering::Release);
         if let Some((_, last)) = &mut *self.gone() {
             last.clone_from(&why);
         }
@@ -246,6 +256,7 @@ impl Health {
     /// what was opened before leads to a server that is gone, or is no master any more without knowing it.
     fn reached(&self, run_id: &str, version: &str, began: Instant) {
         self.auth_refused.store(false, Ordering::Release);
+        self.tls_refused.store(false, Ordering::Release);
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
         let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
         match known.as_deref() {
@@ -290,7 +301,10 @@ impl Opener {
     }
 
     /// Connections opened from now on go there; those that stand keep the right they have.
-    pub(crate) fn redirect(&self, server: Server) -> Result<(), RedisError> {
+    pub(crate) fn redirect(&self, mut server: Server) -> Result<(), RedisError> {
+        // The certificates stay: they are read at start only.
+        let login = server.info.redis_settings().clone();
+        server.info = self.topology().info().clone().set_redis_settings(login);
         let topology = topology(server, self.slot)?;
         *self
             .topology
@@ -541,7 +555,10 @@ pub(crate) fn describe(error: &RedisError) -> String {
     if let Some((cut, _)) = text.char_indices().nth(200) {
         text.truncate(cut);
     }
-    text
+    match tls::refusal(&text) {
+        Some(words) => format!("{words} ({text})"),
+        None => text,
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod reassert;
 mod record;
 mod replay;
 mod script;
+mod tls;
 mod topology;
 mod upkeep;
 mod uploads;

@@ -43,6 +43,11 @@ impl Topology {
         })
     }
 
+    /// Login, database and TLS.
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.server.info
+    }
+
     /// Where it is looked for, in words.
     pub(crate) fn place(&self) -> String {
         self.server.to_string()

@@ -503,6 +503,9 @@ fn a_wrong_command_line_exits_2_and_78_for_run() {
 fn every_flag_of_run_and_every_variable_refuses_a_wrong_value_in_one_line_that_names_it() {
     let wrong = [
         ("redis-url", "http://127.0.0.1"),
+        ("redis-ca", "ca.pem"),
+        ("redis-cert", "/no/such/cert.pem"),
+        ("redis-key", "/no/such/key.pem"),
         ("namespace", "two words"),
         ("inbox", "fal:ready:high"),
         ("threads", "0"),

@@ -13,6 +13,7 @@ pub mod load;
 pub mod proxy;
 pub mod redis_fault;
 pub mod tap;
+pub mod tls_front;
 pub mod topology;
 
 use fal_worker::sandbox::Sandbox;
@@ -179,6 +180,19 @@ impl World {
         self.spawn_command(command)
     }
 
+    /// Starts a daemon of another program, such as an older version, with this world's settings; does not wait.
+    pub fn spawn_program(&mut self, program: &str, more: &[&str]) -> Daemon {
+        let ours = self.command(more);
+        let mut command = Command::new(program);
+        command.args(ours.get_args()).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.envs(
+            ours.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        self.spawn_command(command)
+    }
+
     /// Starts a daemon none of whose files grows beyond so many bytes: as if the disk were full.
     pub fn spawn_on_a_full_disk(&mut self, more: &[&str], bytes: usize) -> Daemon {
         let daemon = self.command(more);
@@ -201,7 +215,8 @@ impl World {
         self.spawn_command(command)
     }
 
-    fn spawn_command(&mut self, mut command: Command) -> Daemon {
+    /// Starts a command that is, or becomes, a daemon of this world.
+    pub fn spawn_command(&mut self, mut command: Command) -> Daemon {
         self.daemons += 1;
         let log = self
             .folder

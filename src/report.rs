@@ -77,6 +77,8 @@ pub struct Counters {
     pub polls: AtomicU64,
     /// Calls on Redis that failed, and connections that could not be opened.
     pub redis_errors: AtomicU64,
+    /// Claims that met a record of a newer version.
+    pub newer: AtomicU64,
     /// Times that a service went away.
     pub outages: AtomicU64,
     /// Panics caught.
@@ -102,6 +104,7 @@ static COUNTERS: Counters = Counters {
     events: [const { AtomicU64::new(0) }; EVENTS.len()],
     polls: AtomicU64::new(0),
     redis_errors: AtomicU64::new(0),
+    newer: AtomicU64::new(0),
     outages: AtomicU64::new(0),
     panics: AtomicU64::new(0),
     warnings: AtomicU64::new(0),
@@ -381,6 +384,14 @@ pub fn repaired(kind: &str, count: u64) {
         "repaired",
         &[("kind", &kind), ("count", &count)],
     );
+}
+
+/// `newer record left alone`: a job's record has a format that this version cannot read; said once.
+pub fn newer_record() {
+    if COUNTERS.newer.fetch_add(1, Relaxed) == 0 {
+        let advice = "a newer version runs on this Redis, or ran: upgrade this worker";
+        line(Level::Warn, "newer record left alone", &[("hint", &advice)]);
+    }
 }
 
 /// `stopping`: no new jobs from here on.

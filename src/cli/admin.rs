@@ -295,6 +295,7 @@ fn status_json(status: &Status, address: &str) -> Value {
         "last_5m": {"done": status.last_5m.0, "failed": status.last_5m.1},
         "paused": paused,
         "repairs": status.repairs,
+        "newer": status.newer,
     })
 }
 
@@ -319,6 +320,12 @@ fn status_text(status: &Status, address: &str) -> String {
         "later {}, waiting {}, dead {}\n",
         status.later, status.waiting, status.dead
     );
+    if status.newer > 0 {
+        out += &format!(
+            "left alone, since a newer version wrote them: {}; upgrade the workers\n",
+            status.newer
+        );
+    }
     if !status.held.is_empty() {
         let words = |why: &str| match why {
             "turn" => "their user's turn".to_owned(),

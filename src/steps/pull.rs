@@ -132,6 +132,9 @@ pub(crate) fn claim(
     if claim.deferred > 0 {
         report::deferred(claim.deferred);
     }
+    if claim.newer {
+        report::newer_record();
+    }
     let flights = claim
         .jobs
         .into_iter()

@@ -24,6 +24,7 @@ pub(crate) struct Keys {
     pub(crate) waiters: String,
     pub(crate) held: String,
     pub(crate) window: String,
+    pub(crate) newer: String,
 }
 
 impl Keys {
@@ -51,6 +52,7 @@ impl Keys {
             waiters: key("waiters"),
             held: key("rate:held"),
             window: key("window"),
+            newer: key("newer"),
             namespace: namespace.to_owned(),
         }
     }

@@ -193,6 +193,8 @@ pub(crate) struct Claim {
     pub(crate) deferred: u64,
     /// When it was.
     pub(crate) now: UnixMs,
+    /// A record of a newer version stood there, and was left alone.
+    pub(crate) newer: bool,
 }
 
 /// Why nothing could be claimed or taken in.

@@ -58,7 +58,8 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
     store.learn_time(now);
     let mut claim = Claim {
         jobs: Vec::with_capacity(jobs.len()),
-        more: more == 1,
+        more: more & 1 == 1,
+        newer: more & 2 == 2,
         deferred,
         now: UnixMs(now),
     };

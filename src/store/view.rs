@@ -104,6 +104,8 @@ pub struct Status {
     pub paused: Option<PauseView>,
     /// Leaks that the audit mended, by kind.
     pub repairs: BTreeMap<String, u64>,
+    /// Jobs of a newer version that a worker met and left alone within the last quarter of a minute.
+    pub newer: u64,
 }
 
 /// One event of the stream: its id, and field and value in their order.
@@ -318,6 +320,7 @@ impl View {
             }
         }
         let limits = self.limits()?;
+        let newer = self.newer(now)?;
         Ok(Status {
             redis_version: said(&about, "redis_version:"),
             redis_memory: said(&memory, "used_memory_human:"),
@@ -336,7 +339,15 @@ impl View {
             last_5m,
             paused,
             repairs,
+            newer,
         })
+    }
+
+    /// Jobs of a newer version: a claim that meets one says so, and looks at it again after five seconds.
+    fn newer(&mut self, now: UnixMs) -> Result<u64, Fault> {
+        let mut cmd = redis::cmd("ZCOUNT");
+        cmd.arg(&self.keys.newer).arg(now.0 - 15_000).arg("+inf");
+        self.ask(&cmd)
     }
 
     /// How many jobs wait behind which limit.

@@ -296,8 +296,8 @@ fn status_has_the_shape_of_the_contract() {
     assert_eq!(
         keys(&status),
         [
-            "at_fal", "dead", "held", "last_5m", "later", "limits", "paused", "queues", "redis",
-            "repairs", "running", "waiting", "workers"
+            "at_fal", "dead", "held", "last_5m", "later", "limits", "newer", "paused", "queues",
+            "redis", "repairs", "running", "waiting", "workers"
         ]
     );
     assert_eq!(keys(&status["redis"]), ["address", "memory", "version"]);

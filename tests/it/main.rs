@@ -48,4 +48,5 @@ mod support;
 mod systemd;
 mod telegram_faults;
 mod tidy;
+mod upgrade;
 mod window;

@@ -6,7 +6,8 @@
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
 -- MAKES  records of the ids, names of their chats; lists, lines, turns, slots and rates of their users, places at
 --        fal (same slot on a cluster)
--- GIVES  {word, more (0, 1), now, jobs newly deferred, {id, token, spec or '', field, value...}...}
+-- GIVES  {word, more (0, 1; 2 more where a record of a newer version was met), now, jobs newly deferred,
+--        {id, token, spec or '', field, value...}...}
 --        word: ok, buried, unregistered, settling
 -- CALLER Store::claim
 local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -146,7 +147,7 @@ local function held_back(id, job, p, r, waited)
   return true
 end
 
-local next_token, looked, size = 8, 0, nil
+local next_token, looked, size, newer = 8, 0, nil, 0
 if lists > 1 and window.size then
   size = redis.call('SCARD', ns .. ':at_fal')
 end
@@ -172,9 +173,12 @@ for l = 1, lists do
       -- Somebody holds it, or nobody knows it: it stands here no more.
       if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
     elseif (tonumber(r.v) or 0) > format then
-      -- A newer version wrote this: leave it to its kind.
+      -- A newer version wrote this: leave it to its kind, look again later, and let people know.
       redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
       redis.call('ZADD', KEYS[7], now + 5000, id)
+      redis.call('ZADD', ns .. ':newer', now, id)
+      redis.call('PEXPIRE', ns .. ':newer', 60000)
+      newer = 2
       if user then pass_turn(ns, p, user, id, is_full(ns, user, slots)) end
     elseif not (p and unpaid and not late and not lost and held_back(id, job, p, r, waited)) then
       local token = ARGV[next_token]
@@ -222,7 +226,7 @@ end
 -- What no claim may take now is no reason to come again: who makes room for it rings.
 local more = redis.call('EXISTS', KEYS[1])
 if more == 0 and lists > 1 and is_claimable(ns, window) then more = 1 end
-out[2] = more
+out[2] = more + newer
 if lists == 4 then
   -- A claim that leaves ids behind rings for the next puller; one that emptied the lists silences the bell.
   if more == 1 then ring(KEYS[5]) else redis.call('DEL', KEYS[5]) end

@@ -12,6 +12,7 @@ pub mod kills;
 pub mod load;
 pub mod proxy;
 pub mod redis_fault;
+pub mod store_dump;
 pub mod tap;
 pub mod tls_front;
 pub mod topology;

@@ -30,6 +30,7 @@ mod loadtest;
 mod main_job;
 mod metrics;
 mod outage;
+mod partition;
 mod poison;
 mod polls;
 mod readme;

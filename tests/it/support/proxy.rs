@@ -59,7 +59,12 @@ struct Link {
 impl Proxy {
     /// Listens on a loopback port and passes everything to `target` (`host:port`, or a URL's part of it).
     pub fn to(target: &str) -> Proxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Proxy::on(Ipv4Addr::LOCALHOST, target)
+    }
+
+    /// The same on another address of this machine.
+    pub fn on(own: Ipv4Addr, target: &str) -> Proxy {
+        let listener = TcpListener::bind((own, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             target: Mutex::new(address_in(target)),

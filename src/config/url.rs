@@ -314,6 +314,9 @@ impl RedisUrl {
     }
 
     fn of(info: ConnectionInfo, way: Way, written: impl IntoIterator<Item = String>) -> RedisUrl {
+        // CLIENT SETINFO at each connection would be two more commands, and two more rights to grant.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings);
         let mut secrets: Vec<String> = written.into_iter().collect();
         secrets.extend(info.redis_settings().password().map(str::to_owned));
         if let Way::Sentinel { login, .. } = &way {

@@ -1,5 +1,6 @@
 //! Integration tests: the real daemon against a real redis-server and strict stand-ins over HTTP.
 
+mod acl;
 mod albums;
 mod audit;
 mod cancel;

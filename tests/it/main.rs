@@ -39,6 +39,7 @@ mod redeliver;
 mod redis_conf;
 mod redis_faults;
 mod redis_matrix;
+mod redis_socket;
 mod redis_tls;
 mod rotation;
 mod secrets;

@@ -344,6 +344,14 @@ impl Config {
                     Ok(after.as_millis().to_string())
                 })?,
             ),
+            // Read by the command `retry`, which has no other way to know what the workers were told.
+            (
+                "max_wait",
+                read.optional("max-wait", |text| {
+                    let most = limit(text, some_time)?.unwrap_or_default();
+                    Ok(most.as_millis().to_string())
+                })?,
+            ),
         ];
         let shared = shared
             .into_iter()
@@ -741,7 +749,8 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
-fn host_name() -> String {
+/// What this machine calls itself; empty where it does not say.
+pub(crate) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
 }
 

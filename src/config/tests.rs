@@ -792,6 +792,7 @@ fn the_example_of_the_environment_file_lists_every_variable_with_its_default() {
         "fal_concurrency",
         "fair",
         "low_after",
+        "max_wait",
     ];
     assert_eq!(names, expected);
     assert_eq!(format!("{all_on:?}"), format!("{:?}", set([]).unwrap()));

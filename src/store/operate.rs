@@ -6,6 +6,7 @@ use super::view::View;
 use super::{FORMAT, Fault};
 use crate::job::JobId;
 use redis::Cmd;
+use std::time::Duration;
 
 /// What a cancel came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,39 @@ pub enum Redeliver {
     Gone,
 }
 
+/// A pause that a person's command met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paused {
+    /// Why, in words.
+    pub reason: String,
+    /// Who made it: a person, or the instance that met trouble.
+    pub by: String,
+    /// A person made it.
+    pub person: bool,
+}
+
 impl View {
+    /// Stops pulling new jobs on all workers, until somebody resumes or `for_` is over. Takes the place of any
+    /// other pause; `by`: who says so.
+    pub fn hold(&mut self, reason: &str, by: &str, for_: Option<Duration>) -> Result<(), Fault> {
+        let mut cmd = eval(&self.scripts.hold, std::slice::from_ref(&self.keys.paused));
+        let ms = for_.map_or_else(String::new, |span| span.as_millis().to_string());
+        cmd.arg(reason).arg(by).arg(ms);
+        self.ask::<u8>(&cmd).map(|_| ())
+    }
+
+    /// Ends a pause, whoever made it; gives it, if there was one.
+    pub fn resume(&mut self) -> Result<Option<Paused>, Fault> {
+        let keys = [self.keys.paused.clone(), self.keys.bell.clone()];
+        let cmd = eval(&self.scripts.resume, &keys);
+        let (was, reason, by, person): (u8, String, String, u8) = self.ask(&cmd)?;
+        Ok((was == 1).then_some(Paused {
+            reason,
+            by,
+            person: person == 1,
+        }))
+    }
+
     /// Asks for the end of a job. With the state that it was in.
     pub fn cancel(&mut self, id: &JobId) -> Result<(Cancel, String), Fault> {
         let [resume, high, default, low] = self.keys.ready.clone();
@@ -98,7 +131,7 @@ impl View {
 }
 
 /// A person's command is rare: its script need not be in Redis's cache.
-fn eval(script: &Script, keys: &[String]) -> Cmd {
+pub(super) fn eval(script: &Script, keys: &[String]) -> Cmd {
     let guard = script.guard();
     let mut cmd = redis::cmd("EVAL");
     cmd.arg(script.code())

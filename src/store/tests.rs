@@ -4,12 +4,14 @@
 mod audit;
 mod bench;
 mod cancel;
+mod erase;
 mod fair;
 mod fuzz;
 mod limits;
 mod model;
 mod paces;
 mod rate;
+mod retry;
 mod window;
 
 use super::*;

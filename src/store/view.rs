@@ -127,7 +127,7 @@ impl View {
         read(value)
     }
 
-    fn ask_all<T: redis::FromRedisValue>(
+    pub(super) fn ask_all<T: redis::FromRedisValue>(
         &mut self,
         pipe: &redis::Pipeline,
     ) -> Result<Vec<T>, Fault> {

@@ -167,7 +167,8 @@ for l = 1, lists do
     local user = p and r.user
     local unpaid = (r.phase or 'submitting') == 'submitting' and not r.request_id
     local late = unpaid and r.expires_at and now > (tonumber(r.expires_at) or math.huge)
-    local lost = unpaid and not late and r.chat and KEYS[12]
+    -- A person who retried it has seen to that the chat can be reached.
+    local lost = unpaid and not late and r.chat and not r.retried_at and KEYS[12]
       and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1
     if r.state ~= 'queued' then
       -- Somebody holds it, or nobody knows it: it stands here no more.

@@ -4,8 +4,8 @@
 -- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
 --        pairs x (field, value)
 -- MAKES  records and specs of the ids, slots of their users, places at fal (same slot on a cluster)
--- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, or it
---        has ended) for each; word: ok, buried
+-- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, it has
+--        ended, or it was retried since) for each; word: ok, buried
 -- CALLER Store::reassert
 local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
@@ -15,7 +15,7 @@ local window = fal_settings(ns)
 for i = 1, n do
   local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried')
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried', 'past')
   local mine, request = r[2] == token, nil
   for f = at + 5, at + 4 + 2 * fields, 2 do
     if ARGV[f] == 'request_id' then request = ARGV[f + 1] end
@@ -28,7 +28,7 @@ for i = 1, n do
   if mine and (other or ended or tonumber(r[3] or '0') >= seq) then
     answer = 'kept'
     if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
-  elseif not mine and (r[1] == 'running' or ended) then
+  elseif not mine and (r[1] == 'running' or ended or r[6] == token) then
     answer = 'lost'
   elseif not mine and (other or (request and was_tried(r[5], request))) then
     -- It is paid under another request, and that one is recorded; or this one has been given up since.

@@ -214,6 +214,11 @@ impl Bench {
                     "{:?}",
                     self.ask::<Vec<String>>(&format!("LRANGE {key} 0 -1"))
                 ),
+                "set" => {
+                    let mut members: Vec<String> = self.ask(&format!("SMEMBERS {key}"));
+                    members.sort();
+                    format!("{members:?}")
+                }
                 "zset" if key == format!("{NS}:workers") => continue,
                 "zset" => format!(
                     "{:?}",

@@ -448,13 +448,23 @@ impl World {
             let left: Vec<String> = self.redis(&["KEYS", pattern]);
             assert!(left.is_empty(), "left over: {left:?}");
         }
+        // Each life has one end: those that a retry began say which they are.
         let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+        let mut lives: BTreeMap<String, usize> = BTreeMap::new();
         for event in self.events() {
-            if matches!(event["event"].as_str(), "done" | "failed" | "cancelled") {
-                *ends.entry(event["job"].clone()).or_default() += 1;
-            }
+            let is_end = matches!(event["event"].as_str(), "done" | "failed" | "cancelled");
+            let counted = match event.contains_key("life") {
+                true => &mut lives,
+                false if is_end => &mut ends,
+                false => continue,
+            };
+            *counted.entry(event["job"].clone()).or_default() += 1;
         }
-        let twice: Vec<_> = ends.iter().filter(|(_, ends)| **ends != 1).collect();
+        let lives = |job: &String| 1 + lives.get(job).copied().unwrap_or(0);
+        let twice: Vec<_> = ends
+            .iter()
+            .filter(|(job, ends)| **ends != lives(job))
+            .collect();
         assert!(twice.is_empty(), "ended more than once: {twice:?}");
     }
 

@@ -3,7 +3,10 @@
 
 mod admin;
 mod check;
+mod delete;
 mod operate;
+mod pause;
+mod retry;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
@@ -51,6 +54,14 @@ enum Command {
     Redeliver(RedeliverArgs),
     /// Say whether this configuration works: what was tried, what was found, what to do
     Check(check::CheckArgs),
+    /// Give dead letters a new life: from their result where it is known, else by a new, paid request
+    Retry(retry::RetryArgs),
+    /// Delete jobs with all their traces; the bare id stays known for a day
+    Delete(delete::DeleteArgs),
+    /// Stop taking new jobs, on all workers
+    Pause(pause::PauseArgs),
+    /// End a pause, whoever made it
+    Resume(pause::ResumeArgs),
     /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
     Demo,
     /// Measure how many users this machine holds: a step for each number of users, against the stand-ins
@@ -199,6 +210,16 @@ pub fn main(started: Instant) -> ExitCode {
             with_store(&args.store, &env, |store| operate::redeliver(&args, store))
         }
         Command::Check(args) => ExitCode::from(check::check(&args, &env)),
+        Command::Retry(args) => with_store(args.store(), &env, |store| retry::retry(&args, store)),
+        Command::Delete(args) => {
+            with_store(args.store(), &env, |store| delete::delete(&args, store))
+        }
+        Command::Pause(args) => {
+            with_store(args.store(), &env, |store| pause::pause(&args, store, &env))
+        }
+        Command::Resume(args) => {
+            with_store(args.store(), &env, |store| pause::resume(&args, store))
+        }
         Command::Demo => ExitCode::from(demo::run()),
         Command::Loadtest(args) => ExitCode::from(loadtest::run(&loadtest::Options {
             submit_latency: args.submit_latency.unwrap_or(args.latency),

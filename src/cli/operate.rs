@@ -8,14 +8,16 @@ use crate::job::JobId;
 use crate::job::spec::{self, Target, Words};
 use crate::store::view::View;
 use crate::store::{Cancel, Redeliver, made_id};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long a command looks for the outcome. A job that is not over by then is over without it.
 const OUTCOME: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// Of a text that cannot be one.
+pub(super) const NO_ID: &str = "is no id: 1-128 of letters, digits and . _ : -";
 
 /// One line of `cancel`.
 struct Said {
@@ -61,10 +63,22 @@ pub(super) fn cancel(args: &CancelArgs, store: &StoreConfig) -> u8 {
 }
 
 fn show(json: bool, id: &str, said: &Said) {
+    let line = json!({"id": id, "outcome": said.word, "text": said.text, "done": !said.failed});
+    print(json, &line);
+}
+
+/// A line for people.
+pub(super) fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// One line of what became of something: as it is for programs, its `id` and `text` for people.
+pub(super) fn print(json: bool, line: &Value) {
     let line = if json {
-        json!({"id": id, "outcome": said.word, "text": said.text, "done": !said.failed}).to_string()
+        line.to_string()
     } else {
-        format!("{id} {}", said.text)
+        let part = |name: &str| line[name].as_str().unwrap_or_default();
+        format!("{} {}", part("id"), part("text"))
     };
     // Whoever read it may have gone; what was asked for stands.
     let _ = writeln!(std::io::stdout(), "{line}");
@@ -89,10 +103,7 @@ fn good(word: &'static str, text: &str) -> Option<Said> {
 /// The first call. `None`: what becomes of it is to be seen.
 fn ask(view: &mut View, id: &str) -> Result<Option<Said>, u8> {
     let Some(job) = JobId::new(id) else {
-        return Ok(refused(
-            "unknown",
-            "is no id: 1-128 of letters, digits and . _ : -",
-        ));
+        return Ok(refused("unknown", NO_ID));
     };
     let (cancel, state) = view.cancel(&job).map_err(|fault| away(&fault))?;
     Ok(match cancel {

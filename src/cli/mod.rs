@@ -7,6 +7,7 @@ mod delete;
 mod operate;
 mod pause;
 mod retry;
+mod shell;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
@@ -62,6 +63,10 @@ enum Command {
     Pause(pause::PauseArgs),
     /// End a pause, whoever made it
     Resume(pause::ResumeArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page
+    Man,
     /// Try everything on this machine: private redis, stand-ins of fal and Telegram, 24 jobs
     Demo,
     /// Measure how many users this machine holds: a step for each number of users, against the stand-ins
@@ -220,6 +225,8 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Resume(args) => {
             with_store(args.store(), &env, |store| pause::resume(&args, store))
         }
+        Command::Completions(args) => ExitCode::from(shell::completions(&args)),
+        Command::Man => ExitCode::from(shell::man()),
         Command::Demo => ExitCode::from(demo::run()),
         Command::Loadtest(args) => ExitCode::from(loadtest::run(&loadtest::Options {
             submit_latency: args.submit_latency.unwrap_or(args.latency),

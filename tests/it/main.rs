@@ -47,6 +47,7 @@ mod retry;
 mod rotation;
 mod secrets;
 mod sentinel;
+mod shell;
 mod shutdown;
 mod signs;
 mod step_file;

@@ -4,10 +4,14 @@
 mod admin;
 mod check;
 mod delete;
+mod enqueue;
 mod operate;
 mod pause;
 mod retry;
 mod shell;
+mod show;
+mod status;
+mod table;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
@@ -204,10 +208,12 @@ pub fn main(started: Instant) -> ExitCode {
     match cli.command {
         Command::Run(args) => run(&args, &env, started),
         Command::Enqueue(args) => {
-            with_store(&args.store, &env, |store| admin::enqueue(&args, store))
+            with_store(&args.store, &env, |store| enqueue::enqueue(&args, store))
         }
-        Command::Status(args) => with_store(&args.store, &env, |store| admin::status(&args, store)),
-        Command::Show(args) => with_store(&args.store, &env, |store| admin::show(&args, store)),
+        Command::Status(args) => {
+            with_store(&args.store, &env, |store| status::status(&args, store))
+        }
+        Command::Show(args) => with_store(&args.store, &env, |store| show::show(&args, store)),
         Command::Cancel(args) => {
             with_store(&args.store, &env, |store| operate::cancel(&args, store))
         }

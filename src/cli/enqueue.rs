@@ -1,0 +1,194 @@
+//! `enqueue`: jobs from a file, a pipe or flags into the inbox, each checked first, and followed to its end.
+
+use super::admin::{away, open};
+use super::{EnqueueArgs, INCOMPLETE};
+use crate::config::StoreConfig;
+use crate::job::spec;
+use crate::job::{JobId, UnixMs};
+use crate::store::made_id;
+use crate::store::view::View;
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::time::Duration;
+
+/// Time between two looks of `--wait`.
+const LOOK: Duration = Duration::from_millis(200);
+/// Jobs pushed between two waits of `--wait-replicas`, and how long one may take.
+const BATCH: usize = 100;
+const REPLICAS: Duration = Duration::from_secs(3);
+
+/// `enqueue`: checks each job first; a bad line is not pushed, is named by its number and makes the exit 1.
+pub(super) fn enqueue(args: &EnqueueArgs, store: &StoreConfig) -> u8 {
+    match enqueue_all(args, store) {
+        Ok(code) | Err(code) => code,
+    }
+}
+
+fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
+    let mut view = open(store)?;
+    let now = view.now().map_err(|fault| away(&fault))?;
+    let mut code = 0;
+    let mut ids = Vec::new();
+    let mut unsure = 0;
+    let mut put = |entry: &[u8], place: &str| -> Result<(), u8> {
+        match checked(entry, now) {
+            Ok((id, entry)) => {
+                view.push(&entry).map_err(|fault| away(&fault))?;
+                if writeln!(std::io::stdout(), "{id}").is_err() {
+                    // Whoever reads the ids has gone: what follows would be pushed without a trace.
+                    eprintln!(
+                        "fal-worker: {id} is pushed, but nobody reads the ids any more; stopped"
+                    );
+                    return Err(INCOMPLETE);
+                }
+                ids.push(id);
+                unsure += 1;
+                if unsure == BATCH {
+                    replicated(args, &mut view, std::mem::take(&mut unsure), &mut code)?;
+                }
+            }
+            Err(why) => {
+                eprintln!("fal-worker: {place}{why}");
+                code = INCOMPLETE;
+            }
+        }
+        Ok(())
+    };
+    match &args.model {
+        Some(model) => put(built(args, model)?.as_bytes(), "")?,
+        None => {
+            for (number, line) in lines(args)?.enumerate() {
+                let line = line.map_err(|error| {
+                    eprintln!("fal-worker: line {}: {error}", number + 1);
+                    INCOMPLETE
+                })?;
+                let line = line.trim_ascii();
+                if !line.is_empty() {
+                    put(line, &format!("line {}: ", number + 1))?;
+                }
+            }
+        }
+    }
+    replicated(args, &mut view, unsure, &mut code)?;
+    // A pipe that reads ids must have them before we wait.
+    let _ = std::io::stdout().flush();
+    if args.wait && !all_done(&mut view, ids)? {
+        code = INCOMPLETE;
+    }
+    Ok(code)
+}
+
+/// `--wait-replicas`: the last `jobs` stand in so many replicas, or a warning says that they do not. They are
+/// pushed all the same: to push them again is safe only with the same ids.
+fn replicated(args: &EnqueueArgs, view: &mut View, jobs: usize, code: &mut u8) -> Result<(), u8> {
+    let (Some(wanted), 1..) = (args.wait_replicas, jobs) else {
+        return Ok(());
+    };
+    // The ids go out first: a reader of a pipe knows them whatever comes now.
+    let _ = std::io::stdout().flush();
+    let have = view.wait_replicas(wanted, REPLICAS);
+    let have = have.map_err(|fault| away(&fault))?;
+    if have < wanted {
+        eprintln!(
+            "fal-worker: the last {jobs} jobs are pushed, but {have} of {wanted} replicas said within {} s \
+             that they have them",
+            REPLICAS.as_secs()
+        );
+        *code = INCOMPLETE;
+    }
+    Ok(())
+}
+
+type Lines = Box<dyn Iterator<Item = std::io::Result<Vec<u8>>>>;
+
+fn lines(args: &EnqueueArgs) -> Result<Lines, u8> {
+    let input: Box<dyn Read> = match &args.file {
+        Some(path) if path.as_os_str() != "-" => match File::open(path) {
+            Ok(file) => Box::new(file),
+            Err(error) => {
+                eprintln!("fal-worker: {}: {error}", path.display());
+                return Err(INCOMPLETE);
+            }
+        },
+        Some(_) | None => {
+            if std::io::stdin().is_terminal() {
+                eprintln!(
+                    "fal-worker: reading jobs from the terminal, one JSON object a line; end with Ctrl-D"
+                );
+            }
+            Box::new(std::io::stdin())
+        }
+    };
+    Ok(Box::new(BufReader::new(input).split(b'\n')))
+}
+
+/// One job from `--model`, `--input` and `--chat`, put together as text: the input stays as it is typed.
+fn built(args: &EnqueueArgs, model: &str) -> Result<String, u8> {
+    let input = args.input.as_deref().unwrap_or("{}");
+    let telegram = match args.chat.as_deref() {
+        None => String::new(),
+        Some(chat) if chat.starts_with('@') => {
+            format!(r#","telegram":{{"chat_id":{}}}"#, json!(chat))
+        }
+        Some(chat) => match chat.parse::<i64>() {
+            Ok(chat) => format!(r#","telegram":{{"chat_id":{chat}}}"#),
+            Err(_) => {
+                eprintln!("fal-worker: --chat: expected a number or @name");
+                return Err(super::USAGE);
+            }
+        },
+    };
+    Ok(format!(
+        r#"{{"model":{},"input":{input}{telegram}}}"#,
+        json!(model)
+    ))
+}
+
+/// Checks an entry, and gives it an id if it has none; every other byte stays.
+fn checked(entry: &[u8], now: UnixMs) -> Result<(JobId, Vec<u8>), String> {
+    let spec = spec::parse(entry, Some(now)).map_err(|invalid| invalid.error)?;
+    if let Some(id) = spec.id {
+        return Ok((id, entry.to_vec()));
+    }
+    let id = made_id();
+    let brace = entry.iter().position(|byte| *byte == b'{').unwrap_or(0);
+    let mut with_id = entry[..=brace].to_vec();
+    with_id.extend_from_slice(format!(r#""id":"{id}","#).as_bytes());
+    // `"id": null` counts as absent, but a key given twice does not pass.
+    with_id.extend_from_slice(&entry[brace + 1..]);
+    // `"id": null` counts as absent, but stays in the entry: two of the key would not pass.
+    spec::parse(&with_id, Some(now))
+        .map_err(|_| "id: null is no id: give one, or leave the key out".to_owned())?;
+    Ok((id, with_id))
+}
+
+/// Follows jobs to their end.
+fn all_done(view: &mut View, mut ids: Vec<JobId>) -> Result<bool, u8> {
+    let mut all = true;
+    while !ids.is_empty() {
+        let states = view.states(&ids).map_err(|fault| away(&fault))?;
+        let mut open = Vec::new();
+        for (id, state) in ids.into_iter().zip(states) {
+            match state.as_deref() {
+                Some("done") => {}
+                Some(state @ ("dead" | "cancelled")) => {
+                    let record = view.record(&id).map_err(|fault| away(&fault))?;
+                    let say = |name: &str| record.get(name).map_or("", String::as_str);
+                    eprintln!(
+                        "fal-worker: {id} ended {state}: {} {}",
+                        say("kind"),
+                        say("error")
+                    );
+                    all = false;
+                }
+                Some(_) | None => open.push(id),
+            }
+        }
+        ids = open;
+        if !ids.is_empty() {
+            std::thread::sleep(LOOK);
+        }
+    }
+    Ok(all)
+}

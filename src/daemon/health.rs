@@ -134,6 +134,7 @@ impl Life {
         self.backlog = (waiting && !paused).then_some(since);
     }
 
+    /// Whether the last beat found that nothing new is to be pulled.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
@@ -150,6 +151,11 @@ impl Life {
     /// Its wait for the inbox came back, or there was more without one.
     pub(crate) fn inbox_came(&mut self, now: Instant) {
         self.inbox.came(now);
+    }
+
+    /// Since when intake waits for the inbox, or for Redis.
+    pub(crate) fn inbox_waits(&self) -> Option<Instant> {
+        self.inbox.waits
     }
 
     pub(crate) fn inbox_failed(&mut self, now: Instant, at: Failed) {

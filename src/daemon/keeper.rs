@@ -3,6 +3,7 @@
 //! and never waits for a step; but it beats only while the threads move, since a heartbeat must not
 //! prove merely that the keeper lives.
 
+use super::answer;
 use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
@@ -202,6 +203,9 @@ impl Keeper {
             // In a store that was emptied they are gone too.
             self.shared_written = self.configure(true).is_ok();
         }
+        if !beat.asked.is_empty() {
+            self.answer(&beat.asked)?;
+        }
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
@@ -277,6 +281,18 @@ impl Keeper {
         match done.and_then(|()| steps::pace::share(&self.tools, &self.session)) {
             Err(Fault::Refused(why)) => {
                 report::debug("redis refuses what was learnt of models", &[("why", &why)]);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// People ask what is done here. Nothing depends on it: a Redis that refuses is let be.
+    fn answer(&self, asked: &[String]) -> Result<(), Fault> {
+        let text = answer::to(asked, &self.engine, &self.tools.gate, self.pool_threads);
+        match self.session.answer(asked, &text.to_string()) {
+            Err(Fault::Refused(why)) => {
+                report::debug("redis refuses an answer", &[("why", &why)]);
                 Ok(())
             }
             other => other,

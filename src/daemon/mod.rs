@@ -1,6 +1,7 @@
 //! Who runs when: start, quiet, stop and hard stop, the order of the threads, signals, and what the
 //! service manager is told. No call to fal or Telegram and no decision about a job is made here.
 
+mod answer;
 mod guard;
 mod health;
 mod keeper;

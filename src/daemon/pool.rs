@@ -15,7 +15,7 @@ use crate::store::{Denied, Fault, Session};
 use crossbeam_channel::{Receiver, Sender};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,11 @@ impl Desks {
         let (pool, transfers) = self.0.split_at(first.min(self.0.len()));
         let count = |desks: &[Mutex<Option<Snapshot>>]| desks.iter().filter(busy).count();
         (count(pool), count(transfers))
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Jobs under way, each with the number of its desk.
@@ -106,6 +111,8 @@ pub(crate) struct Engine {
     pub(crate) desks: Desks,
     /// Client id of the blocked puller; 0 when none is blocked.
     pub(crate) puller: AtomicU64,
+    /// Desk of the thread that pulls, and one; 0: none does.
+    pub(crate) puller_desk: AtomicUsize,
     /// Panics of jobs that Redis has not been told of: their claims are not to be mistaken for new ones.
     crashed: Mutex<Vec<(JobId, Token)>>,
     /// What each kind of thread last brought back.
@@ -132,6 +139,7 @@ impl Engine {
             scheduler: Scheduler::new(threads, max_in_flight),
             desks: Desks::new(threads + transfer_threads),
             puller: AtomicU64::new(0),
+            puller_desk: AtomicUsize::new(0),
             crashed: Mutex::default(),
             signs: Signs::default(),
             queues: Queues::default(),
@@ -152,9 +160,14 @@ impl Engine {
                 Work::Pull(permit, block) => {
                     // The hook logs a panic; its unwinding gives the permit back, to be taken again a
                     // moment later. What was claimed is found by the keeper and goes back.
+                    self.puller_desk.store(desk + 1, Ordering::Relaxed);
                     let _ = catch_unwind(AssertUnwindSafe(|| {
                         self.pull(worker, permit, block, blocker);
                     }));
+                    // The next one may have begun: its mark stays.
+                    let mine = &self.puller_desk;
+                    let _ =
+                        mine.compare_exchange(desk + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
                 }
                 Work::Stop => return,
             }

@@ -497,6 +497,31 @@ impl Scheduler {
             .collect()
     }
 
+    /// Looks at one flight that no thread works on, for people: with when it is due, if it is parked. A walk
+    /// under the lock, and so for nobody else.
+    pub(crate) fn look_at<T>(
+        &self,
+        id: &str,
+        look: impl Fn(&Flight, Option<Instant>) -> T,
+    ) -> Option<T> {
+        let inner = self.lock();
+        let parked = inner.finishing.iter().chain(inner.polls.iter());
+        let found = parked
+            .map(|Reverse(parked)| (&parked.flight, Some(parked.due)))
+            .chain(inner.claimed.iter().map(|flight| (flight, None)))
+            .find(|(flight, _)| flight.id.as_str() == id);
+        found.map(|(flight, due)| look(flight, due))
+    }
+
+    /// Since when this flight's bytes move, or wait for a thread that moves them.
+    pub(crate) fn transfers_since(&self, id: &str) -> Option<Instant> {
+        let inner = self.lock();
+        let mut moving = inner.transferring.values();
+        moving
+            .find(|one| one.id.as_str() == id)
+            .map(|one| one.since)
+    }
+
     /// Snapshots of every flight that no thread works on at this moment.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
         let inner = self.lock();

@@ -106,6 +106,25 @@ impl Pace {
         ended / all
     }
 
+    /// Between which two times eight of ten generations end, of those that have run for this long already; where
+    /// none took so long yet, up to twice as long again. Whole times, not what is left of them.
+    pub fn spread_beyond(&self, age: Duration) -> (Duration, Duration) {
+        let age_ms = age.as_millis() as u64;
+        let mut longer: Vec<(u32, f32)> = weighted(&self.samples)
+            .filter(|(ms, _)| u64::from(*ms) > age_ms)
+            .collect();
+        let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+        match (part(&mut longer, 0.1), part(&mut longer, 0.9)) {
+            (Some(from), Some(to)) => (ms(from), ms(to)),
+            _ => (age, age * 2),
+        }
+    }
+
+    /// How many generations it was learnt from.
+    pub fn known(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Until the next look of a rhythm, which goes on whatever other looks there were: at every whole number
     /// of looks that are due, and `phase`. `None`: not within two hours.
     fn wait(&self, age: Duration, phase: f64) -> Option<Duration> {
@@ -164,13 +183,18 @@ fn weighted(samples: &[u32]) -> impl Iterator<Item = (u32, f32)> + '_ {
 }
 
 fn median(of: &mut [(u32, f32)]) -> Option<u32> {
+    part(of, 0.5)
+}
+
+/// The time that this part of the weight does not exceed.
+fn part(of: &mut [(u32, f32)], part: f32) -> Option<u32> {
     of.sort_unstable_by_key(|(ms, _)| *ms);
-    let half = of.iter().map(|(_, weight)| weight).sum::<f32>() / 2.0;
+    let goal = of.iter().map(|(_, weight)| weight).sum::<f32>() * part;
     let mut sum = 0.0;
     of.iter()
         .find(|(_, weight)| {
             sum += weight;
-            sum >= half
+            sum >= goal
         })
         .map(|(ms, _)| *ms)
 }
@@ -241,6 +265,8 @@ pub(crate) struct Watch {
     began: Option<UnixMs>,
     /// The last look that found it not finished.
     looked: Option<UnixMs>,
+    /// How many stood before it in fal's queue then, where fal said so.
+    ahead: Option<u32>,
 }
 
 impl Watch {
@@ -275,6 +301,11 @@ impl Watch {
         self.began.is_some()
     }
 
+    /// How many stand before it in fal's queue, as far as fal said.
+    pub(crate) fn ahead(&self) -> Option<u32> {
+        self.ahead.filter(|_| self.heard() == Heard::Queued)
+    }
+
     /// Redis's clock was set.
     pub(crate) fn follow_clock(&mut self, by: i64) {
         let spans = [&mut self.queued, &mut self.began, &mut self.looked];
@@ -294,6 +325,7 @@ impl Watch {
         let ahead = match seen {
             Some(Polled::InQueue { position }) => {
                 (self.queued, self.began) = (Some(now), None);
+                self.ahead = position.and_then(|position| u32::try_from(position).ok());
                 Some(position.unwrap_or(0))
             }
             Some(_) => {

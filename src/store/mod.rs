@@ -239,6 +239,8 @@ pub(crate) struct Beat {
     pub(crate) limits_changed: bool,
     /// The submit window is found out from what all see.
     pub(crate) finds_window: bool,
+    /// What people ask of this instance: `*` for its threads, and ids of jobs.
+    pub(crate) asked: Vec<String>,
 }
 
 /// A shared value that was changed.

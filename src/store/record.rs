@@ -293,6 +293,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let waiting: u8 = read(part())?;
     let changed: u8 = read(part())?;
     let auto: u8 = read(part())?;
+    let asked: String = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -305,6 +306,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         waiting: waiting > 0,
         limits_changed: changed > 0,
         finds_window: auto > 0,
+        asked: asked.split_ascii_whitespace().map(str::to_owned).collect(),
     };
     Ok((Some(beat), now))
 }

@@ -88,6 +88,8 @@ scripts! {
     reassert: ["head", "window", "reassert"],
     pause: ["head", "pause"],
     unpause: ["head", "unpause"],
+    ask: ["head", "ask"],
+    answer: ["head", "answer"],
     rate: ["head", "rate"],
     audit: ["head", "turns", "window", "models_line", "requeue", "audit"],
     limits: ["head", "turns", "window", "models_line", "limits"],

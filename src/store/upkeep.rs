@@ -355,6 +355,15 @@ impl Session {
         Ok(read::<i64>(self.script(&call)?)? == 1)
     }
 
+    /// Says what people asked of this instance, as JSON.
+    pub(crate) fn answer(&self, asked: &[String], answer: &str) -> Result<(), Fault> {
+        let me = self.store.keys.worker(&self.store.identity().instance);
+        let call = Call::new(&self.store.scripts.answer, &[&me])
+            .arg(asked.join(" "))
+            .arg(answer);
+        self.script(&call).map(|_| ())
+    }
+
     /// The random id of this store.
     pub(crate) fn store_id(&self) -> Result<Option<String>, Fault> {
         read(self.command(redis::cmd("GET").arg(&self.store.keys.store))?)

@@ -12,8 +12,14 @@ use redis::{Connection, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod around;
+mod ask;
+mod line;
 mod status;
 
+pub use around::{ModelLimit, Owner, UserView};
+pub use ask::THREADS;
+pub use line::{InInbox, Place};
 pub use status::{LimitView, PauseView, Queue, Status, WorkerView};
 
 /// One connection and the names of the keys.

@@ -6,10 +6,11 @@
 --        7 id for a store that has none   8... field, value: what the hash says of the process
 -- GIVES  {word, now, run, fresh (1: the hash was not there), paused, claims, cancels, due, oldest
 --        instance, its beat, store (where fresh, else ''), waiting (ids may be claimed), changed
---        (limits differ from what was last applied to those who wait), auto (the submit window is found out)};
+--        (limits differ from what was last applied to those who wait), auto (the submit window is found out),
+--        asked (what people ask of this instance, see ask; else '')};
 --        word: ok, buried
 -- CALLER Store::beat
-local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat')
+local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat', 'asked')
 local now = now_ms()
 if known[1] then return {'buried', now} end
 -- PERSIST is allowed when Redis is out of memory: a full Redis is nobody's death.
@@ -58,4 +59,4 @@ local c = redis.call('HMGET', KEYS[16], 'user_concurrency', 'applied:user_concur
 local changed = (c[1] ~= c[2] or c[3] ~= c[4] or c[5] ~= c[6] or c[7] ~= c[8]) and 1 or 0
 return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
   redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting, changed,
-  w.auto and 1 or 0}
+  w.auto and 1 or 0, known[4] or ''}

@@ -240,7 +240,7 @@ impl View {
     }
 
     /// What stands at fal where a window or a limit of models is set; adds who waits behind one of those.
-    fn at_fal(
+    pub(super) fn at_fal(
         &mut self,
         held: &mut BTreeMap<&'static str, u64>,
     ) -> Result<BTreeMap<String, (u64, u64)>, Fault> {
@@ -332,11 +332,12 @@ impl View {
         Ok(out)
     }
 
-    fn stats(&mut self) -> Result<BTreeMap<String, String>, Fault> {
+    pub(super) fn stats(&mut self) -> Result<BTreeMap<String, String>, Fault> {
         self.ask(redis::cmd("HGETALL").arg(&self.keys.stats))
     }
 
-    fn paused(&mut self) -> Result<Option<PauseView>, Fault> {
+    /// Why nothing new is pulled, if so.
+    pub fn paused(&mut self) -> Result<Option<PauseView>, Fault> {
         let fields: BTreeMap<String, String> =
             self.ask(redis::cmd("HGETALL").arg(&self.keys.paused))?;
         if fields.is_empty() {
@@ -360,25 +361,40 @@ impl View {
 
 /// Ends of the last whole minutes and of this one: done, failed.
 fn last_minutes(stats: &BTreeMap<String, String>, now: UnixMs, minutes: i64) -> (u64, u64) {
-    let number = |name: String| stats.get(&name).and_then(|value| value.parse::<i64>().ok());
-    let this = now.0 / 60_000;
-    let (mut done, mut failed) = (0, 0);
-    for minute in this - minutes + 1..=this {
-        let place = minute % 60;
-        if number(format!("minute:{place}")) == Some(minute) {
-            done += number(format!("done:{place}")).unwrap_or(0).max(0) as u64;
-            failed += number(format!("failed:{place}")).unwrap_or(0).max(0) as u64;
-        }
-    }
-    (done, failed)
+    let each = by_minute(stats, now, minutes);
+    each.iter()
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
-fn age(from: UnixMs, now: UnixMs) -> Duration {
+/// The same, each minute for itself.
+pub(super) fn by_minute(
+    stats: &BTreeMap<String, String>,
+    now: UnixMs,
+    minutes: i64,
+) -> Vec<(u64, u64)> {
+    let number = |name: String| stats.get(&name).and_then(|value| value.parse::<i64>().ok());
+    let this = now.0 / 60_000;
+    let minutes = this - minutes + 1..=this;
+    let ends = minutes.map(|minute| {
+        let place = minute % 60;
+        if number(format!("minute:{place}")) != Some(minute) {
+            return (0, 0);
+        }
+        let count = |name: &str| {
+            let count = number(format!("{name}:{place}")).unwrap_or(0);
+            u64::try_from(count).unwrap_or(0)
+        };
+        (count("done"), count("failed"))
+    });
+    ends.collect()
+}
+
+pub(super) fn age(from: UnixMs, now: UnixMs) -> Duration {
     Duration::from_millis(u64::try_from(now.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 /// A value of `config` as its flag takes it.
-fn as_flag(name: &str, value: &str) -> String {
+pub(super) fn as_flag(name: &str, value: &str) -> String {
     let span = |ms: &str| {
         let ms = ms.parse().ok().map(Duration::from_millis);
         ms.map(|span| humantime::format_duration(span).to_string())

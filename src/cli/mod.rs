@@ -12,6 +12,7 @@ mod shell;
 mod show;
 mod status;
 mod table;
+mod why;
 
 use crate::config::{Config, Environment, RunArgs, StoreArgs, StoreConfig};
 use crate::daemon::{self, StartError};
@@ -53,6 +54,8 @@ enum Command {
     Status(StatusArgs),
     /// Show one job: its record and its timeline
     Show(ShowArgs),
+    /// Say why a job is not done: what blocks it, its place in line, when it likely ends
+    Why(WhyArgs),
     /// End jobs before their result is there: a worker cancels at fal what has been sent to it
     Cancel(CancelArgs),
     /// Send the result of an ended job again, free, from the files that Telegram keeps
@@ -164,6 +167,18 @@ pub(crate) struct ShowArgs {
     spec: bool,
 }
 
+/// Arguments of `why`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Id of the job
+    id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// Arguments of `cancel`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CancelArgs {
@@ -214,6 +229,7 @@ pub fn main(started: Instant) -> ExitCode {
             with_store(&args.store, &env, |store| status::status(&args, store))
         }
         Command::Show(args) => with_store(&args.store, &env, |store| show::show(&args, store)),
+        Command::Why(args) => with_store(&args.store, &env, |store| why::why(&args, store)),
         Command::Cancel(args) => {
             with_store(&args.store, &env, |store| operate::cancel(&args, store))
         }

@@ -5,6 +5,7 @@ use crate::config::StoreConfig;
 use crate::job::JobId;
 use crate::store::Fault;
 use crate::store::view::View;
+use rustix::event::{PollFd, PollFlags};
 use std::io::Write;
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
@@ -22,6 +23,35 @@ pub(super) fn known_id(text: &str) -> Result<JobId, u8> {
         eprintln!("fal-worker: {text:?} is no id: 1-128 of letters, digits and . _ : -");
         INCOMPLETE
     })
+}
+
+/// From now on a signal ends the command with exit 0 and these characters, as whoever watches a screen or a
+/// stream ends it.
+pub(super) fn end_cleanly(last: &'static str) {
+    let set = ctrlc::set_handler(move || {
+        // Whoever prints at this moment has ended his page first; but nobody waits for a reader that stalls
+        // only to print nothing.
+        if !last.is_empty() {
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(last.as_bytes()).and_then(|()| out.flush());
+        }
+        std::process::exit(0);
+    });
+    if let Err(error) = set {
+        eprintln!("fal-worker: signals end this at once: {error}");
+    }
+}
+
+/// Whether somebody still holds the other end of our output.
+pub(super) fn is_read() -> bool {
+    let out = std::io::stdout();
+    let mut poll = [PollFd::new(&out, PollFlags::empty())];
+    match rustix::event::poll(&mut poll, Some(&rustix::time::Timespec::default())) {
+        Ok(_) => !poll[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP),
+        Err(_) => true,
+    }
 }
 
 /// Prints; false when nobody reads it any more, which is how `| head` ends a command.

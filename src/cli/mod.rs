@@ -5,6 +5,8 @@ mod admin;
 mod check;
 mod delete;
 mod enqueue;
+mod events;
+mod jobs;
 mod operate;
 mod pause;
 mod retry;
@@ -52,10 +54,14 @@ enum Command {
     Enqueue(EnqueueArgs),
     /// Show queues, workers and what happened lately
     Status(StatusArgs),
+    /// List jobs by state, user, model, kind, age or meta, the newest first
+    Jobs(JobsArgs),
     /// Show one job: its record and its timeline
     Show(ShowArgs),
     /// Say why a job is not done: what blocks it, its place in line, when it likely ends
     Why(WhyArgs),
+    /// Show what happened, and what happens: the stream of events
+    Events(EventsArgs),
     /// End jobs before their result is there: a worker cancels at fal what has been sent to it
     Cancel(CancelArgs),
     /// Send the result of an ended job again, free, from the files that Telegram keeps
@@ -147,9 +153,110 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Print anew every two seconds
+    /// Keep a screen fresh until Ctrl-C: pace, models and last errors too; on a pipe print anew every two seconds
     #[arg(long)]
     watch: bool,
+    /// Show what each thread of each worker does, and since when: asked of the workers, who have two seconds
+    #[arg(long)]
+    threads: bool,
+}
+
+/// States of the contract.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum State {
+    /// In a ready list.
+    Queued,
+    /// For a time: backoff, not_before, a rate.
+    Later,
+    /// Behind others of its user, a slot, a limit of its model.
+    Waiting,
+    /// In the hands of a worker.
+    Running,
+    /// Delivered.
+    Done,
+    /// Failed.
+    Dead,
+    /// Ended by request.
+    Cancelled,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Later => "later",
+            State::Waiting => "waiting",
+            State::Running => "running",
+            State::Done => "done",
+            State::Dead => "dead",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Arguments of `jobs`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobsArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Only jobs in this state
+    #[arg(long, value_name = "STATE")]
+    state: Option<State>,
+    /// Only jobs of this user
+    #[arg(long, value_name = "USER", allow_hyphen_values = true)]
+    user: Option<String>,
+    /// Only jobs of this model, or of a pattern such as fal-ai/flux*
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Only jobs that failed, or were deferred, for this reason
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Only jobs that came in longer ago than this, such as 10m or 2h
+    #[arg(long, value_name = "D", value_parser = humantime::parse_duration)]
+    older: Option<Duration>,
+    /// Only jobs that came in within this time
+    #[arg(long, value_name = "D", value_parser = humantime::parse_duration)]
+    newer: Option<Duration>,
+    /// Only jobs whose meta has this member, or this member with this value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    meta: Option<String>,
+    /// Show so many at most
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    limit: u64,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long, short)]
+    follow: bool,
+    /// Only events of this job
+    #[arg(long, value_name = "ID")]
+    job: Option<String>,
+    /// Only events of this user's jobs
+    #[arg(long, value_name = "USER", allow_hyphen_values = true)]
+    user: Option<String>,
+    /// Only events with this kind of error
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Only events of this name, such as failed
+    #[arg(long, value_name = "EVENT")]
+    event: Option<String>,
+    /// Only events of this last time, such as 10m: all of them
+    #[arg(long, value_name = "D", value_parser = humantime::parse_duration)]
+    since: Option<Duration>,
+    /// The newest N; 100 unless --since is given, and 10 before those that are followed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    limit: Option<u64>,
+    /// Print one JSON object a line, with every field
+    #[arg(long)]
+    json: bool,
 }
 
 /// Arguments of `show`.
@@ -228,7 +335,11 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Status(args) => {
             with_store(&args.store, &env, |store| status::status(&args, store))
         }
+        Command::Jobs(args) => with_store(&args.store, &env, |store| jobs::jobs(&args, store)),
         Command::Show(args) => with_store(&args.store, &env, |store| show::show(&args, store)),
+        Command::Events(args) => {
+            with_store(&args.store, &env, |store| events::events(&args, store))
+        }
         Command::Why(args) => with_store(&args.store, &env, |store| why::why(&args, store)),
         Command::Cancel(args) => {
             with_store(&args.store, &env, |store| operate::cancel(&args, store))

@@ -1,11 +1,49 @@
-//! `show`: all that is known of one job, its record and its timeline.
+//! `show`: all that is known of one job: what matters first, the rest behind it, and a timeline.
 
-use super::admin::{away, open};
-use super::table::{clock, plain_table, visible};
+use super::admin::{away, known_id, open, say};
+use super::table::{clock, columns, event_words, short, time_of_day, visible};
 use super::{INCOMPLETE, ShowArgs};
 use crate::config::StoreConfig;
 use crate::job::{JobId, UnixMs};
-use serde_json::{Value, json};
+use crate::store::view::{EventView, field};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The result may echo a prompt, a redelivery holds the words of its message, and `inputs` says where the
+/// user's pictures lie: like the input they are shown only when asked for.
+const HIDDEN: [&str; 4] = ["result", "raw", "sent_to", "inputs"];
+/// What people look for, in this order; all else stands behind it.
+const FIRST: [&str; 26] = [
+    "state",
+    "phase",
+    "kind",
+    "error",
+    "charged",
+    "units",
+    "model",
+    "user",
+    "priority",
+    "attempt",
+    "request_id",
+    "tried",
+    "worker",
+    "message_ids",
+    "file_ids",
+    "queued_at",
+    "not_before",
+    "due_at",
+    "started_at",
+    "submitted_at",
+    "running_at",
+    "completed_at",
+    "ended_at",
+    "expires_at",
+    "told",
+    "meta",
+];
+/// The worker's own book-keeping.
+const LAST: [&str; 5] = ["life", "seq", "token", "v", "max_attempts"];
 
 /// `show`: an unknown id exits 1.
 pub(super) fn show(args: &ShowArgs, store: &StoreConfig) -> u8 {
@@ -15,15 +53,9 @@ pub(super) fn show(args: &ShowArgs, store: &StoreConfig) -> u8 {
 }
 
 fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
-    let Some(id) = JobId::new(&args.id) else {
-        eprintln!(
-            "fal-worker: {:?} is no id: 1-128 of letters, digits and . _ : -",
-            args.id
-        );
-        return Err(INCOMPLETE);
-    };
+    let id = known_id(&args.id)?;
     let mut view = open(store)?;
-    let record = view.record(&id).map_err(|fault| away(&fault))?;
+    let mut record = view.record(&id).map_err(|fault| away(&fault))?;
     if record.is_empty() {
         eprintln!("fal-worker: no job {id} is known");
         return Err(INCOMPLETE);
@@ -31,80 +63,139 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
     let from = record
         .get("queued_at")
         .and_then(|at| at.parse().ok())
-        .map(UnixMs)
-        .unwrap_or_default();
-    let events = view.events_of(&id, from).map_err(|fault| away(&fault))?;
+        .map(UnixMs);
+    let events = view
+        .events_of(&id, from.unwrap_or_default())
+        .map_err(|fault| away(&fault))?;
     let entry = if args.spec {
         view.entry(&id).map_err(|fault| away(&fault))?
     } else {
+        record.retain(|name, _| !HIDDEN.contains(&name.as_str()));
         None
     };
-    // The result may echo a prompt, a redelivery holds the words of its message, and `inputs` says where the
-    // user's pictures lie: like the input they are shown only when asked for.
-    let hidden = ["result", "raw", "sent_to", "inputs"];
-    let shown = record
-        .iter()
-        .filter(|(name, _)| args.spec || !hidden.contains(&name.as_str()));
     if args.json {
-        let record: serde_json::Map<String, Value> = shown
-            .map(|(name, value)| (name.clone(), Value::String(value.clone())))
-            .collect();
-        let events: Vec<Value> = events
-            .iter()
-            .map(|(_, fields)| {
-                Value::Object(
-                    fields
-                        .iter()
-                        .map(|(name, value)| (name.clone(), json!(value)))
-                        .collect(),
-                )
-            })
-            .collect();
-        let mut whole = json!({"id": id.as_str(), "record": record, "events": events});
+        let mut whole =
+            json!({"id": id.as_str(), "record": record, "events": as_json(&events, args.spec)});
         if args.spec {
             whole["spec"] = json!(entry);
         }
-        println!("{whole}");
+        say(&format!("{whole}\n"));
         return Ok(0);
     }
-    let mut table = plain_table(&["field", "value"]);
-    for (name, value) in shown {
-        let time = name
-            .ends_with("_at")
-            .then(|| value.parse().ok().map(clock))
-            .flatten();
-        table.add_row([name.clone(), time.unwrap_or_else(|| visible(value))]);
+    let now = view.now().map_err(|fault| away(&fault))?;
+    let mut page = page(&id, &record, &events, now);
+    if args.spec {
+        page += &files(&events);
     }
-    println!("job {id}\n\n{table}\n");
-    let mut table = plain_table(&["time", "event", "attempt", "details"]);
-    for (_, fields) in &events {
-        let get = |wanted: &str| {
-            fields
-                .iter()
-                .find(|(name, _)| name == wanted)
-                .map_or("", |(_, value)| value)
-        };
-        let details: Vec<String> = fields
-            .iter()
-            .filter(|(name, _)| {
-                !matches!(
-                    name.as_str(),
-                    "event" | "job" | "user" | "model" | "at" | "attempt" | "meta"
-                )
-            })
-            .map(|(name, value)| format!("{name}={}", visible(value)))
-            .collect();
-        let at = get("at").parse().map_or_else(|_| String::new(), clock);
-        table.add_row([
-            at,
-            get("event").to_owned(),
-            get("attempt").to_owned(),
-            details.join(" "),
-        ]);
-    }
-    println!("{table}");
     if let Some(entry) = entry {
-        println!("\n{}", visible(&entry));
+        page += &format!("\n{}\n", visible(&entry));
     }
+    say(&page);
     Ok(0)
+}
+
+/// The events as they stand in the stream; where a result lies is told only with the input.
+fn as_json(events: &[EventView], spec: bool) -> Vec<Value> {
+    let event = |(_, fields): &EventView| {
+        let fields = fields.iter().filter(|(name, _)| spec || name != "files");
+        let fields: Map<String, Value> = fields
+            .map(|(name, value)| (name.clone(), json!(value)))
+            .collect();
+        Value::Object(fields)
+    };
+    events.iter().map(event).collect()
+}
+
+fn files(events: &[EventView]) -> String {
+    let urls = events.iter().map(|event| field(event, "files"));
+    let urls: Vec<String> = urls
+        .filter(|urls| !urls.is_empty())
+        .filter_map(|urls| serde_json::from_str::<Vec<String>>(urls).ok())
+        .next_back()
+        .unwrap_or_default();
+    urls.iter()
+        .map(|url| format!("\nfile {}", visible(url)))
+        .collect::<String>()
+        + if urls.is_empty() { "" } else { "\n" }
+}
+
+fn page(
+    id: &JobId,
+    record: &BTreeMap<String, String>,
+    events: &[EventView],
+    now: UnixMs,
+) -> String {
+    let rest = record.keys().map(String::as_str);
+    let rest = rest.filter(|name| !FIRST.contains(name) && !LAST.contains(name));
+    let names = FIRST.into_iter().chain(rest).chain(LAST);
+    let rows: Vec<Vec<String>> = names
+        .filter_map(|name| {
+            let value = record.get(name).filter(|value| !value.is_empty())?;
+            Some(vec![name.to_owned(), value_of(name, value, record, now)])
+        })
+        .collect();
+    let mut out = format!(
+        "job {id}\n\n{}\n",
+        columns(&["FIELD", "VALUE"], &rows, usize::MAX)
+    );
+    if events.is_empty() {
+        return out + "no event of it is kept any more\n";
+    }
+    let mut before: Option<i64> = None;
+    let mut day = String::new();
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            let at: Option<i64> = field(event, "at").parse().ok();
+            let after = at
+                .zip(before)
+                .map(|(at, before)| at.saturating_sub(before).max(0));
+            before = at.or(before);
+            let today = at.map(|at| clock(at)[..10].to_owned()).unwrap_or_default();
+            let time = at.map_or(String::new(), |at| match today == day {
+                true => format!("{:>10} {}", "", clock(at)[11..23].to_owned()),
+                false => format!("{today} {}", clock(at)[11..23].to_owned()),
+            });
+            day = today;
+            vec![
+                time,
+                after.map_or(String::new(), |after| format!("+{}", short(ms(after)))),
+                visible(field(event, "event")),
+                event_words(event),
+            ]
+        })
+        .collect();
+    out += &columns(&["TIME (UTC)", "AFTER", "EVENT", ""], &rows, usize::MAX);
+    out
+}
+
+fn ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+fn value_of(name: &str, value: &str, record: &BTreeMap<String, String>, now: UnixMs) -> String {
+    if name == "attempt" {
+        return match record.get("max_attempts") {
+            Some(most) => format!("{} of {}", visible(value), visible(most)),
+            None => visible(value),
+        };
+    }
+    let is_time =
+        name.ends_with("_at") || matches!(name, "not_before" | "cancel_asked" | "cancelling");
+    match value.parse::<i64>() {
+        Ok(at) if is_time && at > 0 => {
+            let away = now.0.saturating_sub(at);
+            let when = match away {
+                0.. => format!("{} ago", short(ms(away))),
+                _ => format!("in {}", short(ms(away.saturating_neg()))),
+            };
+            let day = if away.abs() < 43_200_000 {
+                time_of_day(at)
+            } else {
+                clock(at)
+            };
+            format!("{day} ({when})")
+        }
+        _ => visible(value),
+    }
 }

@@ -1,48 +1,169 @@
-//! `status`: queues, workers and what happened lately, as a page or as JSON.
+//! `status`: queues, workers and what happened lately, as a page, as JSON, or as a screen that stays fresh.
 
-use super::StatusArgs;
-use super::admin::{away, open};
-use super::table::{plain_table, short};
+mod lately;
+mod screen;
+mod threads;
+
+use super::admin::{away, end_cleanly, is_read, open, say};
+use super::table::{columns, cut, height, short, visible, width};
+use super::{INCOMPLETE, StatusArgs};
 use crate::config::StoreConfig;
-use crate::store::view::Status;
+use crate::job::UnixMs;
+use crate::store::Fault;
+use crate::store::view::{Status, View};
+use lately::Lately;
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// One step of a wait, after which the size of the terminal and the reader are looked at.
+const STEP: Duration = Duration::from_millis(100);
 
 /// Time between two looks of `--watch`.
 const WATCH: Duration = Duration::from_secs(2);
 
-/// `status`.
+/// `status`. `--threads` exits 1 unless every worker answered.
 pub(super) fn status(args: &StatusArgs, store: &StoreConfig) -> u8 {
-    let mut view = match open(store) {
-        Ok(view) => view,
-        Err(code) => return code,
-    };
+    match look(args, store) {
+        Ok(code) | Err(code) => code,
+    }
+}
+
+fn look(args: &StatusArgs, store: &StoreConfig) -> Result<u8, u8> {
+    let mut view = open(store)?;
+    if args.watch && !args.json && !args.threads && std::io::stdout().is_terminal() {
+        return watch(view, store);
+    }
+    let address = store.redis.to_string();
+    let mut code = 0;
+    let on_screen = args.watch && std::io::stdout().is_terminal() && !args.json;
+    if args.watch {
+        end_cleanly(if on_screen { screen::LEAVE } else { "" });
+    }
+    if on_screen {
+        say(screen::ENTER);
+    }
     loop {
-        let status = match view.status() {
-            Ok(status) => status,
-            Err(fault) => return away(&fault),
-        };
-        let text = if args.json {
-            format!("{}\n", status_json(&status, &store.redis.to_string()))
-        } else {
-            status_text(&status, &store.redis.to_string())
-        };
-        let home = if args.watch && std::io::stdout().is_terminal() {
-            "\x1b[H\x1b[J"
-        } else {
-            ""
-        };
-        if write!(std::io::stdout(), "{home}{text}")
-            .and_then(|()| std::io::stdout().flush())
-            .is_err()
-        {
-            return 0; // whoever read it has gone
+        let answered = answer(args, &mut view, &address);
+        let (text, whole) = answered.map_err(|fault| {
+            if on_screen {
+                say(screen::LEAVE);
+            }
+            away(&fault)
+        })?;
+        if !whole {
+            code = INCOMPLETE;
         }
-        if !args.watch {
-            return 0;
+        let text = if on_screen {
+            let lines: Vec<String> = text.lines().map(|line| cut(line, width())).collect();
+            screen::frame(&lines, height())
+        } else {
+            text
+        };
+        if !say(&text) || !args.watch {
+            return Ok(code);
         }
-        std::thread::sleep(WATCH);
+        pause(WATCH);
+        if !is_read() {
+            return Ok(code);
+        }
+    }
+}
+
+/// What is printed once, and whether all workers that were asked answered.
+fn answer(args: &StatusArgs, view: &mut View, address: &str) -> Result<(String, bool), Fault> {
+    let said = match args.threads {
+        true => threads::ask(view)?,
+        false => Vec::new(),
+    };
+    let whole = said.iter().all(threads::Said::is_answer);
+    if args.json {
+        let mut json = status_json(&view.status()?, address);
+        if args.threads {
+            json["threads"] = threads::as_json(&said);
+        }
+        return Ok((format!("{json}\n"), whole));
+    }
+    if args.threads {
+        return Ok((threads::text(&said), whole));
+    }
+    Ok((status_text(&view.status()?, address), whole))
+}
+
+/// The screen, until somebody ends it. A Redis that goes away leaves the last picture, with a word.
+fn watch(view: View, store: &StoreConfig) -> Result<u8, u8> {
+    let address = store.redis.to_string();
+    let mut view = Some(view);
+    let mut lately = Lately::default();
+    let mut last: Option<Picture> = None;
+    let mut lost: Option<Instant> = None;
+    loop {
+        let looked = match &mut view {
+            Some(view) => picture(view, &mut lately),
+            None => match open_again(store) {
+                Ok(fresh) => picture(view.insert(fresh), &mut lately),
+                Err(fault) => Err(fault),
+            },
+        };
+        match looked {
+            Ok(seen) => {
+                if last.is_none() {
+                    // Only now: a Redis that never answered is an error like any other.
+                    end_cleanly(screen::LEAVE);
+                    say(screen::ENTER);
+                }
+                last = Some(seen);
+                lost = None;
+            }
+            Err(fault) if last.is_none() => return Err(away(&fault)),
+            Err(_) => {
+                view = None;
+                lost.get_or_insert_with(Instant::now);
+            }
+        }
+        if let Some((status, now, minutes)) = &last {
+            let seen = screen::Seen {
+                status,
+                address: &address,
+                now: *now,
+                minutes,
+                lately: &lately,
+                lost: lost.map(|since| since.elapsed()),
+            };
+            let lines = screen::compose(&seen, width());
+            if !say(&screen::frame(&lines, height())) {
+                return Ok(0);
+            }
+        }
+        pause(WATCH);
+        if !is_read() {
+            return Ok(0);
+        }
+    }
+}
+
+type Picture = (Status, UnixMs, Vec<(u64, u64)>);
+
+fn picture(view: &mut View, lately: &mut Lately) -> Result<Picture, Fault> {
+    let now = view.now()?;
+    lately.refresh(view, now)?;
+    Ok((view.status()?, now, view.minutes(5)?))
+}
+
+fn open_again(store: &StoreConfig) -> Result<View, Fault> {
+    View::open(
+        store.redis.connection_info(),
+        &store.namespace,
+        &store.inbox,
+    )
+}
+
+/// Between two looks; shorter where the terminal has changed its size.
+fn pause(span: Duration) {
+    let until = Instant::now() + span;
+    let size = (width(), height());
+    while Instant::now() < until && size == (width(), height()) && is_read() {
+        std::thread::sleep(STEP);
     }
 }
 
@@ -113,17 +234,16 @@ fn status_text(status: &Status, address: &str) -> String {
         status.redis_version, status.redis_memory
     );
     if let Some(pause) = &status.paused {
-        out += &format!("PAUSED by {}: {}\n\n", pause.by, pause.reason);
+        let (by, reason) = (visible(&pause.by), visible(&pause.reason));
+        out += &format!("PAUSED by {by}: {reason}\n\n");
     }
-    let mut table = plain_table(&["queue", "depth", "oldest"]);
-    for queue in &status.queues {
-        table.add_row([
-            queue.name.to_owned(),
-            queue.depth.to_string(),
-            queue.oldest.map_or("-".to_owned(), short),
-        ]);
-    }
-    out += &format!("{table}\n\n");
+    let queues = status.queues.iter().map(|queue| {
+        let oldest = queue.oldest.map_or("-".to_owned(), short);
+        vec![queue.name.to_owned(), queue.depth.to_string(), oldest]
+    });
+    let queues: Vec<Vec<String>> = queues.collect();
+    out += &columns(&["queue", "depth", "oldest"], &queues, usize::MAX);
+    out += "\n";
     out += &format!(
         "later {}, waiting {}, dead {}\n",
         status.later, status.waiting, status.dead
@@ -135,20 +255,10 @@ fn status_text(status: &Status, address: &str) -> String {
         );
     }
     if !status.held.is_empty() {
-        let words = |why: &str| match why {
-            "turn" => "their user's turn".to_owned(),
-            why => format!("--{}", why.replace('_', "-")),
-        };
-        let held = status.held.iter();
-        let held: Vec<String> = held.map(|(why, n)| format!("{} {n}", words(why))).collect();
-        out += &format!("held back by: {}\n", held.join(", "));
+        out += &format!("held back by: {}\n", held_words(status));
     }
     if !status.at_fal.is_empty() {
-        let places = status.at_fal.iter();
-        let places: Vec<String> = places
-            .map(|(what, (now, most))| format!("{what} {now} of {most}"))
-            .collect();
-        out += &format!("at fal: {}\n", places.join(", "));
+        out += &format!("at fal: {}\n", at_fal_words(status));
     }
     for limit in &status.limits {
         let by = limit.by.as_deref().unwrap_or("hand");
@@ -175,15 +285,36 @@ fn status_text(status: &Status, address: &str) -> String {
         out += "no worker runs\n";
         return out;
     }
-    let mut table = plain_table(&["worker", "version", "threads", "in flight", "last beat"]);
-    for worker in &status.workers {
-        table.add_row([
-            worker.instance.clone(),
-            worker.version.clone(),
+    let workers = status.workers.iter().map(|worker| {
+        vec![
+            visible(&worker.instance),
+            visible(&worker.version),
             worker.threads.to_string(),
             worker.in_flight.to_string(),
             format!("{} ago", short(worker.beat_age)),
-        ]);
-    }
-    out + &format!("{table}\n")
+        ]
+    });
+    let workers: Vec<Vec<String>> = workers.collect();
+    let heads = ["worker", "version", "threads", "in flight", "last beat"];
+    out + &columns(&heads, &workers, usize::MAX)
+}
+
+/// What holds jobs back, and how many.
+fn held_words(status: &Status) -> String {
+    let words = |why: &str| match why {
+        "turn" => "their user's turn".to_owned(),
+        why => format!("--{}", why.replace('_', "-")),
+    };
+    let held = status.held.iter();
+    let held: Vec<String> = held.map(|(why, n)| format!("{} {n}", words(why))).collect();
+    held.join(", ")
+}
+
+/// Places at fal, and how many of them are in use.
+fn at_fal_words(status: &Status) -> String {
+    let places = status.at_fal.iter();
+    let places: Vec<String> = places
+        .map(|(what, (now, most))| format!("{} {now} of {most}", visible(what)))
+        .collect();
+    places.join(", ")
 }

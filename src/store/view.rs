@@ -14,11 +14,15 @@ use std::time::Duration;
 
 mod around;
 mod ask;
+mod events;
+mod jobs;
 mod line;
 mod status;
 
 pub use around::{ModelLimit, Owner, UserView};
 pub use ask::THREADS;
+pub use events::{Found, field};
+pub use jobs::{FIELDS, Row, Rows};
 pub use line::{InInbox, Place};
 pub use status::{LimitView, PauseView, Queue, Status, WorkerView};
 

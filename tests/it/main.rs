@@ -29,6 +29,7 @@ mod limits;
 mod listen;
 mod load;
 mod loadtest;
+mod look;
 mod main_job;
 mod metrics;
 mod outage;

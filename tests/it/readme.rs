@@ -250,6 +250,28 @@ fn the_example_of_texts_is_taken_and_every_text_stands_in_the_table() {
 }
 
 #[test]
+fn the_commands_that_look_run_as_they_stand() {
+    let (mut world, _daemon) = World::running();
+    let meta = serde_json::json!({"order": 8812});
+    world.push(job("order-8812").with("meta", meta).json());
+    world.wait_state("order-8812", "done");
+    let blocks = blocks("Commands", "sh");
+    let commands = blocks.iter().find(|block| block.contains("fal-worker why"));
+    let output = run_shell(&world, commands.unwrap());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{said}");
+    for part in [
+        "order-8812 is done.",
+        "job order-8812",
+        "\"order\":8812",
+        "keeper",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}\n{said}");
+    }
+}
+
+#[test]
 fn every_command_and_no_other_is_described() {
     let help = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
         .arg("--help")

@@ -79,16 +79,24 @@ impl View {
         Ok(self.at_fal(&mut held)?.remove("all"))
     }
 
-    /// The limit that counts this model.
-    pub fn model_limit(&mut self, model: &str) -> Result<Option<ModelLimit>, Fault> {
+    /// Patterns of models, and how many requests of each may be at fal.
+    pub(super) fn model_limits(&mut self) -> Result<Vec<(String, u64)>, Fault> {
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&self.keys.config).arg("model_limits");
         let limits: Option<String> = self.ask(&cmd)?;
         let limits = limits.unwrap_or_default();
-        let found = limits.split(',').find_map(|limit| {
+        let limits = limits.split(',').filter_map(|limit| {
             let (pattern, most) = limit.split_once('=')?;
-            let matches = Pattern::new(pattern)?.matches(model);
-            matches.then_some((pattern.to_owned(), most.parse().ok()?))
+            Some((pattern.to_owned(), most.parse().ok()?))
+        });
+        Ok(limits.collect())
+    }
+
+    /// The limit that counts this model.
+    pub fn model_limit(&mut self, model: &str) -> Result<Option<ModelLimit>, Fault> {
+        let limits = self.model_limits()?.into_iter();
+        let found = limits.into_iter().find(|(pattern, _)| {
+            Pattern::new(pattern).is_some_and(|pattern| pattern.matches(model))
         });
         let Some((pattern, most)) = found else {
             return Ok(None);

@@ -4,6 +4,7 @@
 mod ended;
 mod facts;
 mod finish;
+mod hindrance;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -202,7 +203,12 @@ pub(super) fn answers(
     let until = Instant::now() + within;
     let mut asked: Vec<(String, Option<UnixMs>, Option<Value>)> = Vec::new();
     for instance in whom {
-        asked.push((instance.clone(), view.ask_worker(instance, question)?, None));
+        // A Redis that takes no write at the moment still says what it knows.
+        let at = match view.ask_worker(instance, question) {
+            Err(Fault::Refused(_)) => None,
+            asked => asked?,
+        };
+        asked.push((instance.clone(), at, None));
     }
     loop {
         for (instance, at, answer) in &mut asked {

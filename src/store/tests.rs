@@ -1,6 +1,7 @@
 //! Before and after of every script, on a real Redis, through the typed methods. `bench` starts it and
 //! can lose an answer or bring a request late; `audit` plants leaks; `model` walks at random.
 
+mod ask;
 mod audit;
 mod bench;
 mod cancel;

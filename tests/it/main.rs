@@ -57,4 +57,5 @@ mod systemd;
 mod telegram_faults;
 mod tidy;
 mod upgrade;
+mod why;
 mod window;

@@ -210,7 +210,7 @@ pub(super) fn at_fal(
     let left = |whole: Duration| hold + whole.saturating_sub(age);
     let basis = if beyond {
         format!(
-            "{basis}; this one runs for {} already, so the guess is poor",
+            "{basis}; this one has run for {} already, so the guess is poor",
             short(age)
         )
     } else {

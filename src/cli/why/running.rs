@@ -47,7 +47,7 @@ fn whereabouts(facts: &Facts, said: &Value) -> Vec<String> {
     let mut all = Vec::new();
     match said["where"].as_str() {
         Some("thread") => all.push(format!(
-            "Thread {} works on it for {}.",
+            "Thread {} has worked on it for {}.",
             visible(said["thread"].as_str().unwrap_or("?")),
             short(span("for_ms").unwrap_or_default())
         )),
@@ -56,7 +56,7 @@ fn whereabouts(facts: &Facts, said: &Value) -> Vec<String> {
             short(span("due_ms").unwrap_or_default())
         )),
         Some("transfer") => all.push(format!(
-            "Its files move, or wait for a transfer thread, for {} (--transfer-threads).",
+            "Its files have moved, or waited for a transfer thread, for {} (--transfer-threads).",
             short(span("for_ms").unwrap_or_default())
         )),
         Some("claimed") => {
@@ -129,8 +129,11 @@ fn polling(facts: &Facts, said: Option<&Value>) -> Verdict {
     let submitted = facts.at("submitted_at").unwrap_or(facts.now);
     let request = facts
         .get("request_id")
-        .map_or(String::new(), |id| format!(" as {}", visible(id)));
-    let mut sentences = vec![format!("fal has it{request} {}.", since(facts, submitted))];
+        .map_or(String::new(), |id| format!(", as {},", visible(id)));
+    let mut sentences = vec![format!(
+        "fal has had it{request} {}.",
+        since(facts, submitted)
+    )];
     let heard = said.and_then(|said| said["heard"].as_str());
     let running_at = facts.at("running_at");
     let (reason, finish) = match (heard, running_at) {
@@ -147,14 +150,14 @@ fn polling(facts: &Facts, said: Option<&Value>) -> Verdict {
             )
         }
         (_, Some(at)) => {
-            sentences.push(format!("It is being generated {}.", since(facts, at)));
+            sentences.push(format!("It has been running at fal {}.", since(facts, at)));
             (
                 "generating",
                 finish::at_fal(facts, Duration::ZERO, Some(facts.since(at)), None),
             )
         }
         (Some("runs"), None) => {
-            sentences.push("fal says that it is being generated.".to_owned());
+            sentences.push("fal says that it runs.".to_owned());
             (
                 "generating",
                 finish::at_fal(facts, Duration::ZERO, Some(facts.since(submitted)), None),
@@ -178,7 +181,7 @@ fn polling(facts: &Facts, said: Option<&Value>) -> Verdict {
     if let Some(at) = facts.at("cancelling") {
         verdict.reason = "cancelling";
         verdict.sentences.push(format!(
-            "It is being cancelled at fal {}.",
+            "Its cancel at fal has been under way {}.",
             since(facts, at)
         ));
         verdict.finish = Finish::Unknown(
@@ -196,7 +199,7 @@ fn delivering(facts: &Facts, said: Option<&Value>) -> Verdict {
     let from = facts.at("completed_at");
     let from = from.map_or(String::new(), |at| format!(" {}", since(facts, at)));
     let mut sentences = vec![format!(
-        "Its result is there{from} and is on its way to the chat."
+        "Its result has been there{from} and is on its way to the chat."
     )];
     if facts.get("doubt") == Some("send") {
         sentences
@@ -212,7 +215,7 @@ fn delivering(facts: &Facts, said: Option<&Value>) -> Verdict {
     }
     if let Some(at) = missing {
         sentences.push(format!(
-            "Its file cannot be fetched from fal's file host {}.",
+            "Its file could not be fetched from fal's file host {}.",
             since(facts, at)
         ));
         return new(

@@ -118,7 +118,7 @@ fn cases() -> Vec<Case> {
             ready(&|_| {}),
             "next",
             &[
-                "ready in the queue `default` for 1m (since 11:59:00 UTC)",
+                "ready in the queue `default` for 1m (since 11:59:00 UTC), and is not paid for.",
                 "Nothing stands before it",
             ],
             "Likely done in 8.5s to 22s",
@@ -174,7 +174,7 @@ fn cases() -> Vec<Case> {
             ready(&|facts| facts.pause = Some(pause("new prices", None))),
             "paused",
             &[
-                "Pulling is paused by anna for 2m 5s (since 11:57:55 UTC): new prices.",
+                "Pulling has been paused by anna for 2m 5s (since 11:57:55 UTC): new prices.",
                 "fal-worker resume",
             ],
             "When it ends cannot be known: nobody knows when it is resumed",
@@ -351,7 +351,7 @@ fn cases() -> Vec<Case> {
             }),
             "user_slots",
             &[
-                "user 42 has 2 of 2 jobs running (a, b; --user-concurrency), and 4 of his stand before it.",
+                "All slots of user 42 are in use: 2 of 2 jobs run (a, b; --user-concurrency), and 4 of his others wait before it.",
             ],
             "Likely done in 24s to 56s",
         ),
@@ -371,6 +371,20 @@ fn cases() -> Vec<Case> {
                 "2 jobs wait for the same before it.",
             ],
             "Likely done in 24s to 56s",
+        ),
+        (
+            "a limit of its model, first of its user",
+            with(facts("queued", &[("behind", "fal-ai/flux*")]), &|facts| {
+                facts.place = Some(place(0, 0, 0, 0));
+                facts.limit = Some(ModelLimit {
+                    pattern: "fal-ai/flux*".into(),
+                    now: 1,
+                    most: 1,
+                });
+            }),
+            "model_limit",
+            &["Nothing waits for the same before it."],
+            "Likely done in 8.5s to 32s",
         ),
         (
             "not_before",
@@ -455,7 +469,7 @@ fn cases() -> Vec<Case> {
                 facts.pause = Some(pause("x", None))
             }),
             "not_before",
-            &["Pulling is paused by anna"],
+            &["Pulling has been paused by anna"],
             "When it ends cannot be known: nobody knows when it is resumed",
         ),
         (
@@ -467,7 +481,7 @@ fn cases() -> Vec<Case> {
             "submitting",
             &[
                 "Worker w~1 has it in hand (submitting).",
-                "Thread pool-3 works on it for 0.9s.",
+                "Thread pool-3 has worked on it for 0.9s.",
             ],
             "Likely done in 8.5s to 22s",
         ),
@@ -496,8 +510,8 @@ fn cases() -> Vec<Case> {
             ),
             "generating",
             &[
-                "fal has it as req-9 for 30s",
-                "being generated for 5.0s",
+                "fal has had it, as req-9, for 30s",
+                "running at fal for 5.0s",
                 "Its next step is due in 0.7s.",
             ],
             "Likely done in 3.5s to 15s",
@@ -509,7 +523,7 @@ fn cases() -> Vec<Case> {
                 json!({"where": "parked", "due_ms": 700, "heard": "runs"}),
             ),
             "generating",
-            &["runs for 25s already, so the guess is poor"],
+            &["has run for 25s already, so the guess is poor"],
             "Likely done in 0.5s to 33s",
         ),
         (
@@ -574,7 +588,7 @@ fn cases() -> Vec<Case> {
             ),
             "cancelling",
             &[
-                "being cancelled at fal for 2.0s",
+                "cancel at fal has been under way for 2.0s",
                 "Its end was asked for 3.0s ago",
             ],
             "When it ends cannot be known: it ends when fal says so",
@@ -605,7 +619,7 @@ fn cases() -> Vec<Case> {
                 json!({"where": "transfer", "for_ms": 5}),
             ),
             "delivering",
-            &["Its result is there for 1.0s"],
+            &["Its result has been there for 1.0s"],
             "Likely done in 0.5s to 8.0s",
         ),
         (
@@ -647,7 +661,7 @@ fn cases() -> Vec<Case> {
                 json!({"file_missing_since": NOW - 9000}),
             ),
             "file_missing",
-            &["cannot be fetched from fal's file host for 9.0s"],
+            &["could not be fetched from fal's file host for 9.0s"],
             "When it ends cannot be known",
         ),
         (

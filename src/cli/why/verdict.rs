@@ -1,10 +1,11 @@
 //! Why a job is not done: its state, what blocks it, and what helps, in sentences. Pure: from [`Facts`] alone.
-//! Jobs that wait are judged here; those that run in `running`, those that ended in `ended`.
+//! Jobs that wait are judged here; those that run in `running`, those that ended in `ended`; what keeps all of
+//! them from beginning is in `hindrance`.
 
 use super::super::table::{short, time_of_day, visible};
 use super::facts::Facts;
 use super::finish::{self, Finish};
-use super::{ended, running};
+use super::{ended, hindrance, running};
 use crate::job::UnixMs;
 use crate::store::FORMAT;
 use crate::store::view::Place;
@@ -41,15 +42,6 @@ impl Verdict {
     }
 }
 
-/// Something that keeps every unpaid job from beginning.
-pub(super) struct Hindrance {
-    pub(super) reason: &'static str,
-    pub(super) sentence: String,
-    pub(super) todo: Option<String>,
-    /// Nothing begins before; `None`: nobody knows when it goes.
-    pub(super) hold: Option<Duration>,
-}
-
 /// Judges; `None`: no such job is known.
 pub(crate) fn verdict(facts: &Facts) -> Option<Verdict> {
     let Some(state) = facts.get("state") else {
@@ -57,6 +49,8 @@ pub(crate) fn verdict(facts: &Facts) -> Option<Verdict> {
     };
     let mut verdict = match state {
         "queued" if facts.passes_limits() => paid(facts),
+        // Ready by its user's turn, but behind a limit of its model.
+        "queued" if facts.get("behind").is_some() => waiting(facts),
         "queued" => queued(facts),
         "waiting" => waiting(facts),
         "later" => later(facts),
@@ -137,145 +131,13 @@ fn in_inbox(facts: &Facts) -> Option<Verdict> {
     let mut verdict = new(reason, vec![sentence], finish);
     verdict.state = "inbox".to_owned();
     verdict.ahead = Some(found.ahead);
-    verdict.todo = facts.living.is_empty().then(start_a_worker);
+    verdict.todo = facts.living.is_empty().then(hindrance::start_a_worker);
     Some(verdict)
-}
-
-pub(super) fn start_a_worker() -> String {
-    "Start one: systemctl start fal-worker.".to_owned()
-}
-
-/// No worker, or none that beats.
-pub(super) fn nobody(facts: &Facts) -> Option<Hindrance> {
-    if facts.beating() > 0 {
-        return None;
-    }
-    let youngest = facts.living.iter().map(|(_, age)| *age).min();
-    let (sentence, todo) = match youngest {
-        None => ("No worker runs.".to_owned(), start_a_worker()),
-        Some(age) => (
-            format!("No worker has given a sign of life for {}.", short(age)),
-            "Look whether it hangs or cannot reach Redis: journalctl -u fal-worker.".to_owned(),
-        ),
-    };
-    Some(Hindrance {
-        reason: if youngest.is_none() {
-            "no_worker"
-        } else {
-            "worker_silent"
-        },
-        sentence,
-        todo: Some(todo),
-        hold: None,
-    })
-}
-
-/// What keeps unpaid jobs from beginning, the worst first.
-fn hindrances(facts: &Facts) -> Vec<Hindrance> {
-    let mut all: Vec<Hindrance> = nobody(facts).into_iter().collect();
-    let nobody_is_there = !all.is_empty();
-    if facts.settling {
-        all.push(Hindrance {
-            reason: "settling",
-            sentence: "Redis has lost its last moments, and workers write down again what they know first; \
-                       that takes two seconds at most."
-                .to_owned(),
-            todo: None,
-            hold: Some(Duration::from_secs(2)),
-        });
-    }
-    all.extend(pause(facts));
-    if nobody_is_there {
-        return all;
-    }
-    if let Some((now, most)) = facts.window.filter(|(now, most)| now >= most) {
-        all.push(Hindrance {
-            reason: "fal_window",
-            sentence: format!(
-                "The submit window is full: {now} requests are at fal, and {most} may be (--fal-concurrency)."
-            ),
-            todo: None,
-            hold: Some(Duration::ZERO),
-        });
-    }
-    if facts.pause.is_none()
-        && let Some(why) = facts.nobody_pulls()
-    {
-        let (reason, sentence) = match why {
-            "fal is away" => (
-                "fal_away",
-                "fal does not answer the workers at the moment, so nothing new is taken up; they try again by \
-                 themselves."
-                    .to_owned(),
-            ),
-            "full" => (
-                "workers_full",
-                "Every worker holds as many jobs as it may (--max-in-flight).".to_owned(),
-            ),
-            _ => (
-                "workers_busy",
-                "Every thread of every worker is busy at this moment (--threads).".to_owned(),
-            ),
-        };
-        all.push(Hindrance {
-            reason,
-            sentence,
-            todo: None,
-            hold: (reason != "fal_away").then_some(Duration::ZERO),
-        });
-    }
-    all
-}
-
-fn pause(facts: &Facts) -> Option<Hindrance> {
-    let pause = facts.pause.as_ref()?;
-    let why = visible(&pause.reason);
-    let ends = pause.until.map(|until| {
-        format!(
-            ", until {} UTC (in {})",
-            time_of_day(until.0),
-            short(facts.until(until))
-        )
-    });
-    let account = why.starts_with("no_balance") || why.starts_with("auth");
-    let (reason, todo) = if why.starts_with("no_balance") {
-        (
-            "paused_balance",
-            "Top up the fal account; a probe resumes pulling by itself.",
-        )
-    } else if account {
-        (
-            "paused_key",
-            "Give the worker a fal key that fal accepts; a probe resumes pulling by itself.",
-        )
-    } else {
-        ("paused", "fal-worker resume ends it.")
-    };
-    let reason_said = if why.is_empty() {
-        String::new()
-    } else {
-        format!(": {why}")
-    };
-    Some(Hindrance {
-        reason,
-        sentence: format!(
-            "Pulling is paused by {} {}{}{reason_said}.",
-            visible(&pause.by),
-            since(facts, pause.since),
-            ends.unwrap_or_default()
-        ),
-        todo: Some(todo.to_owned()),
-        // Each probe that fails pauses again.
-        hold: pause
-            .until
-            .filter(|_| !account)
-            .map(|until| facts.until(until)),
-    })
 }
 
 /// Adds what keeps it beside its own reason; the finish follows from both.
 fn hindered(facts: &Facts, mut verdict: Verdict, finish: impl Fn(Duration) -> Finish) -> Verdict {
-    let all = hindrances(facts);
+    let all = hindrance::all(facts);
     let hold = all
         .iter()
         .try_fold(Duration::ZERO, |most, one| Some(most.max(one.hold?)));
@@ -316,7 +178,7 @@ fn queued(facts: &Facts) -> Verdict {
         .unwrap_or(facts.now);
     let priority = facts.get("priority").unwrap_or("default");
     let mut sentences = vec![format!(
-        "It is ready in the queue `{priority}` {}, and not paid for.",
+        "It has been ready in the queue `{priority}` {}, and is not paid for.",
         since(facts, from)
     )];
     if let Some(again) = tried_before(facts) {
@@ -334,7 +196,7 @@ fn queued(facts: &Facts) -> Verdict {
         sentences.push("Its place in line is not known: it is just being moved.".to_owned());
     }
     let ahead = facts.place.as_ref().map(Place::ahead);
-    let others = hindrances(facts);
+    let others = hindrance::all(facts);
     let reason = match (others.first(), ahead) {
         (Some(first), _) if first.reason != "workers_busy" => first.reason,
         _ if late.is_some() => "expired",
@@ -394,7 +256,7 @@ fn waiting(facts: &Facts) -> Verdict {
     let place = facts.place.as_ref();
     let ahead = place.map(Place::ahead);
     let mut sentences = vec![format!(
-        "It waits {}, and is not paid for.",
+        "It has waited {}, and is not paid for.",
         since(facts, from)
     )];
     let slots = facts.user.as_ref();
@@ -408,7 +270,11 @@ fn waiting(facts: &Facts) -> Verdict {
         ));
         if let Some(place) = place {
             let before = place.higher + place.same;
-            sentences.push(format!("{} wait for the same before it.", jobs(before)));
+            sentences.push(match before {
+                0 => "Nothing waits for the same before it.".to_owned(),
+                1 => "1 job waits for the same before it.".to_owned(),
+                n => format!("{n} jobs wait for the same before it."),
+            });
         }
         "model_limit"
     } else if for_slot && let Some(slots) = slots {
@@ -420,11 +286,16 @@ fn waiting(facts: &Facts) -> Verdict {
             String::new()
         };
         sentences.push(format!(
-            "{user} has {} of {} jobs running ({}{more}; --user-concurrency), and {} of his stand before it.",
+            "All slots of {user} are in use: {} of {} jobs run ({}{more}; --user-concurrency), and {} \
+             before it.",
             slots.running.len(),
             slots.slots,
             held.join(", "),
-            place.map_or(0, |place| place.own)
+            match place.map_or(0, |place| place.own) {
+                0 => "none of his others waits".to_owned(),
+                1 => "1 of his others waits".to_owned(),
+                n => format!("{n} of his others wait"),
+            }
         ));
         "user_slots"
     } else if let Some(place) = place {
@@ -586,7 +457,7 @@ fn paid(facts: &Facts) -> Verdict {
             .map_or(String::new(), |error| format!(": {}", visible(error)));
         sentences.push(format!("Why it ends: {kind}{error}."));
     }
-    let nobody = nobody(facts);
+    let nobody = hindrance::nobody(facts);
     let mut verdict = new(reason, sentences, Finish::Over);
     verdict.ahead = Some(ahead);
     verdict.finish = match (&nobody, phase) {

@@ -165,7 +165,7 @@ fn has_meta(meta: &str, wanted: &str) -> bool {
         let (key, value) = (&wanted[..at], &wanted[at + 1..]);
         match meta.get(key) {
             Some(Value::String(text)) => text == value,
-            Some(other) => other.to_string() == value,
+            Some(other) => serde_json::to_string(other).is_ok_and(|text| text == value),
             None => false,
         }
     })

@@ -104,7 +104,7 @@ pub(super) fn event_words(event: &EventView) -> String {
         (Some(text), None) | (None, Some(text)) => parts.push(text),
         (None, None) => {}
     }
-    if let Some(ms) = field(event, "ms").parse::<u64>().ok() {
+    if let Ok(ms) = field(event, "ms").parse::<u64>() {
         parts.push(format!("took {}", short(Duration::from_millis(ms))));
     }
     if let Some(charged) = of("charged") {

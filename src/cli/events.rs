@@ -70,11 +70,7 @@ fn follow(args: &EventsArgs, store: &StoreConfig, view: View, mut last: String) 
         let came = match &mut view {
             Some(view) => view.follow_events(&last, WAIT),
             None => {
-                match View::open(
-                    store.redis.connection_info(),
-                    &store.namespace,
-                    &store.inbox,
-                ) {
+                match View::open(&store.redis.server(), &store.namespace, &store.inbox) {
                     Ok(fresh) => view = Some(fresh),
                     Err(_) => std::thread::sleep(AGAIN),
                 }

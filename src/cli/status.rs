@@ -151,11 +151,7 @@ fn picture(view: &mut View, lately: &mut Lately) -> Result<Picture, Fault> {
 }
 
 fn open_again(store: &StoreConfig) -> Result<View, Fault> {
-    View::open(
-        store.redis.connection_info(),
-        &store.namespace,
-        &store.inbox,
-    )
+    View::open(&store.redis.server(), &store.namespace, &store.inbox)
 }
 
 /// Between two looks; shorter where the terminal has changed its size.

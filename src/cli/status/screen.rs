@@ -297,6 +297,7 @@ mod tests {
             later: 2,
             waiting: 5,
             held: BTreeMap::from([("turn", 5)]),
+            newer: 0,
             at_fal: BTreeMap::from([("all".to_owned(), (6, 6))]),
             limits: Vec::new(),
             dead: 1,

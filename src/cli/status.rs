@@ -147,7 +147,7 @@ type Picture = (Status, UnixMs, Vec<(u64, u64)>);
 fn picture(view: &mut View, lately: &mut Lately) -> Result<Picture, Fault> {
     let now = view.now()?;
     lately.refresh(view, now)?;
-    Ok((view.status()?, now, view.minutes(5)?))
+    Ok((view.status()?, now, view.ends_by_minute(5)?))
 }
 
 fn open_again(store: &StoreConfig) -> Result<View, Fault> {

@@ -142,7 +142,7 @@ fn around(view: &mut View, id: &JobId, state: &str, facts: &mut Facts) -> Result
     facts.pause = view.paused()?;
     facts.settling = view.is_settling()?;
     facts.window = view.window()?;
-    facts.minutes = view.minutes(MINUTES)?;
+    facts.minutes = view.ends_by_minute(MINUTES)?;
     if let Some(model) = facts.get("model").map(str::to_owned) {
         facts.limit = view.model_limit(&model)?;
         facts.pace = view.pace(&model)?;

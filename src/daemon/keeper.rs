@@ -273,6 +273,7 @@ impl Keeper {
             return Ok(());
         }
         self.share_due = Instant::now() + SHARE;
+        self.share_minutes();
         let mut done = Ok(());
         if !self.recalled {
             done = steps::pace::recall(&self.tools, &self.session);
@@ -296,6 +297,21 @@ impl Keeper {
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// Of a Redis that is away the next beat tells: plots are worth no word of their own.
+    fn share_minutes(&self) {
+        if let Err(fault) = steps::minutes::share(&self.tools, &self.session) {
+            let why = fault.to_string();
+            report::debug("redis did not take what ended", &[("why", &why.as_str())]);
+        }
+    }
+
+    /// The last act of an orderly stop: what ended since the last time it was told.
+    pub(crate) fn last_words(&self) {
+        if !self.tools.store.health.is_away() {
+            self.share_minutes();
         }
     }
 

@@ -361,6 +361,7 @@ fn tools(config: &Config) -> Result<Tools, StartError> {
         in_flight: AtomicU64::new(0),
         finds_window: AtomicBool::new(false),
         paces: Default::default(),
+        minutes: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })
@@ -840,7 +841,7 @@ fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>) {
     loop {
         match ends.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return keeper.last_words(),
         }
         let beaten = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keeper.once()));
         wait = match beaten {

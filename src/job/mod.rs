@@ -5,6 +5,7 @@ pub mod answer;
 pub mod failure;
 pub mod flight;
 pub(crate) mod inputs;
+pub mod minutes;
 pub mod pace;
 pub mod pattern;
 pub mod schedule;

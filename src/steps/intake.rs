@@ -2,6 +2,7 @@
 //! is done here and not in Lua, where it is slow and spoils 64-bit numbers.
 
 use super::Worker;
+use crate::job::minutes::Ended;
 use crate::job::spec;
 use crate::report;
 use crate::store::{Denied, Entry, Intake, made_id};
@@ -45,6 +46,7 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
             (Err(invalid), 'd') => {
                 report::dead_letter(entry.id.as_str(), invalid.user.as_deref(), &invalid.error);
                 worker.tools.failed.fetch_add(1, Ordering::Relaxed);
+                worker.tools.count_end(now, None, Ended::Failed);
             }
             (_, 'u') => report::duplicate(entry.id.as_str()),
             (_, 'm') => report::event("queued", 1),

@@ -11,6 +11,7 @@ pub(crate) mod gate;
 pub(crate) mod inputs;
 pub(crate) mod intake;
 mod lease;
+pub(crate) mod minutes;
 pub(crate) mod pace;
 mod poll;
 pub(crate) mod pull;
@@ -31,6 +32,7 @@ use crate::http::{FileHosts, Http, exchanges_here};
 use crate::job::answer::Cancelled;
 use crate::job::failure::{Failure, Kind};
 use crate::job::flight::{EndState, Flight, Write};
+use crate::job::minutes::Tally;
 use crate::job::pace::Paces;
 use crate::job::pattern::Pattern;
 use crate::job::spec::ChatId;
@@ -95,6 +97,8 @@ pub(crate) struct Tools {
     pub(crate) finds_window: AtomicBool,
     /// How long the generations of each model take.
     pub(crate) paces: Mutex<Paces>,
+    /// What ended, for the plots of the last day.
+    pub(crate) minutes: Mutex<Tally>,
     /// Jobs ended since the last beat.
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -566,6 +570,9 @@ impl Worker {
         let between =
             |from: Option<UnixMs>, to: Option<UnixMs>| Some(since(from?, to?).as_millis() as u64);
         let total_ms = between(Some(flight.queued_at), Some(now));
+        let delay = since(flight.wanted_at, now);
+        let model = flight.model.as_ref().map(|model| model.as_str());
+        (self.tools).count_end(now, model, minutes::ended(*state, delay));
         match state {
             EndState::Done => {
                 self.tools.done.fetch_add(1, Ordering::Relaxed);

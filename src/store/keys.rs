@@ -87,6 +87,11 @@ impl Keys {
         format!("{}:turns:{priority}", self.namespace)
     }
 
+    /// What ended in one minute since the Unix epoch.
+    pub(crate) fn minute(&self, minute: i64) -> String {
+        format!("{}:minute:{minute}", self.namespace)
+    }
+
     /// Jobs of one user and priority that wait behind his turn.
     pub(crate) fn line(&self, priority: &str, user: &str) -> String {
         format!("{}:waiting:{priority}:{user}", self.namespace)

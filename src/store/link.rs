@@ -394,6 +394,31 @@ impl Link {
     }
 }
 
+/// A connection for whoever only looks: one of his own, or one borrowed from the pool for a moment.
+pub(crate) enum Line {
+    Own(Connection),
+    Borrowed(Held),
+}
+
+impl Line {
+    /// One exchange. A borrowed connection that broke under it does not go back to the others.
+    pub(crate) fn ask<T>(
+        &mut self,
+        exchange: impl FnOnce(&mut Connection) -> Result<T, RedisError>,
+    ) -> Result<T, Fault> {
+        match self {
+            Line::Own(con) => exchange(con),
+            Line::Borrowed(link) => {
+                let answer = exchange(&mut link.con);
+                link.used = Instant::now();
+                link.broken |= answer.as_ref().is_err_and(breaks);
+                answer
+            }
+        }
+        .map_err(|error| fault(&error))
+    }
+}
+
 /// Whether the connection is not to be used again: it failed, or it leads to a server that is no master
 /// any more, or not that of our slot, or that wants a password by now, while a new one may lead to its
 /// successor. Not so while the slot moves (ASK, TRYAGAIN): until it has moved, this is the right one.

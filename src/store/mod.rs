@@ -5,6 +5,7 @@
 //! [`Store`] is shared by all threads of a process; it holds the pool, what is known of Redis's health
 //! and who we are. A [`Session`] belongs to one thread and keeps that thread's connection.
 
+mod board;
 mod call;
 mod depths;
 mod erase;
@@ -12,6 +13,7 @@ pub mod inspect;
 mod jobs;
 mod keys;
 pub(crate) mod link;
+mod minutes;
 mod operate;
 mod paces;
 pub(crate) mod rate;
@@ -34,6 +36,7 @@ use crate::config::{self, Server, Way};
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
+pub use board::DeadView;
 pub(crate) use call::Call;
 use call::read;
 pub(crate) use depths::{Depths, Walk};

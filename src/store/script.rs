@@ -100,6 +100,7 @@ scripts! {
     delete: ["head", "turns", "window", "delete"],
     hold: ["head", "hold"],
     resume: ["head", "resume"],
+    minutes: ["head", "minutes"],
     models: ["head", "models"],
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],

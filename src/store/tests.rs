@@ -9,6 +9,7 @@ mod erase;
 mod fair;
 mod fuzz;
 mod limits;
+mod minutes;
 mod model;
 mod paces;
 mod rate;

@@ -2,13 +2,13 @@
 //! on a live system; the daemon itself never needs it.
 
 use super::keys::Keys;
-use super::link::{Fault, fault};
+use super::link::{Fault, Line, fault};
 use super::read;
 use super::script::Scripts;
 use super::topology::Topology;
 use crate::config::{self, Server};
 use crate::job::{JobId, UnixMs};
-use redis::{Connection, Value};
+use redis::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub use status::{LimitView, PauseView, Queue, Status, WorkerView};
 
 /// One connection and the names of the keys.
 pub struct View {
-    con: Connection,
+    con: Line,
     pub(super) keys: Keys,
     pub(super) scripts: Scripts,
 }
@@ -43,12 +43,17 @@ impl View {
         let con = Topology::new(redis.clone(), config::slot(inbox))
             .and_then(|topology| topology.connect())
             .map_err(|error| fault(&error))?;
+        Ok(View::over(Line::Own(con), keys))
+    }
+
+    /// Over a connection that stands.
+    pub(super) fn over(con: Line, keys: Keys) -> View {
         let scripts = Scripts::new(Some(&keys.never()));
-        Ok(View { con, keys, scripts })
+        View { con, keys, scripts }
     }
 
     pub(super) fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
-        let value: Value = cmd.query(&mut self.con).map_err(|error| fault(&error))?;
+        let value: Value = self.con.ask(|con| cmd.query(con))?;
         read(value)
     }
 
@@ -56,7 +61,7 @@ impl View {
         &mut self,
         pipe: &redis::Pipeline,
     ) -> Result<Vec<T>, Fault> {
-        pipe.query(&mut self.con).map_err(|error| fault(&error))
+        self.con.ask(|con| pipe.query(con))
     }
 
     /// Redis's time.

@@ -88,6 +88,7 @@ fn tools() -> Arc<Tools> {
         in_flight: AtomicU64::new(0),
         finds_window: AtomicBool::new(false),
         paces: Default::default(),
+        minutes: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })

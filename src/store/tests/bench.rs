@@ -99,6 +99,7 @@ impl Bench {
             &s.audit,
             &s.rate,
             &s.models,
+            &s.minutes,
             &s.limits,
             &s.configure,
         ];

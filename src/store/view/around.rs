@@ -137,7 +137,7 @@ impl View {
     }
 
     /// Ends (done and failed) of each of the last minutes, the present one last.
-    pub fn minutes(&mut self, minutes: i64) -> Result<Vec<(u64, u64)>, Fault> {
+    pub fn ends_by_minute(&mut self, minutes: i64) -> Result<Vec<(u64, u64)>, Fault> {
         let now = self.now()?;
         let stats = self.stats()?;
         Ok(super::status::by_minute(&stats, now, minutes))

@@ -20,10 +20,10 @@ return out";
 
 const LISTS: [&str; 4] = ["resume", "high", "default", "low"];
 /// Keys that a store may hold, by what follows the namespace.
-const WORDS: [&str; 28] = [
+const WORDS: [&str; 29] = [
     "inbox", "taken", "ready", "bell", "spec", "result", "later", "workers", "worker", "claims",
     "cancels", "dead", "stats", "models", "paused", "store", "run", "settling", "rate", "events",
-    "job", "gone", "waiting", "turns", "waiters", "user", "config", "window",
+    "job", "gone", "waiting", "turns", "waiters", "user", "config", "window", "minute",
 ];
 /// As above: upkeep's own notes.
 const UPKEEP: [&str; 4] = ["audit", "suspects", "told", "upload"];

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 /// Records looked at in one exchange.
 const PAGE: usize = 500;
 
+/// Jobs in flight: model, phase, how many.
+pub type Flights = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// A job that ended dead.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeadView {
@@ -45,8 +48,8 @@ impl View {
         &mut self,
         instances: &[String],
         most: usize,
-    ) -> Result<(BTreeMap<String, BTreeMap<String, u64>>, usize), Fault> {
-        let (mut models, mut left) = (BTreeMap::<_, BTreeMap<_, _>>::new(), 0);
+    ) -> Result<(Flights, usize), Fault> {
+        let (mut models, mut left) = (Flights::new(), 0);
         let mut looked = 0;
         for instance in instances {
             let key = self.keys.claims(instance);

@@ -36,7 +36,7 @@ use crate::config::{self, Server, Way};
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
-pub use board::DeadView;
+pub use board::{DeadView, Flights};
 pub(crate) use call::Call;
 use call::read;
 pub(crate) use depths::{Depths, Walk};

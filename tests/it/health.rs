@@ -363,7 +363,7 @@ fn what_is_not_there_or_not_http_is_refused_and_hurts_nobody() {
     let huge = format!("GET /healthz HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(20_000));
     let garbage: Vec<u8> = (0..3000u32).map(|n| (n * 37 % 256) as u8).collect();
     for (request, status) in [
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], 404),
+        (&b"GET /nothing HTTP/1.1\r\n\r\n"[..], 404),
         (b"GET /metrics/ HTTP/1.1\r\n\r\n", 404),
         (b"GET /healthz?x=1 HTTP/1.0\r\n\r\n", 200),
         (

@@ -33,6 +33,7 @@ mod look;
 mod main_job;
 mod metrics;
 mod outage;
+mod page;
 mod partition;
 mod pause;
 mod poison;

@@ -6,6 +6,7 @@
 
 pub mod auditor;
 pub mod backlog;
+pub mod browser;
 pub mod certificates;
 pub mod chaos;
 pub mod kills;

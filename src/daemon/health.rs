@@ -134,6 +134,11 @@ impl Life {
         self.backlog = (waiting && !paused).then_some(since);
     }
 
+    /// The stop was asked for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.ready == Ready::Stopping
+    }
+
     /// Whether the last beat found that nothing new is to be pulled.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
@@ -265,7 +270,7 @@ impl Seen {
     }
 
     /// Each part that does not do its work.
-    fn reasons(&self, now: Instant) -> Vec<String> {
+    pub(crate) fn reasons(&self, now: Instant) -> Vec<String> {
         let life = &self.life;
         let age = |at: Instant| now.saturating_duration_since(at);
         let mut reasons = Vec::new();

@@ -11,6 +11,7 @@ mod page;
 mod pool;
 mod process;
 mod scheduler;
+mod status;
 
 use crate::config::{Config, Listen, What};
 use crate::fal::{Fal, FalUrls};
@@ -36,6 +37,7 @@ use listen::{Asked, Page};
 use page::Board;
 use pool::{Engine, Moved};
 use scheduler::Stage;
+use status::StatusLine;
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -118,6 +120,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         keeper,
         threads.pool,
         threads.transfer,
+        started,
     )?;
     let identity = tools.store.identity();
     engine.signs.note(|life, now| life.ready(now));
@@ -142,7 +145,10 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     // First of all: what comes after the word that it stops is another daemon's.
     engine.scheduler.set_stage(Stage::Quiet);
     engine.signs.note(|life, _| life.stopping());
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[
+        sd_notify::NotifyState::Stopping,
+        sd_notify::NotifyState::Status("stopping: what is in hand goes back to redis"),
+    ]);
     report::stopping(reason, engine.scheduler.in_flight());
     let deadline = Instant::now() + config.shutdown_timeout;
     crew.stop(&tools, &engine, &moved, deadline);
@@ -278,8 +284,10 @@ fn first_beat(
                 )));
             }
             Err(Fault::Away(_)) => {
+                let why = tools.store.health.away().map(|(_, why)| why);
+                let line = one_line(format!("waiting for redis: {}", why.unwrap_or_default()));
                 notify(&[
-                    sd_notify::NotifyState::Status("waiting for redis"),
+                    sd_notify::NotifyState::Status(&line),
                     sd_notify::NotifyState::ExtendTimeoutUsec(30_000_000),
                 ]);
             }
@@ -420,6 +428,11 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// A status ends at the first line break, and what follows would be read as another word to the manager.
+fn one_line(text: String) -> String {
+    report::without_secrets(text).replace(char::is_control, " ")
+}
+
 /// All threads of a running daemon.
 struct Crew {
     pool: Vec<JoinHandle<()>>,
@@ -440,6 +453,7 @@ impl Crew {
         keeper: Keeper,
         pool_threads: usize,
         transfer_threads: usize,
+        started: Instant,
     ) -> Result<Crew, StartError> {
         let blocker = Arc::new(Mutex::new(Blocker::new(INBOX_BLOCK)));
         let mut pool = Vec::new();
@@ -500,7 +514,11 @@ impl Crew {
             spawn("secrets".to_owned(), move || secrets_thread(tools, &engine))?;
         }
         let (keeper_ends, ends) = crossbeam_channel::bounded(0);
-        let keeper = spawn("keeper".to_owned(), move || keeper_thread(keeper, &ends))?;
+        let (keepers_tools, keepers_engine) = (tools.clone(), engine.clone());
+        let look = move || seen(&keepers_tools, &keepers_engine, started);
+        let keeper = spawn("keeper".to_owned(), move || {
+            keeper_thread(keeper, &ends, &look)
+        })?;
         Ok(Crew {
             pool,
             transfers,
@@ -844,8 +862,9 @@ impl Pause {
 }
 
 /// Beats until told to end. Without Redis it tries more often.
-fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>) {
+fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>, look: &dyn Fn() -> Seen) {
     let watchdog = sd_notify::watchdog_enabled();
+    let mut status = StatusLine::new(Instant::now());
     let mut wait = keeper.pace();
     let mut pinged = Instant::now();
     loop {
@@ -866,6 +885,15 @@ fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>) {
         {
             pinged = Instant::now();
             notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        let now = Instant::now();
+        if let Some(status) = status.as_mut().filter(|status| status.is_due(now)) {
+            let depth = matches!(beaten, Ok(Ok(()))).then(|| keeper.depth());
+            let seen = look();
+            let line = status.line(&seen, depth.flatten(), now);
+            if !seen.life.is_stopping() {
+                notify(&[sd_notify::NotifyState::Status(&one_line(line))]);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod board;
 mod call;
+mod depth;
 mod depths;
 mod erase;
 pub mod inspect;
@@ -39,6 +40,7 @@ use crate::job::{JobId, RequestId, UnixMs};
 pub use board::{DeadView, Flights};
 pub(crate) use call::Call;
 use call::read;
+pub(crate) use depth::Depth;
 pub(crate) use depths::{Depths, Walk};
 pub use erase::{Belongings, Delete, Deleted};
 use keys::Keys;

@@ -105,4 +105,5 @@ scripts! {
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],
     depths: ["head", "window", "depths"],
+    depth: ["head", "window", "depth"],
 }

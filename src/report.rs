@@ -2,9 +2,11 @@
 //! The only room that logs at info or above, so that keys never drift (contract section 6). No prompt,
 //! no caption and no secret comes in here.
 //!
-//! Global state, and why: the logger is one for the process, the counters are what a metrics page will
-//! read, and the list of hidden texts must reach lines that libraries write.
+//! Global state, and why: the logger is one for the process, and so is what it holds back of a flood; the
+//! counters are what a metrics page will read, and the list of hidden texts must reach lines that libraries
+//! write.
 
+mod flood;
 mod line;
 mod logger;
 pub mod metrics;
@@ -13,7 +15,9 @@ mod tests;
 
 pub use line::{Fields, Shown, Value};
 pub use log::Level;
-pub use logger::{Style, hide, init_logging, install_panic_hook, line, without_secrets};
+pub use logger::{
+    Style, hide, init_logging, install_panic_hook, line, tell_held_back, without_secrets,
+};
 
 use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};
@@ -405,6 +409,7 @@ pub fn stopping(reason: &str, in_flight: usize) {
 
 /// `stopped`. What was cut off at the hard stop may be a submit of unknown outcome, hence the warning.
 pub fn stopped(given_back: usize, cut_off: usize) {
+    tell_held_back(true);
     let level = if cut_off == 0 {
         Level::Info
     } else {

@@ -886,6 +886,7 @@ fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>, look: &dyn Fn() -> See
             pinged = Instant::now();
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
+        report::tell_held_back(false);
         let now = Instant::now();
         if let Some(status) = status.as_mut().filter(|status| status.is_due(now)) {
             let depth = matches!(beaten, Ok(Ok(()))).then(|| keeper.depth());

@@ -1,11 +1,13 @@
 //! The way of a line to stderr: look, filter, and the last look for secrets.
 
-use super::line::{self, Fields};
+use super::flood::{Flood, Held, Sort};
+use super::line::{self, Fields, Shown};
 use env_logger::fmt::{Formatter, WriteStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::io::{self, IsTerminal, Write};
 use std::os::linux::fs::MetadataExt;
 use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 /// Look of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,9 @@ static STYLE: OnceLock<Style> = OnceLock::new();
 /// Texts that no line may hold, the longest first. Written at start, read by every line.
 static HIDDEN: RwLock<Vec<String>> = RwLock::new(Vec::new());
 
+/// Keeps a flood of lines out of the log.
+static FLOOD: Flood = Flood::new();
+
 /// Records of this target are lines built here: in JSON already the members of an object.
 const BUILT: &str = "fal_worker::report";
 
@@ -120,17 +125,75 @@ pub fn without_secrets(mut text: String) -> String {
     text
 }
 
-/// Writes one line: a sentence and its fields, in their order. `report` alone uses it at info and above.
+/// Writes one line: a sentence and its fields, in their order. `report` alone uses it at info and above,
+/// where lines that come too fast are held back (see `flood`), unless debug is asked for.
 pub fn line(level: Level, sentence: &str, fields: &Fields<'_>) {
-    if log::log_enabled!(target: BUILT, level) {
-        let json = STYLE.get().is_some_and(|style| style.is_json());
-        let build = if json {
-            line::json_members
-        } else {
-            line::logfmt
-        };
-        log::log!(target: BUILT, level, "{}", build(sentence, fields, without_secrets));
+    if !log::log_enabled!(target: BUILT, level) {
+        return;
     }
+    if level > Level::Info || log::log_enabled!(target: BUILT, Level::Debug) {
+        return write_line(level, sentence, fields);
+    }
+    let field = |name: &str| {
+        let (_, value) = fields.iter().find(|(key, _)| *key == name)?;
+        match value.shown() {
+            Shown::Text(text) => Some(text),
+            Shown::Number(_) | Shown::Absent => None,
+        }
+    };
+    let sort = Sort {
+        level,
+        sentence: sentence.to_owned(),
+        kind: field("kind").map(Into::into),
+        charged: field("charged").map(Into::into),
+    };
+    let (passes, told) = FLOOD.passes(&sort, field("job").as_deref(), Instant::now());
+    if let Some(held) = told {
+        tell(&held);
+    }
+    if passes {
+        write_line(level, sentence, fields);
+    }
+}
+
+/// Tells what was held back of lines that came too fast. Called every second or so, since the last of a
+/// flood has no line behind it; with `all` also what would have to wait for the end of its span.
+pub fn tell_held_back(all: bool) {
+    let now = Instant::now();
+    let told = if all {
+        FLOOD.rest(now)
+    } else {
+        FLOOD.over(now)
+    };
+    told.iter().for_each(tell);
+}
+
+/// `lines held back`: so many of one sort, and the jobs they were about.
+fn tell(held: &Held) {
+    let sort = &held.sort;
+    let jobs = Some(held.jobs.as_str()).filter(|jobs| !jobs.is_empty());
+    write_line(
+        sort.level,
+        "lines held back",
+        &[
+            ("of", &sort.sentence),
+            ("kind", &sort.kind),
+            ("charged", &sort.charged),
+            ("count", &held.count),
+            ("within_s", &held.within),
+            ("jobs", &jobs),
+        ],
+    );
+}
+
+fn write_line(level: Level, sentence: &str, fields: &Fields<'_>) {
+    let json = STYLE.get().is_some_and(|style| style.is_json());
+    let build = if json {
+        line::json_members
+    } else {
+        line::logfmt
+    };
+    log::log!(target: BUILT, level, "{}", build(sentence, fields, without_secrets));
 }
 
 /// Panics become one line like all others.
@@ -147,7 +210,7 @@ pub fn install_panic_hook() {
         super::COUNTERS
             .panics
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        line(
+        write_line(
             Level::Error,
             "panic in",
             &[

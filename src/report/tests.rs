@@ -1,3 +1,4 @@
+use super::flood::{Flood, OTHERS, SPAN, Sort, WARNINGS};
 use super::line::{escaped, json_members, logfmt};
 use super::logger::body;
 use super::*;
@@ -191,4 +192,77 @@ fn libraries_speak_only_of_trouble() {
         let metadata = Metadata::builder().target(target).level(level).build();
         assert_eq!(super::logger::passes(&metadata), passes, "{target} {level}");
     }
+}
+
+fn sort(level: Level, sentence: &str, kind: &str) -> Sort {
+    Sort {
+        level,
+        sentence: sentence.to_owned(),
+        kind: Some(kind.to_owned()),
+        charged: None,
+    }
+}
+
+#[test]
+fn a_flood_passes_whole_at_first_and_is_then_told_together() {
+    let flood = Flood::new();
+    let start = Instant::now();
+    let retrying = sort(Level::Warn, "job retrying", "unavailable");
+    let (mut whole, mut named) = (0, Vec::new());
+    let mut lines = 0;
+    let mut tell = |held: Vec<super::flood::Held>, lines: &mut usize| {
+        for held in held {
+            *lines += 1;
+            assert!(held.jobs.len() < 1000, "a value is cut at 1000 characters");
+            let jobs: Vec<String> = held.jobs.split(' ').map(str::to_owned).collect();
+            assert_eq!(jobs.len() as u64, held.count);
+            assert!(held.within <= SPAN + Duration::from_millis(10));
+            named.extend(jobs);
+        }
+    };
+    // A thousand in a second, then one every ten milliseconds for nine.
+    let times = (0..1000).chain((1..900).map(|n| 1000 + n * 10));
+    for (number, at_ms) in times.enumerate() {
+        let now = start + Duration::from_millis(at_ms);
+        let (passes, held) = flood.passes(&retrying, Some(&format!("job-{number}")), now);
+        tell(held.into_iter().collect(), &mut lines);
+        whole += usize::from(passes);
+        // Another sort is not held back for it.
+        if number % 300 == 0 {
+            let other = sort(Level::Warn, "job retrying", "rate_limited");
+            assert!(flood.passes(&other, Some("x"), now).0);
+        }
+    }
+    let over = start + Duration::from_millis(9_995);
+    assert_eq!(flood.over(over), [], "the span is not over");
+    tell(flood.over(start + Duration::from_secs(10)), &mut lines);
+    assert_eq!(whole, WARNINGS as usize + 1, "one alone in the second span");
+    named.sort();
+    named.dedup();
+    assert_eq!(named.len(), 1899 - whole, "each is named once");
+    assert!(lines <= 20, "{lines} lines instead of 1899");
+    // When it is over lines pass whole again.
+    let later = start + Duration::from_secs(30);
+    for _ in 0..WARNINGS {
+        assert!(flood.passes(&retrying, None, later).0);
+    }
+    assert!(!flood.passes(&retrying, None, later).0);
+    let rest = flood.rest(later);
+    assert_eq!(
+        (rest.len(), rest[0].count, rest[0].jobs.as_str()),
+        (1, 1, "")
+    );
+    assert_eq!(flood.rest(later), []);
+}
+
+#[test]
+fn a_job_has_its_lines_while_jobs_come_at_a_hundred_a_second() {
+    let flood = Flood::new();
+    let start = Instant::now();
+    let done = sort(Level::Info, "job done", "");
+    let at = |n: u64, every_ms: u64| start + Duration::from_millis(n * every_ms);
+    assert!((0..3000).all(|n| flood.passes(&done, Some("a"), at(n, 10)).0));
+    let fast = Flood::new();
+    let passed = (0..5000).filter(|n| fast.passes(&done, Some("a"), at(*n, 1)).0);
+    assert_eq!(passed.count(), OTHERS as usize);
 }

@@ -2,7 +2,7 @@
 //! counted (design sections 3 and 4). Holds of the stand-ins stop a job at the exact place.
 
 use crate::support::tap::{At, Side, Tap};
-use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
+use crate::support::{Daemon, SOON, World, eventually, job, said, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
 use fal_worker::sandbox::telegram::Kind;
@@ -103,7 +103,7 @@ fn killed_at_random_moments(jobs: usize, kills: u32, test: &str) {
         submits <= jobs as u64 + again,
         "{submits} submits, {again} counted"
     );
-    let said = |text: &str| logs.matches(text).count() as u64;
+    let said = |text: &str| said(&logs, text).values().sum::<usize>() as u64;
     assert!(said("submitted again after unknown") >= again);
     assert!(said("sent again after unknown") >= resent);
     let mut extra = 0;

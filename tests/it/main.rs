@@ -25,6 +25,7 @@ mod health;
 mod hostile;
 mod inputs;
 mod intake;
+mod journal;
 mod limits;
 mod listen;
 mod load;

@@ -1,7 +1,7 @@
 //! What the runs of chaos share: jobs of mixed kinds, and the judge, who compares what the worker counted with
 //! what the stand-ins saw.
 
-use super::{World, job};
+use super::{World, job, said};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::telegram::{Kind as Shown, Message};
 use serde_json::{Value, json};
@@ -293,17 +293,6 @@ pub fn judge(world: &mut World, stream: &mut Stream) -> Judged {
         }
     }
     judged
-}
-
-/// How often the daemons said this, by job.
-fn said<'a>(logs: &'a str, text: &str) -> HashMap<&'a str, usize> {
-    let mut said = HashMap::new();
-    for line in logs.lines().filter(|line| line.contains(text)) {
-        let behind = line.split_once(" job=").map_or("", |(_, rest)| rest);
-        let id = behind.split(' ').next().unwrap_or_default();
-        *said.entry(id).or_default() += 1;
-    }
-    said
 }
 
 impl Judged {

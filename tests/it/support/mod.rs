@@ -530,6 +530,29 @@ impl World {
     }
 }
 
+/// How often logs say this of a job, by job: in a line of its own, or in one for many that were held back.
+pub fn said<'a>(logs: &'a str, sentence: &str) -> BTreeMap<&'a str, usize> {
+    let (own, together) = (
+        format!(" {sentence} job="),
+        format!(" lines held back of=\"{sentence}\" "),
+    );
+    let mut said = BTreeMap::new();
+    for line in logs.lines() {
+        let jobs = if let Some((_, behind)) = line.split_once(&own) {
+            behind.split(' ').next().unwrap_or_default()
+        } else if line.contains(&together) {
+            let (_, behind) = line.split_once(" jobs=").unwrap_or_default();
+            behind.trim_matches('"')
+        } else {
+            continue;
+        };
+        for id in jobs.split(' ') {
+            *said.entry(id).or_default() += 1;
+        }
+    }
+    said
+}
+
 impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,152 @@
+//! The log when much goes wrong at once: it stays readable, and still names every job.
+
+use crate::support::{SOON, World, eventually, job, said};
+use fal_worker::sandbox::faults::{Fault, Rule};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+const JOBS: usize = 1000;
+
+fn thousand(max_attempts: u32) -> (Vec<String>, Vec<String>) {
+    let ids: Vec<String> = (0..JOBS).map(|n| format!("order-{n}")).collect();
+    let entries = ids
+        .iter()
+        .map(|id| job(id).with("max_attempts", max_attempts).json());
+    let entries = entries.collect();
+    (ids, entries)
+}
+
+/// Lines of each second, by its time stamp, of those that a filter lets through.
+fn by_second(log: &str, wanted: impl Fn(&str) -> bool) -> BTreeMap<&str, usize> {
+    let mut seconds = BTreeMap::new();
+    for line in log.lines().filter(|line| wanted(line)) {
+        *seconds.entry(&line[..19]).or_default() += 1;
+    }
+    seconds
+}
+
+#[test]
+fn while_fal_is_away_a_thousand_jobs_leave_a_few_lines() {
+    let mut world = World::new();
+    // A port that nobody listens on.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    world.fal_url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    drop(listener);
+    let mut daemon = world.daemon(&["--threads", "32"]);
+    let (_, entries) = thousand(3);
+    world.push_all(&entries);
+    daemon.wait_log("fal lost");
+    // What must not come cannot be waited for: ten seconds of an outage.
+    let began = Instant::now();
+    eventually(
+        SOON,
+        || began.elapsed(),
+        |long| *long >= Duration::from_secs(10),
+    );
+    assert_eq!(daemon.stop(), Some(0));
+    let log = daemon.log_text();
+    let seconds = by_second(&log, |_| true);
+    println!("fal refuses connections, {JOBS} jobs: {seconds:?}");
+    assert_eq!(daemon.logged("fal lost"), 1);
+    assert!(log.lines().count() < 100, "{log}");
+    // After the first moment: nothing, but the words at the stop.
+    let quiet = seconds.values().skip(2).rev().skip(2);
+    assert!(quiet.clone().all(|lines| *lines <= 3), "{seconds:?}");
+}
+
+#[test]
+fn a_flood_of_failures_is_summarised_and_names_every_job() {
+    let mut world = World::new();
+    let sick = Fault::Answer {
+        status: 500,
+        content_type: "application/json".into(),
+        // fal's own word: no outage, but a failure of each job.
+        headers: vec![("x-fal-request-id".into(), "0198".into())],
+        body: br#"{"detail":"Internal Server Error"}"#.to_vec(),
+    };
+    world.sandbox.faults.add(Rule::always("fal.submit", sick));
+    let mut daemon = world.daemon(&["--threads", "8"]);
+    let (ids, entries) = thousand(2);
+    world.push_all(&entries);
+    let states = world.wait_ended(&ids, Duration::from_secs(120));
+    assert!(states.iter().all(|state| state == "dead"), "{states:?}");
+    assert_eq!(daemon.stop(), Some(0));
+    let log = daemon.log_text();
+    let all: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+    for sentence in [
+        "job retrying",
+        "submitted again after unknown",
+        "job failed",
+    ] {
+        let said = said(&log, sentence);
+        let named: BTreeSet<&str> = said.keys().copied().collect();
+        assert_eq!(named, all, "{sentence}");
+        assert!(said.values().all(|times| *times == 1), "{sentence}");
+    }
+    assert_eq!(
+        said(&log, "job started").values().sum::<usize>(),
+        2 * JOBS,
+        "a job that comes back for its second attempt is started again"
+    );
+    let seconds = by_second(&log, |line| line.contains(" WARN "));
+    let warnings: usize = seconds.values().sum();
+    println!(
+        "fal answers 500 to each of {JOBS} jobs, twice: {warnings} warnings in place of {}: {seconds:?}",
+        3 * JOBS
+    );
+    // Three sorts: ten whole each, and the names of a thousand in lines of some eighty.
+    assert!(warnings <= 30 + 3 * JOBS / 40, "{seconds:?}");
+    let held = log.lines().find(|line| {
+        line.contains(
+            " WARN  lines held back of=\"job failed\" kind=unavailable charged=unknown count=",
+        )
+    });
+    assert!(held.is_some(), "{log}");
+    assert!(log.lines().last().unwrap().contains(" stopped "), "{log}");
+}
+
+#[test]
+fn in_json_each_line_is_an_object_with_the_same_keys() {
+    let mut world = World::new();
+    let mut daemon = world.spawn(&["--threads", "4", "--log-format", "json"], &[]);
+    let (ids, entries) = thousand(3);
+    // None of them is a job: two hundred lines of one sort.
+    let broken = entries[..200]
+        .iter()
+        .map(|entry| entry.replace("fal-ai", ""));
+    world.push_all(&broken.collect::<Vec<_>>());
+    world.push(job("good").chat(7).json());
+    world.wait_ended(&ids[..200], SOON);
+    world.wait_state("good", "done");
+    assert_eq!(daemon.stop(), Some(0));
+    let log = daemon.log_text();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    for line in &lines {
+        for key in ["ts", "level", "message"] {
+            assert!(line[key].is_string(), "{line}");
+        }
+    }
+    let of = |message: &'static str| lines.iter().filter(move |line| line["message"] == message);
+    let held = of("lines held back").map(|line| {
+        assert_eq!(line["of"], "job failed", "{line}");
+        assert_eq!(line["kind"], "invalid_job", "{line}");
+        assert_eq!(line["charged"], "no", "{line}");
+        assert!(line["within_s"].is_number(), "{line}");
+        let jobs = line["jobs"].as_str().unwrap().split(' ').count() as u64;
+        assert_eq!(line["count"].as_u64(), Some(jobs), "{line}");
+        jobs
+    });
+    let held: u64 = held.sum();
+    assert!(held > 0, "{log}");
+    assert_eq!(held + of("job failed").count() as u64, 200);
+    let done = of("job done").next().unwrap();
+    assert_eq!(
+        (done["level"].as_str(), done["job"].as_str()),
+        (Some("info"), Some("good"))
+    );
+    assert!(done["total_ms"].is_number(), "{done}");
+}

@@ -1,4 +1,5 @@
-//! The unit file: systemd itself says whether it is right and how much of the machine it leaves open.
+//! The unit files: systemd itself says whether they are right and how much of the machine they leave open. What
+//! they do under a systemd that runs is for `tests/systemd`.
 
 use fal_worker::config::{Flag, RUN_FLAGS, SECRET_VARIABLES, STORE_FLAGS, Unset};
 use std::fs;
@@ -10,14 +11,24 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The unit with the program of this build in it. The folder goes away with the value.
-fn unit() -> (tempfile::TempDir, PathBuf) {
-    let text = fs::read_to_string(repository().join("systemd/fal-worker.service")).unwrap();
+/// The units as they are shipped, and the name that each is loaded by.
+const UNITS: [(&str, &str); 2] = [
+    ("fal-worker.service", "fal-worker.service"),
+    ("fal-worker@.service", "fal-worker@shop.service"),
+];
+
+fn shipped(file: &str) -> String {
+    fs::read_to_string(repository().join("systemd").join(file)).unwrap()
+}
+
+/// A unit with the program of this build in it. The folder goes away with the value.
+fn unit((file, name): (&str, &str)) -> (tempfile::TempDir, PathBuf) {
+    let text = shipped(file);
     let installed = "ExecStart=/usr/local/bin/fal-worker ";
     assert!(text.contains(installed), "the unit starts another program");
     let built = format!("ExecStart={} ", env!("CARGO_BIN_EXE_fal-worker"));
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("fal-worker.service");
+    let path = folder.path().join(name);
     fs::write(&path, text.replace(installed, &built)).unwrap();
     (folder, path)
 }
@@ -50,31 +61,65 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn systemd_finds_nothing_to_say_about_the_unit() {
-    let (_folder, unit) = unit();
-    let Some(output) = systemd_analyze(
-        "systemd_finds_nothing_to_say_about_the_unit",
-        &["verify", "--man=no"],
-        &unit,
-    ) else {
-        return;
-    };
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(said(&output), "");
+fn systemd_finds_nothing_to_say_about_the_units() {
+    for each in UNITS {
+        let (_folder, unit) = unit(each);
+        let Some(output) = systemd_analyze(
+            "systemd_finds_nothing_to_say_about_the_units",
+            &["verify", "--man=no"],
+            &unit,
+        ) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(said(&output), "");
+    }
 }
 
 #[test]
-fn the_service_leaves_at_most_1_3_of_10_open() {
-    let (_folder, unit) = unit();
-    let Some(output) = systemd_analyze(
-        "the_service_leaves_at_most_1_3_of_10_open",
-        // In tenths.
-        &["security", "--offline=true", "--threshold=13", "--no-pager"],
-        &unit,
-    ) else {
-        return;
+fn the_services_leave_at_most_1_3_of_10_open() {
+    for each in UNITS {
+        let (_folder, unit) = unit(each);
+        let Some(output) = systemd_analyze(
+            "the_services_leave_at_most_1_3_of_10_open",
+            // In tenths.
+            &["security", "--offline=true", "--threshold=13", "--no-pager"],
+            &unit,
+        ) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+#[test]
+fn the_template_is_the_service_but_for_what_an_instance_has_of_its_own() {
+    let settings = |file: &str| -> Vec<String> {
+        let text = shipped(file);
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with("# "));
+        lines.map(str::to_owned).collect()
     };
-    assert!(output.status.success(), "{}", said(&output));
+    let (service, template) = (settings(UNITS[0].0), settings(UNITS[1].0));
+    let own: Vec<&String> = template.iter().filter(|line| line.contains("%i")).collect();
+    let only_here = ["Environment=FAL_WORKER_LISTEN=off"];
+    for line in &template {
+        let known = own.contains(&line)
+            || only_here.contains(&line.as_str())
+            || line == "#"
+            || service.contains(line);
+        assert!(known, "the service has no {line}");
+    }
+    for line in &service {
+        let taken = template.contains(line) || line == "#";
+        // Its counterpart: the same with a name in it.
+        let named = |own: &&String| {
+            let without = own.replace("-%i", "").replace("/%i", "").replace(" %i", "");
+            without == *line
+        };
+        assert!(taken || own.iter().any(named), "the template has no {line}");
+    }
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn serve(folder: &Path) -> io::Result<std::convert::Infallible> {
     telegram.allow_fetch_host(&fal.file_host());
     telegram.watch_for_secret(&fal.key());
     fal.watch_for_secret(&telegram.token());
-    fal.set_generation(Duration::from_secs(2), Duration::from_secs(3));
+    // Long enough for a kill to find jobs in hand on a busy machine.
+    fal.set_generation(Duration::from_secs(5), Duration::from_secs(6));
     fs::create_dir_all(folder)?;
     write(folder, "fal-key", &fal.key())?;
     write(folder, "telegram-bot-token", &telegram.token())?;

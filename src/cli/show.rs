@@ -61,7 +61,8 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
         return Err(INCOMPLETE);
     }
     let from = record
-        .get("queued_at")
+        .get("first_queued_at")
+        .or(record.get("queued_at"))
         .and_then(|at| at.parse().ok())
         .map(UnixMs);
     let events = view

@@ -290,6 +290,6 @@ mod tests {
         let fresh = Fresh::FalKey(Secret::new(NEW));
         assert_eq!(fresh.texts(), [NEW, "new-secret"]);
         let url = RedisUrl::parse("redis://me:a%40b@host/0").unwrap();
-        assert_eq!(Fresh::RedisUrl(Box::new(url)).texts(), ["a@b", "a%40b"]);
+        assert_eq!(Fresh::RedisUrl(Box::new(url)).texts(), ["a%40b", "a@b"]);
     }
 }

@@ -12,7 +12,7 @@ use crate::job::window::Window;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
-use crate::store::{AUDIT_TICK, Beat, Denied, Depth, Fault, Process, Session, Walk, steps_text};
+use crate::store::{AUDIT_TICK, Beat, Denied, Depths, Fault, Process, Session, Walk, steps_text};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -698,9 +698,10 @@ impl Keeper {
         !self.hung
     }
 
-    /// What waits to be started; `None` while Redis does not say.
-    pub(crate) fn depth(&self) -> Option<Depth> {
-        self.session.depth().ok()
+    /// What waits, as it was lately; for whoever shows it. From now on it is read often.
+    pub(crate) fn depths(&self) -> Option<Depths> {
+        self.engine.queues.show();
+        self.engine.queues.ask()
     }
 
     /// Whether the watchdog of systemd may be told that all is well. It does not depend on Redis.

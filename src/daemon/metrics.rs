@@ -67,7 +67,7 @@ impl Queues {
     }
 
     /// Somebody asks.
-    fn ask(&self) -> Option<Depths> {
+    pub(crate) fn ask(&self) -> Option<Depths> {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, depths) = seen.as_ref()?;

@@ -889,9 +889,9 @@ fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>, look: &dyn Fn() -> See
         report::tell_held_back(false);
         let now = Instant::now();
         if let Some(status) = status.as_mut().filter(|status| status.is_due(now)) {
-            let depth = matches!(beaten, Ok(Ok(()))).then(|| keeper.depth());
+            let depths = matches!(beaten, Ok(Ok(()))).then(|| keeper.depths());
             let seen = look();
-            let line = status.line(&seen, depth.flatten(), now);
+            let line = status.line(&seen, depths.flatten(), now);
             if !seen.life.is_stopping() {
                 notify(&[sd_notify::NotifyState::Status(&one_line(line))]);
             }

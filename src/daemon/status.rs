@@ -3,7 +3,7 @@
 
 use super::health::{Pulling, Seen};
 use crate::report;
-use crate::store::Depth;
+use crate::store::Depths;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl StatusLine {
     }
 
     /// The line, which is due again after a while.
-    pub(crate) fn line(&mut self, seen: &Seen, depth: Option<Depth>, now: Instant) -> String {
+    pub(crate) fn line(&mut self, seen: &Seen, depths: Option<Depths>, now: Instant) -> String {
         self.due = now + EVERY;
         self.ended.push_back(Ended::now(now));
         let old = |ended: &Ended| now.saturating_duration_since(ended.at) >= RECENT;
@@ -52,7 +52,7 @@ impl StatusLine {
             self.ended.pop_front();
         }
         let (first, last) = (self.ended[0], self.ended[self.ended.len() - 1]);
-        text(seen, depth, first, last)
+        text(seen, depths, first, last)
     }
 }
 
@@ -67,7 +67,7 @@ impl Ended {
     }
 }
 
-fn text(seen: &Seen, depth: Option<Depth>, first: Ended, last: Ended) -> String {
+fn text(seen: &Seen, depths: Option<Depths>, first: Ended, last: Ended) -> String {
     let reasons = seen.reasons(last.at);
     let state = match seen.pulling {
         _ if !reasons.is_empty() => reasons.join("; "),
@@ -77,13 +77,20 @@ fn text(seen: &Seen, depth: Option<Depth>, first: Ended, last: Ended) -> String 
         Pulling::Full => "full, pulls no more for now".to_owned(),
         Pulling::FalIsAway => "fal is away".to_owned(),
     };
-    let waits = depth.map(|depth| {
-        let more = if depth.at_least { "+" } else { "" };
-        let later = match depth.later {
+    let waits = depths.map(|depths| {
+        // Those behind their users' turns are counted by a walk that takes several looks.
+        let more = if depths.lines.is_none() { "+" } else { "" };
+        let later = match depths.later {
             0 => String::new(),
             later => format!(", {later} for later"),
         };
-        format!(", {}{more} queued{later}", depth.inbox + depth.ready)
+        let ready: u64 = depths
+            .ready
+            .iter()
+            .chain(&depths.lines)
+            .map(|waiting| waiting.jobs)
+            .sum();
+        format!(", {}{more} queued{later}", depths.inbox + ready)
     });
     let span = last.at.saturating_duration_since(first.at);
     let (done, failed) = (last.done - first.done, last.failed - first.failed);
@@ -100,6 +107,7 @@ fn text(seen: &Seen, depth: Option<Depth>, first: Ended, last: Ended) -> String 
 mod tests {
     use super::super::health::Life;
     use super::*;
+    use crate::store::Waiting;
 
     fn seen(pulling: Pulling, now: Instant) -> Seen {
         let mut life = Life::default();
@@ -124,25 +132,30 @@ mod tests {
     fn the_line_says_what_is_done_what_waits_and_how_fast() {
         let zero = Instant::now();
         let now = zero + Duration::from_secs(50);
-        let depth = Depth {
+        let waiting = |jobs| Waiting {
+            jobs,
+            ..Waiting::default()
+        };
+        let depths = Depths {
             inbox: 40,
-            ready: 300,
             later: 2,
-            at_least: false,
+            ready: [0, 10, 90, 0].map(waiting),
+            lines: Some(waiting(200)),
+            ..Depths::default()
         };
         let (first, last) = (ended(zero, 100, 1), ended(now, 190, 11));
         assert_eq!(
-            text(&seen(Pulling::Yes, now), Some(depth), first, last),
+            text(&seen(Pulling::Yes, now), Some(depths.clone()), first, last),
             "pulling jobs: 12 in flight, 340 queued, 2 for later; last 50 s: 90 done, 10 failed, 2.0 jobs/s"
         );
-        let depth = Depth {
+        let depths = Depths {
             later: 0,
-            at_least: true,
-            ..depth
+            lines: None,
+            ..depths
         };
         assert_eq!(
-            text(&seen(Pulling::FalIsAway, now), Some(depth), last, last),
-            "fal is away: 12 in flight, 340+ queued; last 0 s: 0 done, 0 failed, 0.0 jobs/s"
+            text(&seen(Pulling::FalIsAway, now), Some(depths), last, last),
+            "fal is away: 12 in flight, 140+ queued; last 0 s: 0 done, 0 failed, 0.0 jobs/s"
         );
         let mut away = seen(Pulling::Yes, now - Duration::from_secs(12));
         away.away = Some((

@@ -7,7 +7,6 @@
 
 mod board;
 mod call;
-mod depth;
 mod depths;
 mod erase;
 pub mod inspect;
@@ -40,7 +39,8 @@ use crate::job::{JobId, RequestId, UnixMs};
 pub use board::{DeadView, Flights};
 pub(crate) use call::Call;
 use call::read;
-pub(crate) use depth::Depth;
+#[cfg(test)]
+pub(crate) use depths::Waiting;
 pub(crate) use depths::{Depths, Walk};
 pub use erase::{Belongings, Delete, Deleted};
 use keys::Keys;

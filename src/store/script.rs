@@ -105,5 +105,4 @@ scripts! {
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],
     depths: ["head", "window", "depths"],
-    depth: ["head", "window", "depth"],
 }

@@ -156,10 +156,17 @@ fn add(out: &mut Vec<u8>, command: &Command) -> io::Result<()> {
     roff.to_writer(out)
 }
 
+/// Nor with the crate's empty lines between two breaks, which mandoc warns of.
 fn without_heading(out: &mut Vec<u8>, part: &[u8]) {
+    let mut broken = false;
     for line in part.split_inclusive(|byte| *byte == b'\n') {
-        if !line.starts_with(b".SH ") {
-            out.extend_from_slice(line);
+        if line.starts_with(b".SH ") {
+            continue;
         }
+        if broken && (line == b"\n" || line == b".br\n") {
+            continue;
+        }
+        broken = line == b".br\n";
+        out.extend_from_slice(line);
     }
 }

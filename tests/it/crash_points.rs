@@ -549,6 +549,8 @@ impl Stage {
                 "events" | "stats" | "run" | "store" | "dead" | "gone" | "bell" | "models" => true,
                 // Where the walk stands: on a slow machine a daemon lives to begin one.
                 "audit" => true,
+                // What the page plots, for a day.
+                "minute" => ttl > 0,
                 // Of ended jobs, and only for a while.
                 "job" => ttl > 0,
                 "spec" => {

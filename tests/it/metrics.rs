@@ -221,7 +221,10 @@ fn under_load_every_name_is_there_and_its_figures_are_those_of_the_stream() {
     assert_eq!(step("count", "poll"), now["fal_worker_polls_total"]);
     assert!(now["fal_worker_polls_total"] >= 153.0);
     assert!(step("count", "submit") >= event(&now, "submitted"));
-    assert!(step("count", "collect") >= 153.0 && step("count", "deliver") >= 150.0);
+    assert!(step("count", "deliver") >= 150.0);
+    // What ended well is mostly found by a look; what failed is always collected.
+    assert!(step("count", "poll") + step("count", "collect") >= 153.0);
+    assert!(step("count", "collect") >= 3.0);
     for (name, kind) in &kinds {
         if kind == "histogram" {
             buckets_rise(&now, name);

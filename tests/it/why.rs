@@ -74,12 +74,15 @@ fn limits_times_and_what_runs() {
         &mut world,
         &["--user-concurrency", "1", "--model-limit", "fal-ai/veo3*=1"],
     );
-    for id in ["a1", "a2", "a3"] {
-        world.push(job(id).with("user_id", "a").json());
-    }
     world.push(job("v1").model(VIDEO).with("user_id", "v").json());
-    world.wait_submitted("a1");
     world.wait_submitted("v1");
+    // One after the other: two workers that take them in at once may swap them.
+    world.push(job("a1").with("user_id", "a").json());
+    world.wait_submitted("a1");
+    for id in ["a2", "a3"] {
+        world.push(job(id).with("user_id", "a").json());
+        world.wait_state(id, "waiting");
+    }
     world.push(job("v2").model(VIDEO).with("user_id", "w").json());
     let (now, _): (u64, u64) = world.redis(&["TIME"]);
     world.push(job("n").with("not_before", now + 600).json());

@@ -84,6 +84,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         let mut answer = worker.tools.fal.direct(&order, limit);
         if let Directed::Failed(failure) = &answer
             && is_of_an_old_key(worker, failure, key)
+            && worker.may_act(flight).is_ok()
         {
             answer = worker.tools.fal.direct(&order, limit);
         }
@@ -105,6 +106,8 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     let mut answer = worker.tools.fal.submit(&order);
     if let Submitted::Refused(failure) = &answer
         && is_of_an_old_key(worker, failure, key)
+        // The refusal took its time, and another owner waits no longer than one submit may take.
+        && worker.may_act(flight).is_ok()
     {
         answer = worker.tools.fal.submit(&order);
     }
@@ -161,6 +164,10 @@ pub(super) fn account_trouble(worker: &Worker, mut failure: Failure, key: u64) -
             } else {
                 worker.tell_admin(failure.kind, &reason);
             }
+        }
+        // The probe was of another key than the one that was refused: it says nothing about the job.
+        Probe::KeyGood if worker.tools.fal.key_number() != key => {
+            failure.remedy = Remedy::RetryStep;
         }
         Probe::KeyGood => failure.remedy = Remedy::Final,
         Probe::Away => failure.remedy = Remedy::RetryStep,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A connection that blocks in a list command, and can be woken by its id.
 pub(crate) struct Blocker {
     longest: Duration,
-    /// With its client id, by which it can be woken.
+    /// With its client id, by which it can be woken, and when it was asked which Redis it reached.
     con: Option<(Connection, u64, Instant)>,
 }
 
@@ -86,13 +86,10 @@ impl Blocker {
         self.con = self
             .con
             .take()
-            .filter(|(_, _, opened)| store.health.trusts(*opened));
+            .filter(|(_, _, asked)| store.health.trusts(*asked));
         let (con, client, _) = match &mut self.con {
             Some(open) => open,
-            none => {
-                let (con, client) = store.open_blocking(self.longest)?;
-                none.insert((con, client, Instant::now()))
-            }
+            none => none.insert(store.open_blocking(self.longest)?),
         };
         woken.store(*client, Ordering::Release);
         let answer = cmd.query::<Option<T>>(con);

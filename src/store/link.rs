@@ -199,13 +199,13 @@ impl Health {
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a connection of that time may be used.
-    pub(crate) fn trusts(&self, opened: Instant) -> bool {
+    /// Whether a connection that said at that time which Redis it reached may be used.
+    pub(crate) fn trusts(&self, asked: Instant) -> bool {
         let distrusted = *self
             .distrusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        distrusted.is_none_or(|until| opened > until)
+        distrusted.is_none_or(|until| asked > until)
     }
 
     /// A write that a full Redis refuses was taken.
@@ -253,8 +253,9 @@ impl Health {
     }
 
     /// Each new connection says which Redis it reached. Another run id: the last second may be lost, and
-    /// what was opened before leads to a server that is gone, or is no master any more without knowing it.
-    fn reached(&self, run_id: &str, version: &str, began: Instant) {
+    /// what was asked before leads to a server that is gone, or is no master any more without knowing it.
+    /// `asked`: when this one was asked which Redis it is.
+    fn reached(&self, run_id: &str, version: &str, asked: Instant) {
         self.auth_refused.store(false, Ordering::Release);
         self.tls_refused.store(false, Ordering::Release);
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
@@ -264,11 +265,12 @@ impl Health {
             Some(_) => {
                 *known = Some(run_id.to_owned());
                 self.set_forgot(true);
-                *self
+                let mut distrusted = self
                     .distrusted
                     .lock()
-                    .unwrap_or_else(PoisonError::into_inner) =
-                    began.checked_sub(Duration::from_nanos(1));
+                    .unwrap_or_else(PoisonError::into_inner);
+                // What a time-out has shown meanwhile stands.
+                *distrusted = distrusted.max(asked.checked_sub(Duration::from_nanos(1)));
             }
             None => *known = Some(run_id.to_owned()),
         }
@@ -318,9 +320,12 @@ impl Opener {
         topology.clone()
     }
 
-    fn open(&self, answer: Duration, began: Instant) -> Result<Connection, RedisError> {
+    /// With the moment at which it was asked which Redis it reached: to be found and connected may take
+    /// seconds, in which others find another server.
+    fn open(&self, answer: Duration) -> Result<(Connection, Instant), RedisError> {
         let mut con = self.topology().connect()?;
         con.set_read_timeout(Some(answer))?;
+        let asked = Instant::now();
         let about: String = redis::cmd("INFO").arg("server").query(&mut con)?;
         let said = |name: &str| {
             about
@@ -330,16 +335,19 @@ impl Opener {
                 .trim()
         };
         self.health
-            .reached(said("run_id:"), said("redis_version:"), began);
-        Ok(con)
+            .reached(said("run_id:"), said("redis_version:"), asked);
+        Ok((con, asked))
     }
 
     /// A connection for `BRPOP` and its kin, which may block for `block`; with its id, so that another
-    /// connection can wake it (`CLIENT UNBLOCK`).
-    pub(crate) fn open_blocking(&self, block: Duration) -> Result<(Connection, u64), Fault> {
-        let opened = self.open(block + LATE, Instant::now()).and_then(|mut con| {
+    /// connection can wake it (`CLIENT UNBLOCK`), and when it was asked which Redis it reached.
+    pub(crate) fn open_blocking(
+        &self,
+        block: Duration,
+    ) -> Result<(Connection, u64, Instant), Fault> {
+        let opened = self.open(block + LATE).and_then(|(mut con, asked)| {
             let id = redis::cmd("CLIENT").arg("ID").query::<u64>(&mut con)?;
-            Ok((con, id))
+            Ok((con, id, asked))
         });
         opened.map_err(|error| fault(&error))
     }
@@ -361,7 +369,10 @@ fn topology(mut server: Server, slot: u16) -> Result<Arc<Topology>, RedisError> 
 /// One pooled connection.
 pub(crate) struct Link {
     con: Connection,
+    /// When its opening began.
     opened: Instant,
+    /// When it was asked which Redis it reached.
+    asked: Instant,
     used: Instant,
     broken: bool,
     /// It led to a server that serves us no more: the next one must be looked for with somebody else's help.
@@ -461,10 +472,11 @@ impl r2d2::ManageConnection for Opener {
 
     fn connect(&self) -> Result<Link, RedisError> {
         let began = Instant::now();
-        match self.open(ANSWER, began) {
-            Ok(con) => Ok(Link {
+        match self.open(ANSWER) {
+            Ok((con, asked)) => Ok(Link {
                 con,
                 opened: began,
+                asked,
                 used: Instant::now(),
                 broken: false,
                 led_astray: false,
@@ -477,7 +489,7 @@ impl r2d2::ManageConnection for Opener {
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
-        if !self.health.trusts(link.opened) {
+        if !self.health.trusts(link.asked) {
             return Err((ErrorKind::Io, "it may be dead").into());
         }
         if link.used.elapsed() >= IDLE_CHECK {
@@ -611,5 +623,26 @@ mod tests {
         assert!(!health.is_away());
         health.lost("no answer in time", Instant::now());
         assert!(health.is_away());
+    }
+
+    #[test]
+    fn another_redis_ends_the_trust_in_all_that_was_asked_before_and_in_nothing_since() {
+        let health = Health::default();
+        let moments: Vec<Instant> = (0..4u64)
+            .map(|n| Instant::now() + Duration::from_millis(n))
+            .collect();
+        health.reached("old", "7.0", moments[0]);
+        assert!(moments.iter().all(|at| health.trusts(*at)));
+        health.reached("new", "7.0", moments[2]);
+        let trusted: Vec<bool> = moments.iter().map(|at| health.trusts(*at)).collect();
+        assert_eq!(trusted, [false, false, true, true]);
+        // And never again in what a time-out had ended it in.
+        let health = Health::default();
+        health.reached("old", "7.0", Instant::now());
+        let early = Instant::now();
+        let between = Instant::now();
+        health.distrust();
+        health.reached("new", "7.0", early);
+        assert!(!health.trusts(between));
     }
 }

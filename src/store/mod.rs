@@ -392,7 +392,10 @@ impl Store {
     }
 
     /// A connection for a command that blocks.
-    pub(crate) fn open_blocking(&self, block: Duration) -> Result<(redis::Connection, u64), Fault> {
+    pub(crate) fn open_blocking(
+        &self,
+        block: Duration,
+    ) -> Result<(redis::Connection, u64, Instant), Fault> {
         self.opener.open_blocking(block)
     }
 }

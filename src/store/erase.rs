@@ -185,11 +185,12 @@ impl View {
     pub fn unread_of_user(&mut self, user: &str, only_look: bool) -> Result<usize, Fault> {
         let inbox = self.keys.inbox.clone();
         let mut theirs: Vec<Vec<u8>> = Vec::new();
-        // From the end where workers take: what goes there meanwhile moves nothing over the page.
+        // From the side where entries come in: what is taken at the other end moves nothing out of the page, and
+        // what comes in moves over it only what was seen.
         let mut seen = 0;
         loop {
             let mut cmd = redis::cmd("LRANGE");
-            cmd.arg(&inbox).arg(-(seen + 25)).arg(-(seen + 1));
+            cmd.arg(&inbox).arg(seen).arg(seen + 24);
             let page: Vec<Vec<u8>> = self.ask(&cmd)?;
             if page.is_empty() {
                 break;

@@ -3,7 +3,7 @@
 -- KEYS   1 claims of the instance   2 hash of the instance
 -- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
 --        pairs x (field, value)
--- MAKES  records and specs of the ids, slots of their users, places at fal (same slot on a cluster)
+-- MAKES  records and specs of the ids, dead, slots of their users, places at fal (same slot on a cluster)
 -- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, it has
 --        ended, or it was retried since) for each; word: ok, buried
 -- CALLER Store::reassert
@@ -15,10 +15,21 @@ local window = fal_settings(ns)
 for i = 1, n do
   local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried', 'past')
-  local mine, request = r[2] == token, nil
+  local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried', 'past', 'queued_at',
+    'ended_at', 'life')
+  local mine, request, queued = r[2] == token, nil, nil
   for f = at + 5, at + 4 + 2 * fields, 2 do
     if ARGV[f] == 'request_id' then request = ARGV[f + 1] end
+    if ARGV[f] == 'queued_at' then queued = ARGV[f + 1] end
+  end
+  if r[1] == 'dead' and not mine and r[8] and queued and queued ~= r[7] and tonumber(queued) > tonumber(r[8]) then
+    -- A retry that Redis forgot too: the record is of the life before. Of that stays what the retry had kept.
+    redis.call('DEL', job)
+    redis.call('PERSIST', ns .. ':spec:' .. id)
+    redis.call('ZREM', ns .. ':dead', id)
+    redis.call('HSET', job, 'life', (tonumber(r[9]) or 1) + 1, 'retried_at', queued, 'past', r[2] or '')
+    if r[4] and r[4] ~= request then r[5] = (r[5] and r[5] .. ' ' or '') .. r[4] end
+    r = {false, false, false, false, r[5], r[2]}
   end
   -- Of two request ids the recorded one wins; the owner learns of it with his next write.
   local other = r[4] and r[4] ~= request

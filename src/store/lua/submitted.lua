@@ -11,7 +11,7 @@
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried', 'user', 'model',
-  'at_fal', 'behind', 'retried_at', 'started_at')
+  'at_fal', 'behind', 'past')
 local now = now_ms()
 local state = r[1]
 if not state then return {'gone', '', now} end
@@ -23,8 +23,9 @@ if r[4] == request and not asserted then
 end
 -- Given up before, by the owner or by us: a late original of its own write must not bring it back.
 local noted = not asserted and was_tried(r[8], request)
--- A life that nobody has begun yet has asked for nothing: it is a request of the one before it.
-local old_life = r[13] and not r[14]
+-- A claim of the life before this one has asked for it. Any other that the record does not know may be one that
+-- Redis forgot: it is paid for, and nobody else will bring it.
+local old_life = r[13] == token
 if not asserted and (r[4] or noted or old_life or state == 'done' or state == 'dead' or state == 'cancelled') then
   -- Noted beside the record's own: whoever looks for a strange bill finds it here.
   if not noted and (state == 'running' or state == 'queued' or state == 'later' or state == 'waiting') then

@@ -391,6 +391,7 @@ fn a_persons_pause_outlasts_a_workers_and_is_lifted_by_a_person() {
     assert!((1..=9).contains(&bench.ttl("paused")));
     trouble();
     assert_eq!(pause("reason").as_deref(), Some("still"));
+    assert_eq!(one.session.unpause("still"), Ok(false), "it is no worker's");
     bench.ask::<()>("DEL t:bell");
     let was = view.resume().expect("answers").expect("paused");
     assert_eq!(

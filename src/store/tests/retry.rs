@@ -385,6 +385,88 @@ fn no_late_write_of_the_old_life_touches_the_new_one() {
 }
 
 #[test]
+fn a_request_of_the_new_life_is_not_lost_with_a_claim_that_redis_forgot() {
+    for asserts in [false, true] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        dead(&bench, &one, "a", "");
+        assert_eq!(retry(&bench, &["a"]), [Retry::Generate]);
+        let mut flight = one.claim_one();
+        // The claim was in the tail that Redis lost.
+        let claims = format!("t:claims:{}", one.store.identity().instance);
+        bench.ask::<()>(&format!("HDEL {claims} a"));
+        bench.ask::<()>("HDEL t:job:a token seq worker phase started_at");
+        bench.ask::<()>("HSET t:job:a state queued");
+        bench.ask::<()>("RPUSH t:ready:default a");
+        if asserts {
+            let mut fields = flight.fields();
+            fields.retain(|(name, _)| *name != "started_at"); // no snapshot holds it
+            let held = Remembered {
+                id: flight.id.clone(),
+                token: flight.token.clone(),
+                seq: flight.seq,
+                entry: flight.entry.clone(),
+                fields,
+            };
+            let lost = one.session.reassert_flights(&[held]);
+            assert_eq!(lost.expect("answers"), []);
+        }
+        let write = accepted(&mut flight, "r-2");
+        let written = one.session.write(&flight, 1, &write).expect("answers");
+        let expected = if asserts { Written::Ok } else { Written::Stale };
+        assert_eq!(written, expected, "and never: cancel it");
+        assert_eq!(bench.field("a", "request_id").as_deref(), Some("r-2"));
+    }
+}
+
+#[test]
+fn a_new_life_that_redis_forgot_is_written_down_again() {
+    for ended in [false, true] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        let old = dead(&bench, &one, "a", "");
+        let told = |name: &str| bench.field("a", name).expect("it is there");
+        let lost = format!(
+            "HSET t:job:a v 1 state dead kind unavailable request_id r-1 model {} token {} seq {} queued_at {} ended_at {}",
+            told("model"),
+            old.token.0,
+            told("seq"),
+            told("queued_at"),
+            told("ended_at")
+        );
+        let before = old.queued_at;
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(retry(&bench, &["a"]), [Retry::Generate]);
+        let mut flight = one.claim_one();
+        assert!(flight.queued_at > before);
+        assert_eq!(one.submitted(&mut flight, "r-2"), Written::Ok);
+        if ended {
+            assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+        }
+        let claims = format!("t:claims:{}", one.store.identity().instance);
+        for word in ["DEL t:job:a", &lost, "EXPIRE t:job:a 99", "ZADD t:dead 1 a"] {
+            bench.ask::<()>(word);
+        }
+        bench.ask::<()>(&format!("HDEL {claims} a"));
+        // The old life's end is remembered as well, and is not written over the new one.
+        if ended {
+            one.session.reassert_ended().expect("answers");
+            assert_eq!(bench.state("a"), "done");
+        } else {
+            let held = super::remembered(&flight);
+            let lost = one.session.reassert(&[held]).expect("answers");
+            assert_eq!(lost, []);
+            assert_eq!(bench.state("a"), "running");
+            assert_eq!(bench.ttl("job:a"), -1);
+            assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+        }
+        assert_eq!(bench.field("a", "request_id").as_deref(), Some("r-2"));
+        assert_eq!(bench.field("a", "tried").as_deref(), Some("r-1"));
+        assert!(bench.ask::<Vec<String>>("ZRANGE t:dead 0 -1").is_empty());
+    }
+}
+
+#[test]
 fn a_retry_of_what_its_chat_could_not_be_sent_is_tried_in_spite_of_that() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -3,5 +3,7 @@
 -- ARGV   1 what was asked   2 the answer, JSON
 -- GIVES  nothing
 -- CALLER Store::answer
-if redis.call('HGET', KEYS[1], 'asked') == ARGV[1] then redis.call('HDEL', KEYS[1], 'asked') end
+local is_all = redis.call('HGET', KEYS[1], 'asked') == ARGV[1]
+-- Allowed when Redis is out of memory, and with it the rest.
+redis.call('HDEL', KEYS[1], is_all and 'asked' or '')
 redis.call('HSET', KEYS[1], 'answer', ARGV[2], 'answer_at', now_ms())

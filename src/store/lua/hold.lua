@@ -4,11 +4,12 @@
 -- GIVES  1
 -- CALLER Store::hold (from a View)
 local before = redis.call('HMGET', KEYS[1], 'person', 'since')
+-- Allowed when Redis is out of memory, and with it the rest: that is when a person wants to pause.
+redis.call('HDEL', KEYS[1], 'until')
 local now = now_ms()
 redis.call('HSET', KEYS[1], 'reason', ARGV[1], 'by', ARGV[2], 'person', 1,
   'since', before[1] and before[2] or now)
 if ARGV[3] == '' then
-  redis.call('HDEL', KEYS[1], 'until')
   redis.call('PERSIST', KEYS[1])
 else
   redis.call('HSET', KEYS[1], 'until', now + tonumber(ARGV[3]))

@@ -32,6 +32,25 @@ fn a_worker_is_asked_once_and_what_nobody_asks_costs_no_call() {
 }
 
 #[test]
+fn without_memory_people_may_still_ask_and_pause() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let (name, mut view) = (one.name(), bench.view());
+    bench.oom();
+    let at = view.ask_worker(&name, THREADS).unwrap().unwrap();
+    let asked = one.beat().asked;
+    view.ask_worker(&name, "job-1").unwrap().unwrap();
+    one.session.answer(&asked, "{}").unwrap();
+    assert!(view.answer_of(&name, at).unwrap().is_some());
+    view.hold("full", "me@here", None).unwrap();
+    assert_eq!(view.paused().unwrap().unwrap().reason, "full");
+    view.hold("full", "me@here", Some(Duration::from_secs(9)))
+        .unwrap();
+    assert!(view.resume().unwrap().is_some());
+    bench.memory_back();
+}
+
+#[test]
 fn nobody_asks_the_dead_or_makes_a_worker_of_a_name() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

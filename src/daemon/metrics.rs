@@ -132,6 +132,13 @@ pub(crate) fn page(tools: &Tools, engine: &Engine, seen: &Seen, threads: (usize,
     families.extend(PROCESS.collect());
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_by(|a, b| a.name().cmp(b.name()));
+    // Only what comes from outside can hold a secret. In the whole page a short one, such as the password
+    // `redis`, would black out names and numbers, and no scrape could be read any more.
+    let metrics = families.iter_mut().flat_map(|family| family.mut_metric());
+    for label in metrics.flat_map(|metric| metric.mut_label()) {
+        let value = report::without_secrets(label.value().to_owned());
+        label.set_value(value);
+    }
     let mut text = Vec::new();
     match TextEncoder::new().encode(&families, &mut text) {
         Ok(()) => String::from_utf8_lossy(&text).into_owned(),

@@ -228,23 +228,16 @@ fn page(
     let now = Instant::now();
     let seen = || seen(tools, engine, started);
     let status = |well: bool| if well { 200 } else { 503 };
-    let mut page = match path {
-        "/healthz" => {
-            let (well, text) = seen().health(now);
-            Page::text(status(well), text)
-        }
-        "/readyz" => {
-            let (well, text) = seen().readiness(now);
-            Page::text(status(well), text)
-        }
+    let words = |(well, text)| Page::text(status(well), report::without_secrets(text));
+    Some(match path {
+        "/healthz" => words(seen().health(now)),
+        "/readyz" => words(seen().readiness(now)),
         "/metrics" => Page {
             content_type: metrics::CONTENT_TYPE,
             ..Page::text(200, metrics::page(tools, engine, &seen(), threads))
         },
         _ => return None,
-    };
-    page.text = report::without_secrets(page.text);
-    Some(page)
+    })
 }
 
 fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
@@ -627,6 +620,7 @@ fn last_resort(tools: Arc<Tools>, at: Instant) {
     let wait = move || {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
         tools.http.shutdown();
+        report::tell_held_back(true);
         report::warning("the stop took too long, the process ends all the same", &[]);
         std::process::exit(0);
     };

@@ -142,7 +142,7 @@ impl Board {
             };
             due = (began + PACE).max(Instant::now() + rest);
             let read = match read {
-                Ok(Ok(state)) => Ok(report::without_secrets(state.to_string())),
+                Ok(Ok(state)) => Ok(state.to_string()),
                 Ok(Err(Fault::Away(why))) => Err(format!("Redis is away: {why}")),
                 Ok(Err(Fault::Refused(why))) => Err(format!("Redis refused: {why}")),
                 // The hook has logged the place.

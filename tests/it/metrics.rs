@@ -623,3 +623,15 @@ fn every_expression_of_the_dashboard_is_valid() {
         None,
     );
 }
+
+#[test]
+fn a_password_that_is_an_everyday_word_blacks_out_no_name() {
+    let mut world = World::new();
+    let _: String = world.redis(&["CONFIG", "SET", "requirepass", "redis"]);
+    let port = world.sandbox.redis.port();
+    world.redis_url = Some(format!("redis://:redis@127.0.0.1:{port}/0"));
+    let (_daemon, address) = listening(&mut world, &[]);
+    let text = scrape(&address);
+    assert!(text.contains("\nfal_worker_redis_errors_total "), "{text}");
+    assert!(!text.contains("fal_worker_***"), "{text}");
+}

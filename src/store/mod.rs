@@ -56,6 +56,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+pub(crate) use tls::refusal as tls_refusal;
 pub(crate) use upkeep::steps_text;
 
 pub(crate) use record::{Claimed, flight};

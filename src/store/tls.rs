@@ -9,7 +9,7 @@ const MEANINGS: [(&[&str], &str); 6] = [
         "--redis-key is not the key of --redis-cert"),
     (&["Unable to build client with TLS parameters"],
         "--redis-cert and --redis-key cannot be used"),
-    (&["UnknownIssuer"],
+    (&["UnknownIssuer", "CaUsedAsEndEntity"],
         "its certificate is signed by nobody known here, see --redis-ca"),
     (&["not valid for name", "NotValidForName"],
         "its certificate is for another host than the URL names"),
@@ -21,7 +21,7 @@ const MEANINGS: [(&[&str], &str); 6] = [
 ];
 
 /// The refusal in the words of our settings; `None`: it is something else.
-pub(super) fn refusal(text: &str) -> Option<&'static str> {
+pub(crate) fn refusal(text: &str) -> Option<&'static str> {
     let mut meanings = MEANINGS.iter();
     let found = meanings.find(|(signs, _)| signs.iter().any(|sign| text.contains(sign)));
     found.map(|(_, words)| *words)

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::recorder;
 use rustix::process::{Resource, getrlimit};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
@@ -228,16 +229,23 @@ fn listen(config: &Config) -> Option<Line> {
     let tried = format!("address of the health pages: {}", listen.address);
     Some(match TcpListener::bind(listen.address) {
         Ok(_) => Line::new("listen", tried, "free"),
-        Err(error) => Line::new("listen", tried, format!("{error}")).is(
-            Verdict::Warn,
-            "fine if this very worker runs already; a second one on this machine needs a --listen of its own",
-        ),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            Line::new("listen", tried, format!("{error}")).is(
+                Verdict::Warn,
+                "fine if this very worker runs already; a second one on this machine needs a --listen of its own",
+            )
+        }
+        // Not this machine's, or a port that this user may not have: run ends with it, where it is given.
+        Err(error) => Line::new("listen", tried, format!("{error}"))
+            .is(Verdict::Warn, "correct --listen, or switch it off")
+            .fail_if(listen.given, "correct --listen, or switch it off"),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Environment, RunArgs};
 
     const NEED: Need = Need {
         usual: 60 << 20,
@@ -259,6 +267,26 @@ mod tests {
         );
         assert_eq!(verdict(300, false), Verdict::Warn);
         assert_eq!(verdict(50, false), Verdict::Fail);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_had_fails_unless_a_worker_has_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = taken.local_addr().unwrap().to_string();
+        for (address, verdict) in [
+            (&*taken, Verdict::Warn),
+            // For documentation alone, so nobody's.
+            ("192.0.2.1:9464", Verdict::Fail),
+        ] {
+            let env = [
+                ("FAL_KEY", "id:secret"),
+                ("FAL_WORKER_LISTEN_TOKEN", "0123456789abcdef"),
+            ];
+            let env: Environment = env.into_iter().collect();
+            let args = RunArgs::typed([("listen", address)]);
+            let config = Config::load(&args, &env).expect("valid");
+            assert_eq!(listen(&config).unwrap().verdict, verdict, "{address}");
+        }
     }
 
     #[test]

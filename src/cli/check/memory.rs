@@ -11,8 +11,8 @@ const MIB: u64 = 1 << 20;
 const BASE: u64 = 12 * MIB;
 /// Stack of a thread, all of it; usually 16 KiB of it are touched.
 const STACK: u64 = 512 * KIB;
-/// Threads beside pool and transfers: intake, keeper, listen, DNS, signs, secrets.
-const OTHER_THREADS: u64 = 6;
+/// Threads beside pool and transfers: intake, keeper, listen, page, DNS, signs, secrets.
+const OTHER_THREADS: u64 = 7;
 /// Both ways 16 KiB, and as much again for TLS.
 const HTTP_CONNECTION: u64 = 64 * KIB;
 /// Its buffers.

@@ -6,7 +6,7 @@ use super::{Line, PATIENCE, Verdict, mb};
 use crate::config::Config;
 use crate::store::inspect::{Inspection, inspect};
 use crate::store::view::{View, WorkerView};
-use crate::store::{FORMAT, Fault};
+use crate::store::{FORMAT, Fault, tls_refusal};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,6 +49,12 @@ fn unreachable(place: &str, fault: &Fault) -> Line {
         return line.is(
             Verdict::Fail,
             "correct user and password in REDIS_URL, REDIS_URL_FILE or the credential redis-url",
+        );
+    }
+    if tls_refusal(&text).is_some() {
+        return line.is(
+            Verdict::Fail,
+            "correct the certificates, or the host in --redis-url: no waiting mends it, run ends with 78",
         );
     }
     match fault {
@@ -482,6 +488,18 @@ mod tests {
         ];
         for (name, values, verdict) in rows {
             assert_eq!(with(name, values).0, *verdict, "{name} {values:?}");
+        }
+    }
+
+    #[test]
+    fn what_run_ends_with_is_no_service_that_may_answer_in_a_moment() {
+        for (text, verdict) in [
+            ("connection refused", Verdict::Away),
+            ("invalid peer certificate: UnknownIssuer", Verdict::Fail),
+            ("WRONGPASS invalid username-password pair", Verdict::Fail),
+        ] {
+            let line = unreachable("rediss://h", &Fault::Away(text.to_owned()));
+            assert_eq!(line.verdict, verdict, "{line:?}");
         }
     }
 

@@ -17,10 +17,9 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
             let told = told(facts);
             let text = format!("It was cancelled {when}, {}.{told}", charged(facts));
             let mut verdict = new("cancelled", vec![text], Finish::Over);
-            verdict.todo = Some(format!(
-                "fal-worker retry {} begins a new life of it.",
-                facts.id
-            ));
+            verdict.todo = Some(
+                "Its entry is not kept: push it again under another id if it is wanted.".to_owned(),
+            );
             verdict
         }
         _ => dead(facts, &when),
@@ -108,7 +107,12 @@ fn dead(facts: &Facts, when: &str) -> Verdict {
         told(facts)
     );
     let (reason, meaning, todo) = match Kind::parse(kind) {
-        Some(kind) => advice(kind, &facts.id),
+        Some(kind) => {
+            // What failed before its submit has nothing that could be sent.
+            let is_there = facts.get("completed_at").is_some()
+                || facts.get("file_ids").is_some_and(|ids| ids != "[]");
+            advice(kind, &facts.id, is_there)
+        }
         None => ("dead", "", None),
     };
     let sentences = [text, meaning.to_owned()];
@@ -122,12 +126,13 @@ fn dead(facts: &Facts, when: &str) -> Verdict {
 }
 
 /// What a kind means and what helps.
-fn advice(kind: Kind, id: &str) -> (&'static str, &'static str, Option<String>) {
+fn advice(kind: Kind, id: &str, is_there: bool) -> (&'static str, &'static str, Option<String>) {
     let retry = |first: &str| Some(format!("{first}fal-worker retry {id} generates it again."));
-    let redeliver = |first: &str| {
-        Some(format!(
+    let redeliver = |first: &str| match is_there {
+        true => Some(format!(
             "{first}fal-worker redeliver {id} sends the result, free."
-        ))
+        )),
+        false => retry(first),
     };
     match kind {
         Kind::InvalidJob => (
@@ -199,7 +204,7 @@ fn advice(kind: Kind, id: &str) -> (&'static str, &'static str, Option<String>) 
         Kind::Cancelled => ("dead_cancelled", "", retry("")),
         Kind::Expired => (
             "dead_expired",
-            "It waited beyond its expires_at (--max-wait), so it was not paid for.",
+            "It waited beyond its expires_at (--max-wait).",
             retry("If it is still wanted: "),
         ),
     }

@@ -913,3 +913,18 @@ fn a_paragraph_is_broken_at_spaces() {
     assert_eq!(wrapped("aa bb cc dddddddd e", 5), "aa bb\ncc\ndddddddd\ne");
     assert_eq!(wrapped("", 5), "");
 }
+
+#[test]
+fn what_never_had_a_result_is_not_sent_again() {
+    for (fields, todo) in [
+        (&[][..], "retry order-1"),
+        (&[("completed_at", "1")][..], "redeliver order-1"),
+    ] {
+        for kind in ["telegram", "chat_unreachable"] {
+            let all = [&[("kind", kind), ("ended_at", "9")], fields].concat();
+            let verdict = verdict(&facts("dead", &all)).unwrap();
+            let said = verdict.todo.unwrap();
+            assert!(said.contains(todo), "{kind}: {said}");
+        }
+    }
+}

@@ -780,11 +780,11 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 33] = [
+const OWN_KEYS: [&str; 34] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
-    "turns", "window", "never", "newer",
+    "turns", "window", "never", "newer", "minute",
 ];
 
 /// A cluster carries out a script only where all its keys have one slot.

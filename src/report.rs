@@ -13,7 +13,7 @@ pub mod metrics;
 #[cfg(test)]
 mod tests;
 
-pub use line::{Fields, Shown, Value};
+pub use line::{Fields, Shown, Value, misleads};
 pub use log::Level;
 pub use logger::{
     Style, hide, init_logging, install_panic_hook, line, tell_held_back, without_secrets,

@@ -1,6 +1,7 @@
 //! `enqueue`: jobs from a file, a pipe or flags into the inbox, each checked first, and followed to its end.
 
 use super::admin::{away, open};
+use super::table::visible;
 use super::{EnqueueArgs, INCOMPLETE};
 use crate::config::StoreConfig;
 use crate::job::spec;
@@ -178,7 +179,7 @@ fn all_done(view: &mut View, mut ids: Vec<JobId>) -> Result<bool, u8> {
                     eprintln!(
                         "fal-worker: {id} ended {state}: {} {}",
                         say("kind"),
-                        say("error")
+                        visible(say("error"))
                     );
                     all = false;
                 }

@@ -2,6 +2,7 @@
 //! out, and look for a moment what becomes of it.
 
 use super::admin::{away, open};
+use super::table::visible;
 use super::{CancelArgs, INCOMPLETE, RedeliverArgs, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
@@ -151,7 +152,7 @@ pub(super) fn redeliver(args: &RedeliverArgs, store: &StoreConfig) -> u8 {
 
 fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
     let say = |text: &str| {
-        eprintln!("fal-worker: {}: {text}", args.id);
+        eprintln!("fal-worker: {}: {}", args.id, visible(text));
         INCOMPLETE
     };
     let Some(id) = JobId::new(&args.id) else {

@@ -1,5 +1,6 @@
 //! How commands show things to people: plain tables, spans and times, and data of jobs as harmless text.
 
+use crate::report;
 use crate::store::view::{EventView, field};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -33,7 +34,7 @@ pub(super) fn clock(ms: i64) -> String {
 pub(super) fn visible(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            if c.is_control() {
+            if report::misleads(c) {
                 c.escape_default().collect::<Vec<_>>()
             } else {
                 vec![c]

@@ -384,7 +384,7 @@ pub static RUN_FLAGS: &[Flag] = &[
         "FAL_WORKER_LISTEN",
         "ADDR",
         Means("127.0.0.1:9464"),
-        "Address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; port 0: any free one; off: none. \
+        "Address of the page for people (/), /metrics, /healthz and /readyz, such as 127.0.0.1:9464; port 0: any free one; off: none. \
          One that is not loopback needs a token (FAL_WORKER_LISTEN_TOKEN, _FILE or credential listen-token). \
          A taken default is one warning, a taken address given here ends the start",
     ),

@@ -195,7 +195,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Ends a line, moves the cursor, turns the writing direction or cannot be seen.
-fn misleads(c: char) -> bool {
+pub fn misleads(c: char) -> bool {
     c.is_control() // also U+0085 and the other C1 codes, which terminals obey
         || matches!(
             c,

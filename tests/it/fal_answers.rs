@@ -357,8 +357,12 @@ fn what_says_nothing_about_the_job_is_asked_again_at_status_and_result() {
         ]
     };
     for endpoint in ["fal.status", "fal.result"] {
-        let (world, _daemon) = run(endpoint, Some(2), &rows(), |job| job);
-        assert_eq!(world.sandbox.fal.totals().submits, rows().len() as u64);
+        // Two at a time: four silent answers in a row are one less than what counts as an outage, whose end
+        // would be found by one question at a time.
+        for rows in rows().chunks(2) {
+            let (world, _daemon) = run(endpoint, Some(2), rows, |job| job);
+            assert_eq!(world.sandbox.fal.totals().submits, rows.len() as u64);
+        }
     }
 }
 

@@ -240,7 +240,8 @@ fn under_load_every_name_is_there_and_its_figures_are_those_of_the_stream() {
             format!("fal_worker_http_requests_total{{code=\"{code}\",service=\"{service}\"}}");
         now.get(&name).copied().unwrap_or_default()
     };
-    assert!(of("fal", "200") + of("fal", "202") >= 3.0 * 153.0, "{text}");
+    // A submit and a result at least: the result may be the first look.
+    assert!(of("fal", "200") + of("fal", "202") >= 2.0 * 153.0, "{text}");
     assert!(of("telegram", "200") >= 150.0);
     assert!(sum(&now, "fal_worker_http_connections_total") >= 2.0);
     assert_eq!(now[r#"fal_worker_service_up{service="redis"}"#], 1.0);

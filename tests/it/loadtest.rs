@@ -30,7 +30,8 @@ fn few_users_are_held() {
     assert_eq!(step["failed"], 0);
     assert_ne!(step["verdict"], "too many", "{step}");
     assert!(step["jobs_per_s"].as_f64().unwrap() > 1.0, "{step}");
-    assert!(step["wait_s"]["p50"].as_f64().unwrap() >= 0.08, "{step}");
+    // A submit, a result and a message of 20 ms each.
+    assert!(step["wait_s"]["p50"].as_f64().unwrap() >= 0.06, "{step}");
     assert!(step["threads_needed"].as_u64().unwrap() <= 8, "{step}");
 }
 

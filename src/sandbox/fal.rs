@@ -166,7 +166,7 @@ pub struct SubmitEntry {
     pub polls: u32,
     /// Of these, calls for the result.
     pub early: u32,
-    /// When the last of them came.
+    /// When the last of them came, or the call that brought the result without a look that found the end.
     pub polled: Option<Instant>,
     /// Result calls after the end.
     pub fetches: u32,

@@ -392,7 +392,12 @@ impl Shared {
             return detail(code, "Request is still in progress")
                 .with_header("x-fal-request-id", id);
         };
-        state.jobs[at].entry.fetches += 1;
+        let clock = state.clock;
+        let entry = &mut state.jobs[at].entry;
+        entry.fetches += 1;
+        if entry.polled < entry.completed {
+            entry.polled = Some(clock); // no look before this one has found its end
+        }
         self.output(&state.jobs[at], end)
             .with_header("x-fal-request-id", id)
     }

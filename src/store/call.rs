@@ -1,9 +1,9 @@
 //! One call of a script: how it is put together, and how a session carries it out, once more on a fresh
 //! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
 
+use super::packer::{Args, Mark, Packer};
 use super::*;
 use crate::report;
-use std::cell::OnceCell;
 
 /// How often a script that is not in Redis's cache is put there within one call.
 const LOADS: usize = 8;
@@ -11,15 +11,14 @@ const LOADS: usize = 8;
 /// Builder of one EVALSHA.
 pub(crate) struct Call<'a> {
     pub(super) script: &'a Script,
-    pub(super) cmd: Cmd,
-    /// As it goes over the wire: made once, for the step file and for Redis.
-    packed: OnceCell<Vec<u8>>,
+    pub(super) cmd: Packer,
+    /// Where the patch begins.
+    patch: Mark,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(script: &'a Script, keys: &[&str]) -> Call<'a> {
-        // What most writes take: growing up to it would cost a fiftieth of a job.
-        let mut cmd = Cmd::with_capacity(64 + keys.len(), 1536);
+        let mut cmd = Packer::new();
         let guard = script.guard();
         cmd.arg("EVALSHA")
             .arg(script.sha())
@@ -29,8 +28,8 @@ impl<'a> Call<'a> {
         }
         Call {
             script,
+            patch: cmd.mark(),
             cmd,
-            packed: OnceCell::new(),
         }
     }
 
@@ -39,9 +38,14 @@ impl<'a> Call<'a> {
         (self.script.name(), self.packed().to_vec())
     }
 
-    /// The whole command as bytes. Nothing may be added to it from now on.
-    pub(super) fn packed(&self) -> &[u8] {
-        self.packed.get_or_init(|| self.cmd.get_packed_command())
+    /// Which script.
+    pub(crate) fn script_name(&self) -> &'static str {
+        self.script.name()
+    }
+
+    /// The whole command as it goes over the wire.
+    pub(crate) fn packed(&self) -> &[u8] {
+        self.cmd.bytes()
     }
 
     pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
@@ -50,8 +54,14 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn patch(mut self, patch: &Patch) -> Self {
+        self.patch = self.cmd.mark();
         add_patch(&mut self.cmd, patch);
         self
+    }
+
+    /// The patch, with which it ends.
+    pub(super) fn patch_args(&self) -> Args {
+        self.cmd.since(self.patch)
     }
 
     pub(super) fn fields(mut self, fields: &[(&'static str, String)]) -> Self {
@@ -60,7 +70,7 @@ impl<'a> Call<'a> {
     }
 }
 
-pub(super) fn add_patch(cmd: &mut Cmd, patch: &Patch) {
+pub(super) fn add_patch(cmd: &mut Packer, patch: &Patch) {
     debug_assert!(
         (patch.del.iter()).all(|name| !patch.stamp.contains(name)
             && patch.set.iter().all(|(set, _)| set != name)),
@@ -83,7 +93,7 @@ pub(super) fn add_patch(cmd: &mut Cmd, patch: &Patch) {
     }
 }
 
-pub(super) fn add_fields(cmd: &mut Cmd, fields: &[(&'static str, String)]) {
+pub(super) fn add_fields(cmd: &mut Packer, fields: &[(&'static str, String)]) {
     cmd.arg(fields.len());
     for (name, value) in fields {
         cmd.arg(*name).arg(value);

@@ -252,7 +252,7 @@ impl Session {
     ) -> Result<Written, Fault> {
         let (word, request) = self.word(call)?;
         if word == "ok" {
-            self.store.remember_closed(flight, seq, write);
+            self.store.remember_closed(flight, seq, write, call);
         }
         Ok(match (word.as_str(), request) {
             ("ok", _) => Written::Ok,

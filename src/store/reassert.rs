@@ -1,6 +1,7 @@
 //! After a Redis that forgot: what an instance holds, and what it ended in the last seconds, is written
 //! down again.
 
+use super::packer::Args;
 use super::*;
 use std::collections::VecDeque;
 
@@ -10,51 +11,6 @@ type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
 pub(super) enum Known<'a> {
     Fields(&'a [(&'static str, String)]),
     Kept(&'a Args),
-}
-
-/// Arguments of a script in one piece of memory. As texts of their own, what is remembered of an end would
-/// take three times as much, and a busy worker remembers thousands.
-pub(super) struct Args(Box<[u8]>);
-
-/// Longer ones have their length in four bytes, behind this one.
-const LONG: u8 = u8::MAX;
-
-impl Args {
-    /// Of what `add` adds to a call.
-    pub(super) fn of(add: impl FnOnce(&mut Cmd)) -> Args {
-        let mut cmd = Cmd::with_capacity(128, 1536);
-        add(&mut cmd);
-        let mut bytes = Vec::with_capacity(1536);
-        for arg in cmd.args_iter() {
-            if let redis::Arg::Simple(arg) = arg {
-                match u8::try_from(arg.len()) {
-                    Ok(len) if len < LONG => bytes.push(len),
-                    _ => {
-                        bytes.push(LONG);
-                        bytes.extend((arg.len() as u32).to_le_bytes());
-                    }
-                }
-                bytes.extend_from_slice(arg);
-            }
-        }
-        Args(bytes.into_boxed_slice())
-    }
-
-    /// Adds them to a call.
-    pub(super) fn add_to(&self, cmd: &mut Cmd) {
-        let mut rest = &*self.0;
-        while let Some((first, behind)) = rest.split_first() {
-            let (len, behind) = match behind.split_first_chunk() {
-                Some((len, behind)) if *first == LONG => {
-                    (u32::from_le_bytes(*len) as usize, behind)
-                }
-                _ => (usize::from(*first), behind),
-            };
-            let (arg, behind) = behind.split_at(len.min(behind.len()));
-            cmd.arg(arg);
-            rest = behind;
-        }
-    }
 }
 
 /// What memory knows of one flight, for a Redis that forgot.
@@ -114,15 +70,21 @@ pub(super) struct Closed {
 impl Closed {
     /// About what it takes in memory.
     fn bytes(&self) -> usize {
-        let texts = self.id.as_str().len() + self.fields.0.len() + self.patch.0.len();
+        let texts = self.id.as_str().len() + self.fields.len() + self.patch.len();
         size_of::<Closed>() + 128 + texts
     }
 }
 
 impl Store {
     /// Of an end alone: a job that went to `later` may be anybody's by the time Redis forgets.
-    pub(super) fn remember_closed(&self, flight: &Flight, seq: u32, write: &Write) {
-        let Write::End { state, patch } = write else {
+    pub(super) fn remember_closed(
+        &self,
+        flight: &Flight,
+        seq: u32,
+        write: &Write,
+        call: &Call<'_>,
+    ) {
+        let Write::End { state, .. } = write else {
             return;
         };
         // The end itself says what became of the result.
@@ -136,7 +98,7 @@ impl Store {
             request: flight.request.clone(),
             fields: Args::of(|cmd| call::add_fields(cmd, &fields)),
             state: *state,
-            patch: Args::of(|cmd| call::add_patch(cmd, patch)),
+            patch: call.patch_args(),
         };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.push(closed);
@@ -206,7 +168,9 @@ impl Session {
             call = call.arg(*id).arg(*token).arg(*seq).arg(entry.unwrap_or(""));
             match fields {
                 Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
-                Known::Kept(args) => args.add_to(&mut call.cmd),
+                Known::Kept(args) => {
+                    call.cmd.packed_args(args);
+                }
             }
         }
         let mut answers: Vec<String> = read(self.script(&call)?)?;
@@ -231,7 +195,7 @@ impl Session {
         if answers.first().is_some_and(|answer| answer != "lost") {
             let (id, request) = (old.id.as_str(), old.request.as_ref());
             let mut call = self.prepare_end(id, &old.token, old.seq, request, old.state);
-            old.patch.add_to(&mut call.cmd);
+            call.cmd.packed_args(&old.patch);
             self.word(&call)?;
         }
         Ok(())

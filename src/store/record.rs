@@ -1,5 +1,6 @@
 //! Translation between what scripts take and give and the domain's types.
 
+use super::packer::Packer;
 use super::rate::chat_name;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
@@ -8,7 +9,7 @@ use crate::job::inputs::Brought;
 use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
-use redis::{Cmd, Value};
+use redis::Value;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,7 +229,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
 }
 
 /// Arguments of one entry for the intake script, in its order.
-pub(crate) fn entry_args(cmd: &mut Cmd, entry: &Entry, defaults: &Defaults) {
+pub(crate) fn entry_args(cmd: &mut Packer, entry: &Entry, defaults: &Defaults) {
     let id = entry.id.as_str();
     let at = |time: Option<UnixMs>| time.map(|at| at.0.to_string()).unwrap_or_default();
     match &entry.verdict {

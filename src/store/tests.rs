@@ -1687,7 +1687,8 @@ fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
             if let Write::End { patch, .. } = &mut write {
                 patch.set.push(("result", "x".repeat(result)));
             }
-            one.store.remember_closed(&flight, 2, &write);
+            let call = one.session.prepare(&flight, 2, &write);
+            one.store.remember_closed(&flight, 2, &write, &call);
         }
         one.store.ended.lock().unwrap().size()
     };

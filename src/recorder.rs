@@ -311,16 +311,20 @@ impl Slot {
 
     /// What came of it, as the write that Redis will get. One that is too long for the slot is left out:
     /// the step then counts as cut off.
-    pub(crate) fn brought(&self, command: &Command) {
-        if command.packed.len() + command.script.len() + 2 + FRAME <= SLOT {
-            self.write(&[b"w", command.script.as_bytes(), b"\n", &command.packed]);
+    pub(crate) fn brought(&self, script: &str, packed: &[u8]) {
+        if packed.len() + script.len() + 2 + FRAME <= SLOT {
+            self.write(&[b"w", script.as_bytes(), b"\n", packed]);
         }
     }
 
     /// The thread has nothing in hand.
     pub(crate) fn idle(&self) {
         if let Some(open) = &self.recorder.0 {
-            self.frame.borrow_mut().clear();
+            let mut frame = self.frame.borrow_mut();
+            if frame.is_empty() {
+                return; // it says so
+            }
+            frame.clear();
             let at = offset(self.number);
             open.note(open.file.write_all_at(&[0; FRAME], at));
         }

@@ -453,12 +453,8 @@ impl Crew {
         for desk in 0..pool_threads {
             let (tools, engine, blocker) = (tools.clone(), engine.clone(), blocker.clone());
             pool.push(spawn(format!("pool-{desk}"), move || {
-                let worker = Worker {
-                    session: tools.store.session(),
-                    slot: Some(tools.recorder.slot(desk)),
-                    tools,
-                    moves_bytes: false,
-                };
+                let slot = tools.recorder.slot(desk);
+                let worker = Worker::new(tools, Some(slot));
                 engine.pool_thread(&worker, desk, &blocker);
             })?);
         }
@@ -467,11 +463,10 @@ impl Crew {
             let moved = moved.for_thread(number, transfer_threads);
             let (tools, engine) = (tools.clone(), engine.clone());
             transfers.push(spawn(format!("transfer-{number}"), move || {
+                let slot = tools.recorder.slot(pool_threads + number);
                 let worker = Worker {
-                    session: tools.store.session(),
-                    slot: Some(tools.recorder.slot(pool_threads + number)),
-                    tools,
                     moves_bytes: true,
+                    ..Worker::new(tools, Some(slot))
                 };
                 engine.transfer_thread(&worker, pool_threads + number, &moved);
             })?);
@@ -489,12 +484,7 @@ impl Crew {
             let tools = tools.clone();
             // Nobody waits for its end: what it does is no job's, and its last call has a time limit.
             spawn("signs".to_owned(), move || {
-                let worker = Worker {
-                    session: tools.store.session(),
-                    slot: None,
-                    tools,
-                    moves_bytes: false,
-                };
+                let worker = Worker::new(tools, None);
                 let tools = &worker.tools;
                 while let Some(sign) = tools.signs.next(tools) {
                     tools.signs.perform(&worker, &sign);
@@ -685,12 +675,7 @@ impl Returned {
         session: &Session,
         flights: &mut [Box<Flight>],
     ) {
-        let worker = Worker {
-            session: tools.store.session(),
-            slot: None,
-            tools: tools.clone(),
-            moves_bytes: false,
-        };
+        let worker = Worker::new(tools.clone(), None);
         let (mut whole, mut unsaved): (Vec<&Flight>, usize) = (Vec::new(), 0);
         for flight in flights.iter_mut() {
             // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
@@ -764,12 +749,7 @@ fn spawn_with(
 
 /// Moves inbox entries into records until told to end.
 fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: &AtomicU64) {
-    let worker = Worker {
-        session: tools.store.session(),
-        slot: None,
-        tools,
-        moves_bytes: false,
-    };
+    let worker = Worker::new(tools, None);
     let store = worker.tools.store.clone();
     let mut blocker = Blocker::new(INBOX_BLOCK);
     let pause = Pause::default();
@@ -819,12 +799,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
 
 /// Looks at the files of secrets until the process ends.
 fn secrets_thread(tools: Arc<Tools>, engine: &Engine) {
-    let worker = Worker {
-        session: tools.store.session(),
-        slot: None,
-        tools,
-        moves_bytes: false,
-    };
+    let worker = Worker::new(tools, None);
     loop {
         std::thread::sleep(SECRETS);
         let seen = std::panic::AssertUnwindSafe(|| {

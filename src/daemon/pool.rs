@@ -155,9 +155,13 @@ impl Engine {
     pub(crate) fn pool_thread(&self, worker: &Worker, desk: usize, blocker: &Mutex<Blocker>) {
         let mut turn = 0;
         loop {
-            match self.scheduler.next(&mut turn, &worker.tools.gate) {
+            let next = self
+                .scheduler
+                .next(&mut turn, &worker.tools.gate, || worker.idle());
+            match next {
                 Work::Step(flight, place) => self.run(worker, desk, flight, place),
                 Work::Pull(permit, block) => {
+                    worker.idle();
                     // The hook logs a panic; its unwinding gives the permit back, to be taken again a
                     // moment later. What was claimed is found by the keeper and goes back.
                     self.puller_desk.store(desk + 1, Ordering::Relaxed);
@@ -223,6 +227,7 @@ impl Engine {
             )
             .map(|(flights, more)| {
                 self.emptied.store(!more, Ordering::Release);
+                self.scheduler.left_behind(more);
                 flights
             })
         };
@@ -360,7 +365,7 @@ impl Engine {
                 }
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
-                    worker.idle();
+                    worker.idle_soon();
                     // Room for four writes is as much again as a parked flight needs.
                     flight.unsaved.shrink_to_fit();
                     let due = Instant::now() + wait;
@@ -410,7 +415,8 @@ impl Engine {
 
     /// The desk first: what lies on one is counted as in flight.
     fn over(&self, worker: &Worker, desk: usize, id: &JobId, bytes: usize) {
-        self.clear(worker, desk);
+        worker.idle_soon();
+        self.desks.put(desk, None);
         self.scheduler.over(id, bytes);
         worker
             .tools

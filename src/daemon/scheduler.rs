@@ -76,6 +76,8 @@ struct Inner {
     parked: u64,
     /// How far behind its due time a step began at most, since somebody asked.
     late: Duration,
+    /// The last claim left jobs behind in Redis.
+    more: bool,
     stage: Stage,
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct Scheduler {
     followers: Condvar,
     threads: usize,
     max_in_flight: usize,
+    /// With so many claimed jobs left the next claim is due.
+    few: usize,
     /// Claimed jobs that wait to begin, to be read without the lock.
     waiting: AtomicUsize,
     /// The stage, to be read without the lock.
@@ -115,12 +119,14 @@ impl Scheduler {
                 idle: 0,
                 parked: 0,
                 late: Duration::ZERO,
+                more: false,
                 stage: Stage::Run,
             }),
             leader: Condvar::new(),
             followers: Condvar::new(),
             threads,
             max_in_flight,
+            few: threads / 8,
             waiting: AtomicUsize::new(0),
             stage: AtomicU8::new(Stage::Run as u8),
         }
@@ -131,11 +137,12 @@ impl Scheduler {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next thing to do; waits for it. `turn` is the calling thread's own count. A claimed job is
-    /// handed out only with a place at fal, so that jobs begin in the order of their priorities however
-    /// full fal's bulkhead is.
-    pub(crate) fn next<'a>(&'a self, turn: &mut u32, gate: &'a Gate) -> Work<'a> {
+    /// The next thing to do; waits for it. `turn` is the calling thread's own count; before it waits it does
+    /// what is `idle`, without the lock. A claimed job is handed out only with a place at fal, so that jobs
+    /// begin in the order of their priorities however full fal's bulkhead is.
+    pub(crate) fn next<'a>(&'a self, turn: &mut u32, gate: &'a Gate, idle: impl Fn()) -> Work<'a> {
         *turn = turn.wrapping_add(1);
+        let mut is_idle = false;
         let mut inner = self.lock();
         loop {
             let now = Instant::now();
@@ -160,12 +167,23 @@ impl Scheduler {
                 self.wake_another(&mut inner, gate, now);
                 return Work::Step(flight, None);
             }
+            // While more waits in Redis the next claim is under way before the last one is used up: or all
+            // threads would wait for it.
+            if may_pull && inner.more && inner.claimed.len() <= self.few {
+                return self.pull(inner, gate, now);
+            }
             if let Some((flight, place)) = self.begin(&mut inner, gate, now) {
                 self.wake_another(&mut inner, gate, now);
                 return Work::Step(flight, place);
             }
             if may_pull {
                 return self.pull(inner, gate, now);
+            }
+            if !std::mem::replace(&mut is_idle, true) {
+                drop(inner);
+                idle();
+                inner = self.lock();
+                continue;
             }
             inner = self.wait(inner, now);
         }
@@ -359,6 +377,11 @@ impl Scheduler {
             }
         }
         self.waiting.store(inner.claimed.len(), Ordering::Release);
+    }
+
+    /// Whether the last claim left jobs behind in Redis.
+    pub(crate) fn left_behind(&self, more: bool) {
+        self.lock().more = more;
     }
 
     /// A flight goes to the transfer threads.

@@ -44,7 +44,7 @@ fn a_successor_learns_what_each_thread_was_doing() {
     let slots: Vec<_> = (0..3).map(|number| recorder.slot(number)).collect();
     slots[0].begin("t-1", "job-1");
     slots[0].act("t-1", "job-1");
-    slots[0].brought(&command("submitted", b"*1\r\n"));
+    slots[0].brought("submitted", b"*1\r\n");
     slots[1].begin("t-2", "job-2");
     slots[1].act("t-2", "job-2");
     slots[2].begin("t-3", "job-3");
@@ -300,9 +300,9 @@ fn a_write_too_long_for_its_slot_leaves_the_step_cut_off() {
     let recorder = open(at.path(), "a~1");
     let slot = recorder.slot(0);
     slot.act("t-1", "job");
-    slot.brought(&command("save", &vec![b'x'; SLOT]));
+    slot.brought("save", &vec![b'x'; SLOT]);
     let other = recorder.slot(1);
-    other.brought(&command("save", &vec![b'x'; SLOT - 8 - 6]));
+    other.brought("save", &vec![b'x'; SLOT - 8 - 6]);
     drop((slot, other));
     killed(recorder);
     let left = the_one(at.path());
@@ -341,7 +341,7 @@ fn switched_off_it_keeps_nothing_and_minds_nothing() {
     assert!(!recorder.is_on() && !slot.is_acting());
     slot.begin("t", "j");
     slot.act("t", "j");
-    slot.brought(&command("end", b"x"));
+    slot.brought("end", b"x");
     slot.idle();
     recorder.keep("t", 1, &command("end", b"x"), true);
     recorder.settled("t", None);

@@ -40,22 +40,28 @@ pub(crate) enum Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
     gate: &'a Gate,
+    place: Option<Place>,
+}
+
+/// The same, to be given back by [`Gate::leave`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
     service: Service,
     probe: bool,
     counted: bool,
 }
 
+impl Inside<'_> {
+    /// Keeps the place beyond this guard's life.
+    pub(crate) fn keep(mut self) -> Option<Place> {
+        self.place.take()
+    }
+}
+
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        let rooms = self.gate.rooms(self.service);
-        if self.counted {
-            rooms.inside.fetch_sub(1, Ordering::AcqRel);
-            if let Service::Telegram { slow: true } = self.service {
-                self.gate.slow.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
-        if self.probe {
-            rooms.lock().probe_ended();
+        if let Some(place) = self.place.take() {
+            self.gate.leave(place);
         }
     }
 }
@@ -111,11 +117,13 @@ impl Gate {
     pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
         let rooms = self.rooms(service);
         let slow = matches!(service, Service::Telegram { slow: true });
-        let mut place = Inside {
+        let place = |probe| Inside {
             gate: self,
-            service,
-            probe: false,
-            counted: of_the_pool,
+            place: Some(Place {
+                service,
+                probe,
+                counted: of_the_pool,
+            }),
         };
         if of_the_pool {
             let inside = rooms.inside.fetch_add(1, Ordering::AcqRel);
@@ -125,16 +133,31 @@ impl Gate {
                 0
             };
             if inside >= self.most || (slow && slow_inside >= self.most_slow) {
-                return Entry::Wait(CROWDED); // and its place is dropped
+                drop(place(false));
+                return Entry::Wait(CROWDED);
             }
         }
         match rooms.lock().verdict(now) {
-            Verdict::Closed => Entry::Go(place),
-            Verdict::Probe => {
-                place.probe = true;
-                Entry::Probe(place)
+            Verdict::Closed => Entry::Go(place(false)),
+            Verdict::Probe => Entry::Probe(place(true)),
+            Verdict::Open(wait) => {
+                drop(place(false));
+                Entry::Wait(wait)
             }
-            Verdict::Open(wait) => Entry::Wait(wait),
+        }
+    }
+
+    /// Gives a place back.
+    pub(crate) fn leave(&self, place: Place) {
+        let rooms = self.rooms(place.service);
+        if place.counted {
+            rooms.inside.fetch_sub(1, Ordering::AcqRel);
+            if let Service::Telegram { slow: true } = place.service {
+                self.slow.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        if place.probe {
+            rooms.lock().probe_ended();
         }
     }
 

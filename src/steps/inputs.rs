@@ -95,7 +95,7 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
         .is_some_and(|order| !order.brought.begun)
     {
         let change = inputs::begin(flight);
-        let next = worker.record(flight, change);
+        let next = worker.record_inside(flight, change);
         if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
             return next;
         }

@@ -47,9 +47,10 @@ use crate::telegram::limits::Rate;
 use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
-use gate::{Entry, Gate, Inside, Service};
+use gate::{Entry, Gate, Inside, Place, Service};
 use rotation::Rotation;
 use signs::Signs;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -112,6 +113,8 @@ pub(crate) struct Worker {
     pub(crate) slot: Option<Slot>,
     /// A transfer thread may move bytes and wait for a direct call; a pool thread may not.
     pub(crate) moves_bytes: bool,
+    /// Its place in the service that its step speaks to.
+    pub(crate) place: Cell<Option<Place>>,
 }
 
 /// What became of the writes of a flight.
@@ -168,14 +171,16 @@ pub(crate) fn advance<'a>(
         .tools
         .signs
         .meet(flight, worker.moves_bytes, &worker.tools);
-    // The place in the service is held until the step is over.
-    let _inside = match (place, flight.phase) {
+    // The place in the service is held until what the exchange brought is written down, or the step is over.
+    let inside = match (place, flight.phase) {
         (Some(inside), Phase::Submitting) => inside,
         (_, _) => match pass_gate(worker, flight) {
             Ok(inside) => inside,
             Err(next) => return next,
         },
     };
+    worker.place.set(inside.keep());
+    let _leaves = Leaves(worker);
     match flight.phase {
         // Its one act comes first of all, and says so itself.
         Phase::Submitting => {}
@@ -206,6 +211,15 @@ pub(crate) fn advance<'a>(
     }
     worker.tools.signs.after_step(flight, next);
     next
+}
+
+/// Gives the place back at a step's end, also after a panic.
+struct Leaves<'a>(&'a Worker);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 /// Lets a step into the service that it needs, or says when to ask again. While a service counts as
@@ -281,6 +295,17 @@ impl<'a> Heard<'a> {
 }
 
 impl Worker {
+    /// `slot`: `None` for a thread that runs no steps.
+    pub(crate) fn new(tools: Arc<Tools>, slot: Option<Slot>) -> Worker {
+        Worker {
+            session: tools.store.session(),
+            tools,
+            slot,
+            moves_bytes: false,
+            place: Cell::new(None),
+        }
+    }
+
     /// Now, and a random number.
     pub(crate) fn moment(&self) -> Moment {
         Moment {
@@ -315,6 +340,16 @@ impl Worker {
         }
     }
 
+    /// The same, of a thread that asks for work at once: what it begins next says so too, and where there is
+    /// nothing it is [`Worker::idle`] before it waits.
+    pub(crate) fn idle_soon(&self) {
+        if let Some(slot) = &self.slot
+            && (self.moves_bytes || slot.is_acting())
+        {
+            slot.idle();
+        }
+    }
+
     /// Right before something is paid or sent: from here on its outcome is unknown.
     fn about_to_act(&self, flight: &Flight) {
         if let Some(slot) = &self.slot {
@@ -322,9 +357,22 @@ impl Worker {
         }
     }
 
+    /// The exchange is over: its place in the service is another's.
+    fn leave(&self) {
+        if let Some(place) = self.place.take() {
+            self.tools.gate.leave(place);
+        }
+    }
+
     /// Writes and reports a decision; gives what comes next. What a payment or a message brought is in the
     /// step file before Redis is asked, and what Redis does not take goes into its journal.
     fn record(&self, flight: &mut Flight, change: Change) -> Next {
+        self.leave();
+        self.record_inside(flight, change)
+    }
+
+    /// The same, by a step that goes on to its exchange: it keeps its place.
+    fn record_inside(&self, flight: &mut Flight, change: Change) -> Next {
         self.say(flight, &change);
         let Some(write) = change.write else {
             return change.next;
@@ -336,7 +384,7 @@ impl Worker {
         let acted = self.slot.as_ref().filter(|slot| slot.is_acting());
         let always = acted.is_some();
         if let Some(slot) = acted {
-            slot.brought(&command(&call));
+            slot.brought(call.script_name(), call.packed());
         }
         flight.unsaved.push_back((seq, write));
         let flushed = self.flush_with(flight, Some((seq, call)));

@@ -50,7 +50,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     }
     if flight.doubt == Doubt::Submit {
         let change = state::before_resubmit(flight);
-        let next = worker.record(flight, change);
+        let next = worker.record_inside(flight, change);
         if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
             return next;
         }

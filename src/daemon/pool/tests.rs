@@ -96,17 +96,15 @@ fn tools() -> Arc<Tools> {
 
 fn worker(tools: &Arc<Tools>, moves_bytes: bool) -> Worker {
     Worker {
-        session: tools.store.session(),
-        slot: None,
-        tools: tools.clone(),
         moves_bytes,
+        ..Worker::new(tools.clone(), None)
     }
 }
 
 /// An engine that pulls nothing.
 fn engine() -> (Engine, Moved) {
     let (engine, moved) = Engine::new(2, 1, 100);
-    match engine.scheduler.next(&mut 0, &GATE) {
+    match engine.scheduler.next(&mut 0, &GATE, || ()) {
         Work::Pull(permit, _) => permit.park(Duration::from_secs(3600)),
         Work::Step(..) | Work::Stop => unreachable!(),
     }

@@ -67,7 +67,7 @@ fn finishing_steps_come_before_polls_before_claimed_jobs_before_a_pull() {
     let order: Vec<_> = (0..8)
         .map(|_| {
             turn = 0; // no turn is an eighth one
-            name(scheduler.next(&mut turn, &GATE))
+            name(scheduler.next(&mut turn, &GATE, || ()))
         })
         .collect();
     assert_eq!(
@@ -86,7 +86,7 @@ fn within_a_heap_the_earlier_due_goes_first_and_equals_keep_their_order() {
         scheduler.park(named(id, Phase::Polling), now - MS * ago);
     }
     let order: String = (0..5)
-        .map(|_| step(scheduler.next(&mut 0, &GATE)).id.to_string())
+        .map(|_| step(scheduler.next(&mut 0, &GATE, || ())).id.to_string())
         .collect();
     assert_eq!(order, "abcde");
 }
@@ -100,7 +100,7 @@ fn claimed_jobs_keep_the_order_of_their_claim() {
             .into_iter(),
     );
     let order: Vec<_> = (0..3)
-        .map(|_| step(scheduler.next(&mut 0, &GATE)).id.to_string())
+        .map(|_| step(scheduler.next(&mut 0, &GATE, || ())).id.to_string())
         .collect();
     assert_eq!(order, ["high", "default", "low"]);
 }
@@ -114,7 +114,7 @@ fn of_eight_turns_one_pulls_however_many_steps_are_due() {
     }
     let (mut turn, mut pulls) = (0, 0);
     for _ in 0..64 {
-        match scheduler.next(&mut turn, &GATE) {
+        match scheduler.next(&mut turn, &GATE, || ()) {
             Work::Pull(permit, _) => {
                 pulls += 1;
                 drop(permit);
@@ -136,7 +136,7 @@ fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
     scheduler.claimed((0..5).map(|number| named(&format!("new-{number}"), Phase::Submitting)));
     let (mut turn, mut begun, mut pulls) = (0, Vec::new(), 0);
     for _ in 0..48 {
-        match scheduler.next(&mut turn, &GATE) {
+        match scheduler.next(&mut turn, &GATE, || ()) {
             Work::Step(flight, _) if flight.id.as_str() == "busy" => scheduler.park(flight, past),
             Work::Step(flight, _) => begun.push(flight.id.to_string()),
             Work::Pull(permit, _) => {
@@ -155,21 +155,21 @@ fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
 #[test]
 fn there_is_one_permit_and_it_comes_back_when_dropped() {
     let scheduler = scheduler(2);
-    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE, || ()));
     assert!(!scheduler.nobody_pulls());
     scheduler.park(named("a", Phase::Polling), Instant::now() - MS);
     // With the permit out every turn gives a step, the eighth too.
     let mut turn = 7;
-    step(scheduler.next(&mut turn, &GATE));
+    step(scheduler.next(&mut turn, &GATE, || ()));
     drop(held);
     assert!(scheduler.nobody_pulls());
-    drop(permit(scheduler.next(&mut 0, &GATE)));
+    drop(permit(scheduler.next(&mut 0, &GATE, || ())));
 }
 
 #[test]
 fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
     let scheduler = scheduler(2);
-    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE, || ()));
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _held = held;
         std::panic::resume_unwind(Box::new("a panic without its line in the log"));
@@ -184,9 +184,9 @@ fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
 #[test]
 fn a_parked_permit_is_taken_when_its_time_has_come() {
     let scheduler = scheduler(2);
-    permit(scheduler.next(&mut 0, &GATE)).0.park(20 * MS);
+    permit(scheduler.next(&mut 0, &GATE, || ())).0.park(20 * MS);
     let began = Instant::now();
-    drop(permit(scheduler.next(&mut 0, &GATE)));
+    drop(permit(scheduler.next(&mut 0, &GATE, || ())));
     assert!(began.elapsed() >= 19 * MS);
 }
 
@@ -194,12 +194,12 @@ fn a_parked_permit_is_taken_when_its_time_has_come() {
 fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
     let scheduler = Arc::new(Scheduler::new(2, 1));
     scheduler.came(1, 0);
-    permit(scheduler.next(&mut 0, &GATE))
+    permit(scheduler.next(&mut 0, &GATE, || ()))
         .0
         .park_for_room(Duration::from_secs(30));
     let waits = {
         let scheduler = scheduler.clone();
-        thread::spawn(move || drop(permit(scheduler.next(&mut 0, &GATE))))
+        thread::spawn(move || drop(permit(scheduler.next(&mut 0, &GATE, || ()))))
     };
     thread::sleep(20 * MS);
     assert!(!waits.is_finished());
@@ -213,7 +213,7 @@ fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
 fn room_that_came_before_the_permit_was_parked_is_not_missed() {
     let scheduler = Scheduler::new(2, 1);
     scheduler.came(1, 0);
-    let (held, _) = permit(scheduler.next(&mut 0, &GATE));
+    let (held, _) = permit(scheduler.next(&mut 0, &GATE, || ()));
     assert_eq!(scheduler.rooms().0, 0);
     scheduler.over(&named("a", Phase::Polling).id, 0); // while the puller asks for paid jobs
     held.park_for_room(Duration::from_secs(30));
@@ -254,7 +254,7 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
     let block = |prepare: &dyn Fn(&Scheduler)| {
         let scheduler = scheduler(1);
         prepare(&scheduler);
-        permit(scheduler.next(&mut 7, &GATE)).1
+        permit(scheduler.next(&mut 7, &GATE, || ())).1
     };
     assert_eq!(block(&|_| {}), BLOCK);
     assert_eq!(
@@ -284,7 +284,7 @@ fn with_all_others_busy_a_pull_blocks_no_longer_than_the_next_step_allows() {
     let scheduler = Arc::new(scheduler(4));
     let soon = Instant::now() + 4000 * MS;
     scheduler.park(named("a", Phase::Delivering), soon);
-    let (alone, block) = permit(scheduler.next(&mut 0, &GATE));
+    let (alone, block) = permit(scheduler.next(&mut 0, &GATE, || ()));
     assert!(block <= 3850 * MS, "{block:?}");
     // With one that waits for what is due it may block as long as it likes. The leader is woken by nothing
     // here, so the permit is this thread's.
@@ -294,13 +294,13 @@ fn with_all_others_busy_a_pull_blocks_no_longer_than_the_next_step_allows() {
     scheduler.park(named("far", Phase::Delivering), far);
     let leader = {
         let scheduler = scheduler.clone();
-        thread::spawn(move || name(scheduler.next(&mut 0, &GATE)))
+        thread::spawn(move || name(scheduler.next(&mut 0, &GATE, || ())))
     };
     while scheduler.lock().leader_until.is_none() {
         thread::yield_now();
     }
     scheduler.lock().permit = Some(Instant::now());
-    let (_permit, block) = permit(scheduler.next(&mut 0, &GATE));
+    let (_permit, block) = permit(scheduler.next(&mut 0, &GATE, || ()));
     assert_eq!(block, BLOCK);
     scheduler.park(named("b", Phase::Delivering), Instant::now());
     assert_eq!(leader.join().unwrap(), "b");
@@ -313,9 +313,15 @@ fn quiet_begins_nothing_new_and_goes_on_with_what_is_due() {
     scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
     scheduler.set_stage(Stage::Quiet);
     let mut turn = 7;
-    assert_eq!(step(scheduler.next(&mut turn, &GATE)).id.as_str(), "due");
+    assert_eq!(
+        step(scheduler.next(&mut turn, &GATE, || ())).id.as_str(),
+        "due"
+    );
     scheduler.park(named("soon", Phase::Polling), Instant::now() + 10 * MS);
-    assert_eq!(step(scheduler.next(&mut turn, &GATE)).id.as_str(), "soon");
+    assert_eq!(
+        step(scheduler.next(&mut turn, &GATE, || ())).id.as_str(),
+        "soon"
+    );
     assert_eq!(scheduler.drain().len(), 1);
 }
 
@@ -326,7 +332,7 @@ fn a_stage_never_goes_back() {
     scheduler.set_stage(Stage::Quiet);
     assert_eq!(scheduler.stage(), Stage::Stop);
     scheduler.park(named("due", Phase::Polling), Instant::now() - MS);
-    assert!(matches!(scheduler.next(&mut 0, &GATE), Work::Stop));
+    assert!(matches!(scheduler.next(&mut 0, &GATE, || ()), Work::Stop));
 }
 
 #[test]
@@ -339,7 +345,7 @@ fn a_stop_ends_every_waiting_thread_and_leaves_all_flights_to_be_drained() {
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let scheduler = scheduler.clone();
-            thread::spawn(move || matches!(scheduler.next(&mut 0, &GATE), Work::Stop))
+            thread::spawn(move || matches!(scheduler.next(&mut 0, &GATE, || ()), Work::Stop))
         })
         .collect();
     thread::sleep(20 * MS);
@@ -395,7 +401,7 @@ fn an_earlier_flight_wakes_the_leader_and_one_without_a_leader_wakes_somebody() 
             let (scheduler, send) = (scheduler.clone(), send.clone());
             thread::spawn(move || {
                 let mut turn = 0;
-                while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE) {
+                while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE, || ()) {
                     send.send((flight.id.to_string(), Instant::now())).unwrap();
                 }
             });
@@ -438,7 +444,7 @@ fn who_takes_work_wakes_another_for_what_is_left() {
                 let flights = (0..4).map(|number| named(&format!("{number}"), Phase::Submitting));
                 scheduler.claimed(flights);
             }
-            if let Work::Step(flight, _) = scheduler.next(&mut 0, &GATE) {
+            if let Work::Step(flight, _) = scheduler.next(&mut 0, &GATE, || ()) {
                 send.send(flight.id.to_string()).unwrap();
                 gate.wait(); // a long step: this thread serves nobody else
             }
@@ -474,7 +480,7 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
                     let mut random = fastrand::Rng::with_seed(thread as u64);
                     let mut turn = 0;
                     loop {
-                        match scheduler.next(&mut turn, &GATE) {
+                        match scheduler.next(&mut turn, &GATE, || ()) {
                             Work::Step(flight, _) => {
                                 let number: usize = flight.id.as_str()[1..].parse().unwrap();
                                 assert!(
@@ -557,7 +563,7 @@ fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
         let (scheduler, send, last) = (scheduler.clone(), send.clone(), last.clone());
         thread::spawn(move || {
             let mut turn = 0;
-            while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE) {
+            while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE, || ()) {
                 last.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
                 let _ = send.send(flight.id.to_string());
             }
@@ -593,7 +599,7 @@ fn paid_jobs_pass_a_new_one_that_waits_for_fal() {
     }
     scheduler.claimed([named("new", Phase::Submitting)].into_iter());
     scheduler.claimed([named("paid", Phase::Delivering)].into_iter());
-    assert_eq!(name(scheduler.next(&mut 0, &gate)), "paid");
+    assert_eq!(name(scheduler.next(&mut 0, &gate, || ())), "paid");
 }
 
 #[test]
@@ -611,7 +617,7 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     let wanted = ["unwanted", "poll", "nobody"].map(|id| Token(format!("token-of-{id}")));
     scheduler.hurry(&wanted.into());
     let mut turn = 0;
-    let both = [(); 2].map(|()| name(scheduler.next(&mut turn, &gate)));
+    let both = [(); 2].map(|()| name(scheduler.next(&mut turn, &gate, || ())));
     assert_eq!(both, ["poll", "unwanted"]);
-    assert_eq!(name(scheduler.next(&mut turn, &gate)), "pull");
+    assert_eq!(name(scheduler.next(&mut turn, &gate, || ())), "pull");
 }

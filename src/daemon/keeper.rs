@@ -318,7 +318,7 @@ impl Keeper {
     /// What was asked of us goes to the steps; only then does Redis forget it.
     fn heed_cancels(&self) -> Result<(), Fault> {
         let asked = self.session.cancels()?;
-        let tokens = asked.iter().map(|(_, token)| Token(token.clone()));
+        let tokens = asked.iter().map(|(_, token)| Token(token.as_str().into()));
         self.tools.cancels.ask(tokens, Instant::now());
         self.session.cancels_heeded(&asked)
     }
@@ -617,12 +617,12 @@ impl Keeper {
         }
         self.strange_claims = 0;
         let claims = self.session.claims()?;
-        let held: HashSet<String> = (self.tokens_held().into_iter().chain(crashed))
+        let held: HashSet<Arc<str>> = (self.tokens_held().into_iter().chain(crashed))
             .map(|token| token.0)
             .collect();
         let mut strangers = HashSet::new();
         for (id, token) in claims {
-            if held.contains(&token) {
+            if held.contains(&*token) {
                 continue;
             }
             // Only what was a stranger the last time too: a job just claimed is on its way to a desk.

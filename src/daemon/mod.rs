@@ -557,7 +557,7 @@ impl Crew {
             let quiet = scheduler.nobody_pulls();
             let in_flight = scheduler.in_flight();
             let let_go = engine.desks.snapshots().into_iter();
-            let let_go = let_go.filter(|held| returned.let_go.contains(&held.token.0));
+            let let_go = let_go.filter(|held| returned.let_go.contains(&*held.token.0));
             let busy = in_flight.saturating_sub(let_go.count());
             if busy == 0 && quiet {
                 break;
@@ -646,11 +646,11 @@ impl Returned {
         }
         for flight in &flights {
             engine.scheduler.over(&flight.id, 0);
-            self.let_go.remove(&flight.token.0);
-            self.drained.insert(flight.token.0.clone());
+            self.let_go.remove(&*flight.token.0);
+            self.drained.insert(flight.token.0.to_string());
         }
         for held in engine.desks.snapshots() {
-            let token = held.token.0.as_str();
+            let token = &*held.token.0;
             if !held.is_repeatable() || self.drained.contains(token) || self.let_go.contains(token)
             {
                 continue;
@@ -665,7 +665,7 @@ impl Returned {
             if gave == Ok(true) {
                 self.count += 1;
             }
-            self.let_go.insert(held.token.0.clone());
+            self.let_go.insert(held.token.0.to_string());
         }
     }
 

@@ -97,7 +97,7 @@ fn accepted(answer: &Answer, body: &Body, base: &str, model: &Model) -> Option<A
             .map(str::to_owned)
             .filter(|id| is_id(id))
     })?;
-    let request = RequestId(id);
+    let request = RequestId(id.into());
     let path = body
         .text("status_url")
         .and_then(|url| below(base, &url))
@@ -296,7 +296,7 @@ pub(super) fn directed(wire: Wire) -> Directed {
     };
     if (200..300).contains(&answer.status) {
         let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
-        let id = id.map(|id| RequestId(id.to_owned()));
+        let id = id.map(|id| RequestId(id.into()));
         return match output(answer) {
             Ok(output) => Directed::Output(output, id),
             Err(failure) => Directed::Failed(failure),

@@ -87,7 +87,7 @@ fn a_submit_carries_the_input_byte_for_byte_and_only_the_switches_that_were_set(
     let accepted = "{\"request_id\":\"764c\",\"queue_position\":1}";
     let (base, requests) = listener(vec![("200 OK", accepted), ("200 OK", accepted)]);
     let fal = fal(base + "/gate", String::new());
-    let model = Model("fal-ai/flux/dev".to_owned());
+    let model = Model("fal-ai/flux/dev".into());
     let input = "{ \"seed\": 15860307465884635512,\"p\":\"\\u00e4 ü\" , \"n\":1.0 }";
     let mut switches = FalSwitches::default();
     let start_deadline = Duration::from_millis(900);
@@ -146,7 +146,7 @@ fn status_result_and_cancel_go_to_the_recorded_path_or_the_stem() {
     let answers = vec![("202 Accepted", "{\"status\":\"IN_PROGRESS\"}"); 5];
     let (base, requests) = listener(answers);
     let fal = fal(base, String::new());
-    let model = Model("fal-ai/flux/dev".to_owned());
+    let model = Model("fal-ai/flux/dev".into());
     let request = RequestId("764c".into());
     let at = |path| Handle {
         request: &request,
@@ -205,7 +205,7 @@ fn a_direct_call_goes_to_the_other_host_and_the_probe_costs_nothing() {
         line.starts_with("GET /fal-ai/flux/requests/") && line.ends_with("/status HTTP/1.1"),
         "{line}"
     );
-    let model = Model("fal-ai/flux/dev".to_owned());
+    let model = Model("fal-ai/flux/dev".into());
     let switches = FalSwitches {
         low_priority: Some(true),
         ..FalSwitches::default()
@@ -232,7 +232,7 @@ fn a_direct_call_goes_to_the_other_host_and_the_probe_costs_nothing() {
 fn a_redirect_does_not_take_the_key_along() {
     let (queue, requests) = listener(vec![("302 Found\r\nlocation: http://127.0.0.1:1/", "")]);
     let fal = fal(queue, String::new());
-    let model = Model("a/b".to_owned());
+    let model = Model("a/b".into());
     let order = Order {
         model: &model,
         input: "{}",

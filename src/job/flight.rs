@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Who owns a claim: 64 random bits of the process and a counter, compared for equality only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Token(pub String);
+pub struct Token(pub Arc<str>);
 
 /// What may have happened when the last owner vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -124,7 +124,7 @@ pub struct Flight {
     /// The model; `None` only for an invalid job that has none.
     pub model: Option<Model>,
     /// Whom limits count.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// Copied into every event.
     pub meta: Option<String>,
     /// Its queue.
@@ -184,7 +184,7 @@ pub struct Flight {
     /// What the last owner may have done.
     pub doubt: Doubt,
     /// Where the result goes.
-    pub target: Option<Target>,
+    pub target: Option<Arc<Target>>,
     /// What to submit; `None` after the submit.
     pub order: Option<Order>,
     /// The entry as it was pushed, for a Redis that forgot; dropped after the submit.
@@ -415,7 +415,7 @@ impl Flight {
     pub(crate) fn event(&self, name: &'static str) -> Event {
         let mut fields = vec![("job", self.id.to_string())];
         if let Some(user) = &self.user {
-            fields.push(("user", user.clone()));
+            fields.push(("user", user.to_string()));
         }
         if let Some(model) = &self.model {
             fields.push(("model", model.as_str().to_owned()));
@@ -492,11 +492,11 @@ impl Flight {
             "model",
             self.model.as_ref().map(|model| model.as_str().to_owned()),
         );
-        some("user", self.user.clone());
+        some("user", self.user.as_deref().map(str::to_owned));
         some("meta", self.meta.clone());
         some(
             "request_id",
-            self.request.as_ref().map(|request| request.0.clone()),
+            self.request.as_ref().map(|request| request.0.to_string()),
         );
         some("path", self.path.clone());
         some("units", self.units.clone());

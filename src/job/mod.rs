@@ -15,6 +15,7 @@ pub mod window;
 pub mod words;
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Milliseconds since the Unix epoch, always of Redis's clock (workers' clocks do not matter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -22,7 +23,7 @@ pub struct UnixMs(pub i64);
 
 /// A job's id: 1-128 of `[A-Za-z0-9._:-]` (contract section 1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(String);
+pub struct JobId(Arc<str>);
 
 impl JobId {
     /// Takes an id that already obeys the rule; `None` when it does not.
@@ -31,7 +32,7 @@ impl JobId {
             && text
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-        fits.then(|| JobId(text.to_owned()))
+        fits.then(|| JobId(text.into()))
     }
 
     /// An id made from 130 random bits: `j-` and 26 base32 characters (contract section 8).
@@ -44,7 +45,7 @@ impl JobId {
             let five = (two >> (11 - bit % 8)) & 31;
             text.push(ALPHABET[five as usize] as char);
         }
-        JobId(text)
+        JobId(text.into())
     }
 
     /// The id as text.
@@ -61,7 +62,7 @@ impl fmt::Display for JobId {
 
 /// A request id of fal: opaque text (fal-api section 3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub Arc<str>);
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Largest entry, bytes.
 pub const MAX_ENTRY: usize = 1 << 20;
@@ -146,7 +147,7 @@ pub struct Invalid {
 
 /// A checked model id, e.g. `fal-ai/flux/dev`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Model(pub(crate) String);
+pub struct Model(pub(crate) Arc<str>);
 
 impl Model {
     /// Takes a text that obeys the rule of contract section 1; else says what was expected and found.
@@ -163,7 +164,7 @@ impl Model {
         } else if let Some(dots) = text.split('/').find(|part| matches!(*part, "." | "..")) {
             format!("a part {dots:?}")
         } else {
-            return Ok(Model(text.to_owned()));
+            return Ok(Model(text.into()));
         };
         Err(format!(
             "expected owner/name of [A-Za-z0-9._-], at most {MAX_MODEL} bytes, found {found}"
@@ -423,7 +424,9 @@ impl Invalid {
         let tell = chat.and_then(|telegram| tell(&telegram));
         Invalid {
             id: id(fields.get("id")).ok().flatten(),
-            model: model(fields.get("model")).ok().map(|model| model.0),
+            model: model(fields.get("model"))
+                .ok()
+                .map(|model| model.0.to_string()),
             user: match user_id(fields.get("user_id")) {
                 Ok(None) => tell.as_ref().map(|target| target.chat.to_string()),
                 given => given.ok().flatten(),

@@ -315,7 +315,7 @@ fn later(flight: &mut Flight, failure: Failure, least: Option<Duration>, moment:
         .with("error", failure.text.clone())
         .with("charged", flight.charged.as_str());
     if let Some(old) = &known {
-        event = event.with("request_id", old.0.clone());
+        event = event.with("request_id", &*old.0);
     }
     let say = Say::Retrying {
         kind: failure.kind,
@@ -775,7 +775,7 @@ fn output_there(
         .with("charged", flight.charged.as_str());
     event.since = flight.submitted_at;
     if let Some(request) = &flight.request {
-        event = event.with("request_id", request.0.clone());
+        event = event.with("request_id", &*request.0);
     }
     if let Some(units) = &flight.units {
         event = event.with("units", units.clone());
@@ -789,7 +789,7 @@ fn output_there(
         .set_some("units", flight.units.clone())
         .set_some(
             "request_id",
-            flight.request.as_ref().map(|request| request.0.clone()),
+            flight.request.as_ref().map(|request| &*request.0),
         )
         // A direct call has no write of its own for it; else Redis's own stamp stands.
         .set_some(
@@ -1047,7 +1047,7 @@ fn ending(flight: &Flight, name: &'static str) -> super::flight::Event {
     let mut event = flight.event(name).with("charged", flight.charged.as_str());
     event.since = Some(flight.queued_at);
     if let Some(request) = &flight.request {
-        event = event.with("request_id", request.0.clone());
+        event = event.with("request_id", &*request.0);
     }
     if let Some(units) = &flight.units {
         event = event.with("units", units.clone());

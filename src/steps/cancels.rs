@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn a_cancel_is_taken_once_and_forgotten_when_nobody_takes_it() {
         let cancels = Cancels::default();
-        let (a, b) = (Token("a".to_owned()), Token("b".to_owned()));
+        let (a, b) = (Token("a".into()), Token("b".into()));
         let now = Instant::now();
         assert!(!cancels.take(&a) && cancels.open(now).is_empty());
         cancels.ask([a.clone(), b.clone(), a.clone()].into_iter(), now);

@@ -94,7 +94,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
             if let (true, Some(target)) = (progress.edited, &mut flight.target) {
                 // The status message holds the first part of the result: the failure of a later part
                 // is told in a message of its own.
-                target.status_message_id = None;
+                Arc::make_mut(target).status_message_id = None;
             }
             worker.fail_with(flight, failure, &receipt(progress, Vec::new()))
         }

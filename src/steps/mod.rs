@@ -701,11 +701,7 @@ fn say_cancelled(job: &str, request: &RequestId, answer: &Cancelled) {
     };
     report::warning(
         "a second request of one job was cancelled at fal",
-        &[
-            ("job", &job),
-            ("request", &request.0.as_str()),
-            ("answer", &word),
-        ],
+        &[("job", &job), ("request", &&*request.0), ("answer", &word)],
     );
 }
 
@@ -716,6 +712,6 @@ pub(crate) fn job(flight: &Flight) -> report::Job<'_> {
         user: flight.user.as_deref(),
         model: flight.model.as_ref().map(|model| model.as_str()),
         attempt: flight.attempt,
-        request: flight.request.as_ref().map(|request| request.0.as_str()),
+        request: flight.request.as_ref().map(|request| &*request.0),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bo
             Ok(Replayed::Settled | Replayed::Gone(None)) => {}
             Ok(Replayed::Cancel(paid)) => fal_answers = fal_answers && cancel(tools, &paid),
             Ok(Replayed::Gone(Some(paid))) => {
-                let (job, request) = (paid.job.as_str(), paid.request.0.as_str());
+                let (job, request) = (paid.job.as_str(), &*paid.request.0);
                 report::warning(
                     "redis does not know the job of a paid request any more",
                     &[("job", &job), ("request", &request)],

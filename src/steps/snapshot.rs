@@ -2,7 +2,7 @@
 
 use crate::job::failure::Kind;
 use crate::job::flight::{Flight, Token};
-use crate::job::spec::Model;
+use crate::job::spec::{Model, Target};
 use crate::job::window::Heard;
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use crate::store::Remembered;
@@ -33,7 +33,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct Fields {
     priority: Priority,
     model: Option<Model>,
-    user: Option<String>,
+    user: Option<Arc<str>>,
     meta: Option<String>,
     attempt: u32,
     max_attempts: u32,
@@ -49,7 +49,8 @@ pub(crate) struct Fields {
     rung: String,
     result: Option<Arc<str>>,
     entry: Option<Arc<str>>,
-    tell: Option<String>,
+    /// Without its entry a parked job still knows its chat.
+    target: Option<Arc<Target>>,
     kind: Option<(Kind, String)>,
     cancelling: Option<UnixMs>,
     inputs: Option<String>,
@@ -89,12 +90,7 @@ impl Snapshot {
                 rung: flight.rung.clone(),
                 result: flight.result.clone(),
                 entry: flight.entry.clone(),
-                // Without its entry a parked job still knows its chat.
-                tell: flight
-                    .entry
-                    .is_none()
-                    .then(|| flight.target.as_ref().map(|target| target.to_tell_json()))
-                    .flatten(),
+                target: flight.target.clone().filter(|_| flight.entry.is_none()),
                 kind: flight.failure.clone(),
                 cancelling: flight.cancelling.map(|wish| wish.since),
                 inputs: flight
@@ -133,21 +129,24 @@ impl Snapshot {
             "model",
             f.model.as_ref().map(|model| model.as_str().to_owned()),
         );
-        some("user", f.user.clone());
+        some("user", f.user.as_deref().map(str::to_owned));
         some("meta", f.meta.clone());
         some("expires_at", f.expires_at.map(|at| at.0.to_string()));
         some("submitted_at", f.submitted_at.map(|at| at.0.to_string()));
         some("completed_at", f.completed_at.map(|at| at.0.to_string()));
         some(
             "request_id",
-            f.request.as_ref().map(|request| request.0.clone()),
+            f.request.as_ref().map(|request| request.0.to_string()),
         );
         some("path", f.path.clone());
         some("tried", Some(f.tried.clone()).filter(|old| !old.is_empty()));
         some("units", f.units.clone());
         some("rung", Some(f.rung.clone()).filter(|rung| !rung.is_empty()));
         some("result", f.result.as_ref().map(|result| result.to_string()));
-        some("tell", f.tell.clone());
+        some(
+            "tell",
+            f.target.as_ref().map(|target| target.to_tell_json()),
+        );
         some(
             "kind",
             f.kind.as_ref().map(|(kind, _)| kind.as_str().to_owned()),

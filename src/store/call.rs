@@ -230,7 +230,10 @@ impl Session {
         if let Some(silence) = read::<Option<i64>>(part())? {
             self.store.heard_of_silence(silence);
         }
-        Ok((word, (!request.is_empty()).then_some(RequestId(request))))
+        Ok((
+            word,
+            (!request.is_empty()).then_some(RequestId(request.into())),
+        ))
     }
 }
 

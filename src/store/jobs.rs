@@ -47,7 +47,7 @@ impl Session {
                 .arg(u8::from(repeat))
                 .arg(number);
             for token in &tokens {
-                call = call.arg(&token.0);
+                call = call.arg(&*token.0);
             }
             call
         };
@@ -158,9 +158,9 @@ impl Session {
                 ];
                 let mut call = Call::new(&scripts.submitted, &names)
                     .arg(id)
-                    .arg(&flight.token.0)
+                    .arg(&*flight.token.0)
                     .arg(seq)
-                    .arg(&request.0)
+                    .arg(&*request.0)
                     .arg(path.as_deref().unwrap_or(""))
                     .arg(*attempt);
                 for (name, value) in event.fields.iter().filter(|(name, _)| *name != "attempt") {
@@ -176,7 +176,7 @@ impl Session {
                 let (result, silence) = (keys.result(id), self.store.silence());
                 let names = [job.as_str(), &keys.events, &keys.stats, &result, &silence];
                 Call::new(&scripts.save, with_bot(&names))
-                    .arg(&flight.token.0)
+                    .arg(&*flight.token.0)
                     .arg(seq)
                     .arg(count.unwrap_or(""))
                     .arg(large.as_deref().unwrap_or(""))
@@ -186,7 +186,7 @@ impl Session {
             Write::Later { wait, known, patch } => {
                 let claims = keys.claims(&self.store.identity().instance);
                 Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
-                    .arg(&flight.token.0)
+                    .arg(&*flight.token.0)
                     .arg(seq)
                     .arg(id)
                     .arg(wait.as_millis() as u64)
@@ -229,7 +229,7 @@ impl Session {
             &unreachable,
         ];
         Call::new(&self.store.scripts.end, with_bot(&names))
-            .arg(&token.0)
+            .arg(&*token.0)
             .arg(seq)
             .arg(id)
             .arg(state.as_str())
@@ -300,7 +300,7 @@ impl Session {
                 }
                 call = call
                     .arg(flight.id.as_str())
-                    .arg(&flight.token.0)
+                    .arg(&*flight.token.0)
                     .fields(&fields);
             }
             given += read::<usize>(self.script(&call)?)?;
@@ -327,7 +327,7 @@ impl Session {
         ];
         let call = Call::new(&self.store.scripts.crash, &names)
             .arg(id.as_str())
-            .arg(&token.0)
+            .arg(&*token.0)
             .arg(WAIT_DEAD.as_millis() as u64)
             .arg(PANIC_LIMIT)
             .arg(self.store.keep.dead.as_secs());

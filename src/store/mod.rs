@@ -416,11 +416,8 @@ impl Identity {
     }
 
     fn token(&self) -> Token {
-        Token(format!(
-            "{}-{}",
-            self.prefix,
-            self.tokens.fetch_add(1, Ordering::Relaxed)
-        ))
+        let number = self.tokens.fetch_add(1, Ordering::Relaxed);
+        Token(format!("{}-{number}", self.prefix).into())
     }
 
     /// The next number of an intake batch. It only rises, so a late call of an old one does nothing.

@@ -123,7 +123,7 @@ impl Session {
                 .map(|held| {
                     (
                         held.id.as_str(),
-                        held.token.0.as_str(),
+                        &*held.token.0,
                         held.seq,
                         held.entry.as_deref(),
                         Known::Fields(&held.fields),
@@ -186,7 +186,7 @@ impl Session {
     pub(super) fn reassert_closed(&self, old: &Closed) -> Result<(), Denied> {
         let row = (
             old.id.as_str(),
-            old.token.0.as_str(),
+            &*old.token.0,
             old.seq.saturating_sub(1),
             None,
             Known::Kept(&old.fields),

@@ -79,7 +79,7 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
         }
         claim.jobs.push(Claimed {
             id,
-            token: Token(token),
+            token: Token(token.into()),
             epoch,
             spec,
             fields,
@@ -107,7 +107,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
     let number = |value: Option<String>| value.and_then(|value| value.parse::<u32>().ok());
     let request = take("request_id")
         .filter(|id| !id.is_empty())
-        .map(RequestId);
+        .map(|id| RequestId(id.into()));
     let result: Option<Arc<str>> = take("result").map(Into::into);
     // Whatever the phase says or does not say: what is paid is never submitted again.
     let phase = match take("phase").and_then(|word| Phase::parse(&word)) {
@@ -129,7 +129,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         epoch,
         phase,
         model: take("model").and_then(|model| Model::new(&model).ok()),
-        user: take("user"),
+        user: take("user").map(Arc::from),
         meta: take("meta"),
         priority: take("priority")
             .and_then(|word| Priority::parse(&word))
@@ -203,7 +203,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
     }
     match parsed {
         Some(spec) => {
-            flight.target = spec.telegram;
+            flight.target = spec.telegram.map(Arc::new);
             if phase == Phase::Submitting {
                 flight.order = Some(Order {
                     input: spec.input,
@@ -214,13 +214,15 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
                 flight.entry = entry;
             }
         }
-        None => flight.target = told_to,
+        None => flight.target = told_to.map(Arc::new),
     }
     if let Some(job) = take("redelivers") {
         let list = |field: Option<String>| field.unwrap_or_default();
         let (ids, kinds) = (list(take("file_ids")), list(take("file_kinds")));
         flight.redelivers = Some(Box::new(Redelivers::parse(job, &ids, &kinds)));
-        flight.target = take("sent_to").and_then(|to| Target::from_resend_json(&to));
+        flight.target = take("sent_to")
+            .and_then(|to| Target::from_resend_json(&to))
+            .map(Arc::new);
     }
     if phase == Phase::Submitting {
         flight.failure = None; // why it came back; its next outcome says why it failed

@@ -94,7 +94,7 @@ fn paid(args: &[Vec<u8>]) -> Option<Paid> {
     }
     Some(Paid {
         job: argv(1)?,
-        request: RequestId(argv(4)?),
+        request: RequestId(argv(4)?.into()),
         path: argv(5).filter(|path| !path.is_empty()),
         model,
     })

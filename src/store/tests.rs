@@ -21,7 +21,7 @@ use crate::job::{Charged, Phase};
 use bench::*;
 
 fn written(request: &str) -> RequestId {
-    RequestId(request.to_owned())
+    RequestId(request.into())
 }
 
 // ---- intake
@@ -271,7 +271,7 @@ fn a_claim_whose_answer_was_lost_gives_the_same_jobs_under_the_same_tokens() {
     for flight in &flights {
         assert_eq!(
             bench.field(flight.id.as_str(), "token"),
-            Some(flight.token.0.clone())
+            Some(flight.token.0.to_string())
         );
         assert_eq!(bench.events_of(flight.id.as_str()), ["queued", "started"]);
     }
@@ -317,7 +317,7 @@ fn a_lost_claim_does_not_give_what_went_back_meanwhile() {
     let other = two.claim_one();
     assert_ne!(other.token, flight.token);
     assert_eq!(one.session.disown("a", &flight.token.0), Ok(false));
-    assert_eq!(bench.field("a", "token"), Some(other.token.0));
+    assert_eq!(bench.field("a", "token"), Some(other.token.0.to_string()));
 }
 
 #[test]
@@ -753,7 +753,7 @@ fn adopted_under_a_new_owner(bench: &Bench) -> (Instance, Instance, Flight) {
     assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
     assert_eq!(
         bench.field("a", "token"),
-        Some(new.token.0.clone()),
+        Some(new.token.0.to_string()),
         "the owner stays"
     );
     (one, two, new)
@@ -1150,7 +1150,7 @@ fn writes_of_a_dead_process_are_made_again_and_change_nothing_twice() {
     let Ok(Replayed::Cancel(paid)) = two.session.replay(script, &bytes) else {
         panic!("a second request is to be cancelled");
     };
-    assert_eq!((paid.job.as_str(), paid.request.0.as_str()), ("b", "r2"));
+    assert_eq!((paid.job.as_str(), &*paid.request.0), ("b", "r2"));
     assert_eq!(
         paid.model.as_deref(),
         again[0].model.as_ref().map(|model| model.as_str())
@@ -1617,7 +1617,7 @@ fn a_job_that_found_a_new_owner_is_not_taken_back_from_him() {
     let new = two.claim_one();
     bench.ask::<()>(&format!("HSET {claims} a {}", old.token.0));
     one.dies(&two, true);
-    assert_eq!(bench.field("a", "token"), Some(new.token.0));
+    assert_eq!(bench.field("a", "token"), Some(new.token.0.to_string()));
     assert_eq!(bench.state("a"), "running");
     assert_eq!(bench.ask::<u64>(&format!("EXISTS {claims}")), 0);
 }

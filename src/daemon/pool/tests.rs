@@ -142,7 +142,7 @@ fn a_crash_that_redis_could_not_be_told_of_is_remembered() {
     engine.scheduler.came(1, 0);
     engine.run(&worker, 0, bomb("bomb"), None);
     let held = engine.tell_crashes(&worker.session);
-    assert_eq!(held, [Token("token-of-bomb".to_owned())]);
+    assert_eq!(held, [Token("token-of-bomb".into())]);
 }
 
 #[test]

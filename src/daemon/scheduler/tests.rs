@@ -614,7 +614,7 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     scheduler.park(named("poll", Phase::Polling), far);
     let new = ["unwanted", "new"].map(|id| named(id, Phase::Submitting));
     scheduler.claimed(new.into_iter());
-    let wanted = ["unwanted", "poll", "nobody"].map(|id| Token(format!("token-of-{id}")));
+    let wanted = ["unwanted", "poll", "nobody"].map(|id| Token(format!("token-of-{id}").into()));
     scheduler.hurry(&wanted.into());
     let mut turn = 0;
     let both = [(); 2].map(|()| name(scheduler.next(&mut turn, &gate, || ())));

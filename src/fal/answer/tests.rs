@@ -15,7 +15,7 @@ const BASE: &str = "https://queue.fal.run";
 const HTML: &str = "<html><center>nginx</center></html>";
 
 fn model(name: &str) -> Model {
-    Model(name.to_owned())
+    Model(name.into())
 }
 
 fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {

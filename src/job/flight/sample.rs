@@ -17,12 +17,12 @@ pub(crate) fn flight(phase: Phase) -> Flight {
     let submitted = phase != Phase::Submitting;
     Flight {
         id: JobId::new("job-1").unwrap(),
-        token: Token("0000000000000001-1".to_owned()),
+        token: Token("0000000000000001-1".into()),
         seq: 0,
         epoch: 0,
         phase,
         model: Some(Model::new("fal-ai/flux/dev").unwrap()),
-        user: Some("42".to_owned()),
+        user: Some("42".into()),
         meta: Some(r#"{"order":1}"#.to_owned()),
         priority: Priority::Default,
         attempt: u32::from(submitted),
@@ -30,7 +30,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         via: Via::Queue,
         timeout: None,
         repay: false,
-        request: submitted.then(|| RequestId("request-1".to_owned())),
+        request: submitted.then(|| RequestId("request-1".into())),
         path: None,
         tried: String::new(),
         result: None,
@@ -52,7 +52,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         untold: false,
         tries: 0,
         doubt: super::Doubt::None,
-        target: Some(Target::to_chat(ChatId::Id(7))),
+        target: Some(Target::to_chat(ChatId::Id(7)).into()),
         order: (!submitted).then(|| Order {
             input: RawValue::from_string(r#"{"prompt":"secret"}"#.to_owned()).unwrap(),
             switches: FalSwitches::default(),
@@ -80,6 +80,6 @@ pub(crate) fn flight(phase: Phase) -> Flight {
 pub(crate) fn named(id: &str, phase: Phase) -> Box<Flight> {
     let mut flight = flight(phase);
     flight.id = JobId::new(id).unwrap();
-    flight.token = Token(format!("token-of-{id}"));
+    flight.token = Token(format!("token-of-{id}").into());
     Box::new(flight)
 }

@@ -73,7 +73,7 @@ fn only_a_job_that_nobody_can_have_paid_for_is_unpaid() {
         assert!(flight(phase).is_paid(), "{phase:?}");
     }
     let mut late = flight(Phase::Submitting);
-    late.request = Some(RequestId("late".to_owned()));
+    late.request = Some(RequestId("late".into()));
     assert!(late.is_paid());
 }
 
@@ -127,7 +127,7 @@ fn a_large_result_stays_out_of_the_record_and_an_unbegun_job_names_no_phase() {
 fn only_later_and_end_close_a_claim() {
     let event = flight(Phase::Polling).event("submitted");
     let submitted = Write::Submitted {
-        request: RequestId("r".to_owned()),
+        request: RequestId("r".into()),
         path: None,
         attempt: 1,
         event,

@@ -35,7 +35,7 @@ fn again() -> Failure {
 
 fn accepted(id: &str) -> Submitted {
     Submitted::Accepted(Accepted {
-        request: RequestId(id.to_owned()),
+        request: RequestId(id.into()),
         path: None,
         position: None,
     })
@@ -163,7 +163,7 @@ fn an_accepted_submit_is_recorded_alone_and_polled() {
     let mut flight = flight(Phase::Submitting);
     (flight.tries, flight.doubt) = (3, Doubt::Submit);
     let answer = Submitted::Accepted(Accepted {
-        request: RequestId("r".to_owned()),
+        request: RequestId("r".into()),
         path: Some("/p".to_owned()),
         position: Some(1),
     });
@@ -178,7 +178,7 @@ fn an_accepted_submit_is_recorded_alone_and_polled() {
         panic!("{change:?}")
     };
     assert_eq!(
-        (request.0.as_str(), path.as_deref(), *attempt),
+        (&*request.0, path.as_deref(), *attempt),
         ("r", Some("/p"), 1)
     );
     assert_eq!(
@@ -1000,7 +1000,7 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
         flight
     };
     let mut good = direct();
-    let id = Some(RequestId("d".to_owned()));
+    let id = Some(RequestId("d".into()));
     let answer = Directed::Output(output(Some("1")), id);
     let change = after_direct(&mut good, answer, &one_file(), at(2000));
     assert_eq!((good.phase, good.attempt), (Phase::Delivering, 1));
@@ -1192,7 +1192,7 @@ fn answers(flight: &Flight) -> Vec<Answer> {
     match flight.phase {
         Phase::Submitting if flight.via == Via::Direct => {
             for found in found {
-                let good = Directed::Output(output(Some("1")), Some(RequestId("d".to_owned())));
+                let good = Directed::Output(output(Some("1")), Some(RequestId("d".into())));
                 all.push(Answer::Directed(good, found));
             }
             for failure in failures() {
@@ -1379,7 +1379,7 @@ fn assert_lawful(before: &Before, flight: &Flight, change: &Change, what: &str) 
             if let Some(old) = &before.request {
                 let tried = set(change, "tried").unwrap_or_default();
                 assert!(
-                    tried.split(' ').any(|id| id == old.0),
+                    tried.split(' ').any(|id| id == &*old.0),
                     "{what}: {old} is lost"
                 );
                 assert!(deletes(change, "request_id"), "{what}");

@@ -154,7 +154,7 @@ fn a_claim_without_its_running_record_is_taken_off() {
     fill(&bench, &one, &["a", "b", "c", "d"]);
     let mut flights = one.claim(2);
     one.end(&mut flights[0], EndState::Done);
-    let held = flights[1].token.0.clone();
+    let held = flights[1].token.0.to_string();
     // Ended, still waiting, somebody else's, unknown; and one of an instance that nobody knows.
     for (instance, id, token) in [
         (one.name(), "a", "t1"),

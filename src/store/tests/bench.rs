@@ -402,7 +402,7 @@ impl Instance {
         let steps = steps.map(|steps| {
             let rows = steps
                 .iter()
-                .map(|(token, acting)| (token.0.clone(), *acting));
+                .map(|(token, acting)| (token.0.to_string(), *acting));
             steps_text(&rows.collect::<Vec<_>>())
         });
         let name = self.name();
@@ -443,9 +443,9 @@ pub(super) fn entry(raw: Vec<u8>) -> Entry {
 pub(super) fn accepted(flight: &mut Flight, request: &str) -> Write {
     flight.attempt += 1;
     flight.phase = Phase::Polling;
-    flight.request = Some(RequestId(request.to_owned()));
+    flight.request = Some(RequestId(request.into()));
     Write::Submitted {
-        request: RequestId(request.to_owned()),
+        request: RequestId(request.into()),
         path: None,
         attempt: flight.attempt,
         event: flight.event("submitted"),

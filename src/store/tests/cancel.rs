@@ -208,7 +208,7 @@ fn what_is_owned_is_marked_and_its_owner_learns_it_with_his_next_beat() {
     assert!(one.beat().cancels);
     let mut asked = one.session.cancels().expect("answers");
     asked.sort();
-    let token = |at: usize| flights[at].token.0.clone();
+    let token = |at: usize| flights[at].token.0.to_string();
     assert_eq!(
         asked,
         [("p".to_owned(), token(1)), ("s".to_owned(), token(0))]
@@ -282,7 +282,7 @@ fn a_late_request_id_of_a_job_to_be_cancelled_is_adopted_and_its_owner_cancels_i
     let flight = two.claim_one();
     assert_eq!(
         (flight.phase, flight.cancel_asked, flight.request),
-        (Phase::Polling, true, Some(RequestId("r".to_owned())))
+        (Phase::Polling, true, Some(RequestId("r".into())))
     );
 }
 

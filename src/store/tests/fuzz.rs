@@ -115,7 +115,7 @@ fn any_reply(store: &Store, input: &[u8]) -> Outcome {
 
 fn nothing_lost(flight: &Flight, fields: &HashMap<String, String>) -> Result<(), String> {
     let field = |name: &str| fields.get(name).map(String::as_str);
-    let request = flight.request.as_ref().map(|request| request.0.as_str());
+    let request = flight.request.as_ref().map(|request| &*request.0);
     hold!(
         request == field("request_id").filter(|id| !id.is_empty()),
         "the request became {request:?}"
@@ -197,7 +197,7 @@ fn stepped(mut flight: Flight) -> String {
     let found = FoundSummary::default();
     let before = state::before_submit(&mut flight, moment);
     let accepted = Accepted {
-        request: RequestId("r".to_owned()),
+        request: RequestId("r".into()),
         path: None,
         position: Some(3),
     };

@@ -293,14 +293,14 @@ impl Model {
             });
             assert_eq!(flight.phase, phase);
             assert_eq!(
-                flight.request.as_ref().map(|request| &request.0),
-                job.request.as_ref()
+                flight.request.as_ref().map(|request| &*request.0),
+                job.request.as_deref()
             );
             assert_eq!((flight.attempt, flight.seq), (job.attempt, 0));
             job.phase = Some(phase);
             job.started |= phase != Phase::Telling;
-            job.token = flight.token.0.clone();
-            job.place = Place::Claim(who, flight.token.0.clone());
+            job.token = flight.token.0.to_string();
+            job.place = Place::Claim(who, flight.token.0.to_string());
             if !drop {
                 self.held[who].push(flight);
             }
@@ -345,7 +345,7 @@ impl Model {
         self.note(what, format!("of {id} by {who}, {:?}", flight.request));
         self.trouble(who, true);
         let written = self.instances[who].write(&mut flight, &write);
-        let adopted = next.request.clone().map(RequestId);
+        let adopted = next.request.clone().map(|id| RequestId(id.into()));
         if adopts {
             // A late request id is there: nothing but this is said, nothing is written.
             self.note("adopted under an owner", id.clone());
@@ -427,7 +427,7 @@ impl Model {
                 }
             } else {
                 assert_eq!(written, Written::Stale, "adopted: {:?}", self.history);
-                next.attempt = if next.token == flight.token.0 {
+                next.attempt = if next.token == *flight.token.0 {
                     flight.attempt
                 } else {
                     next.attempt.max(1)
@@ -597,7 +597,7 @@ impl Model {
     fn disown(&mut self, who: usize) {
         let known: HashSet<String> = self.held[who]
             .iter()
-            .map(|flight| flight.token.0.clone())
+            .map(|flight| flight.token.0.to_string())
             .collect();
         for (id, token) in self.instances[who].session.claims().expect("answers") {
             if known.contains(&token) {

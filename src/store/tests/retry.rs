@@ -98,7 +98,7 @@ fn a_dead_letter_comes_in_once_more_and_nothing_of_its_old_life_but_its_requests
     assert_eq!(take("first_queued_at"), Some(first_queued));
     assert_eq!(
         (take("past"), take("tried")),
-        (Some(token), Some("r-1".to_owned()))
+        (Some(token.to_string()), Some("r-1".to_owned()))
     );
     let left: Vec<_> = after
         .iter()

@@ -402,4 +402,23 @@ mod tests {
             Entry::Probe(_)
         ));
     }
+
+    #[test]
+    fn a_place_that_is_kept_is_taken_until_it_is_left() {
+        let gate = Gate::new(4); // two places
+        let now = Instant::now();
+        let enter = || {
+            gate.enter_if_there(Service::Fal, now)
+                .and_then(Inside::keep)
+        };
+        let first = enter().expect("a place");
+        let second = enter().expect("another");
+        assert!(enter().is_none(), "full");
+        gate.leave(first);
+        let third = enter().expect("the first one's");
+        assert!(enter().is_none(), "full again");
+        gate.leave(second);
+        gate.leave(third);
+        assert_eq!(gate.fal.inside.load(Ordering::Acquire), 0);
+    }
 }

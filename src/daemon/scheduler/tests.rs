@@ -126,6 +126,52 @@ fn of_eight_turns_one_pulls_however_many_steps_are_due() {
     assert_eq!(pulls, 8);
 }
 
+/// Otherwise all threads run dry and wait for the next claim.
+#[test]
+fn while_more_waits_in_redis_the_next_claim_comes_before_the_last_claimed_job() {
+    let scheduler = scheduler(8); // the next claim is due when one is left
+    let order = |more: bool| -> Vec<_> {
+        scheduler.claimed(
+            ["a", "b", "c"]
+                .map(|id| named(id, Phase::Submitting))
+                .into_iter(),
+        );
+        scheduler.left_behind(more);
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            match scheduler.next(&mut 0, &GATE, || ()) {
+                Work::Pull(permit, _) => {
+                    order.push("pull".to_owned());
+                    // It brought nothing: what is claimed already begins all the same.
+                    scheduler.left_behind(false);
+                    drop(permit);
+                }
+                work => order.push(name(work)),
+            }
+        }
+        order
+    };
+    assert_eq!(order(true), ["a", "b", "pull", "c"]);
+    assert_eq!(order(false), ["a", "b", "c", "pull"]);
+}
+
+#[test]
+fn a_thread_says_that_it_is_idle_before_it_waits_and_without_the_lock() {
+    let scheduler = Arc::new(without_permit(2));
+    let said = Arc::new(AtomicUsize::new(0));
+    scheduler.claimed([named("a", Phase::Submitting)].into_iter());
+    let idle = || {
+        said.fetch_add(1, Ordering::SeqCst);
+        assert!(scheduler.inner.try_lock().is_ok(), "under the lock");
+        scheduler.claimed([named("b", Phase::Submitting)].into_iter());
+    };
+    assert_eq!(name(scheduler.next(&mut 0, &GATE, idle)), "a");
+    assert_eq!(said.load(Ordering::SeqCst), 0, "it went on at once");
+    // What came while it said so is not slept over.
+    assert_eq!(name(scheduler.next(&mut 0, &GATE, idle)), "b");
+    assert_eq!(said.load(Ordering::SeqCst), 1);
+}
+
 /// Without this each eighth turn would begin one job of its claim and hoard the others behind the
 /// stream of due steps.
 #[test]

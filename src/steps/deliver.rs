@@ -187,7 +187,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         let change = state::delivery_progress(flight, settled.to_text(), resent);
         return Step::Go(worker.record(flight, change));
     }
-    if plan::next(parcel, &progress) == Op::Finished {
+    if plan::is_finished(parcel, &progress) {
         return Step::Finished(progress);
     }
     if let Err(next) = worker.may_act(flight) {
@@ -202,7 +202,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         After::Go(progress) => {
             flight.step_tries = 0;
             flight.unfetched_since = None;
-            if plan::next(parcel, &progress) == Op::Finished {
+            if plan::is_finished(parcel, &progress) {
                 return Step::Finished(progress);
             }
             let change = state::delivery_went_on(flight, progress.to_text());

@@ -441,6 +441,12 @@ pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
     }
 }
 
+/// Whether [`next`] would be [`Op::Finished`], without making a call to see it.
+pub fn is_finished(parcel: &Parcel<'_>, progress: &Progress) -> bool {
+    let p = settled(parcel, progress);
+    p.item >= parcel.items.len() && !p.delete_due && !p.ping_due
+}
+
 /// What the outcome of the call that [`next`] gave for this progress leads to. `jitter`: 0 to 1, random.
 pub fn after(
     parcel: &Parcel<'_>,

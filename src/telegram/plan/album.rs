@@ -74,7 +74,8 @@ fn family(parcel: &Parcel<'_>, p: &Progress, index: usize) -> Option<(Family, bo
 /// How many items from the one under way on go with the next call: one is no album.
 pub(super) fn count(parcel: &Parcel<'_>, p: &Progress) -> usize {
     let end = parcel.items.len();
-    if p.part > 0 || p.item >= end {
+    // Most results are one file: which family it is of need not be known.
+    if p.part > 0 || p.item + 1 >= end {
         return 1;
     }
     let first = family(parcel, p, p.item);
@@ -153,7 +154,9 @@ pub(super) fn op(parcel: &Parcel<'_>, p: &Progress, n: usize) -> Op {
         files.push(Piece {
             url: file.url.clone(),
             file_name: file_name(file, kind),
-            content_type: media_type(file).unwrap_or_else(|| "application/octet-stream".into()),
+            content_type: media_type(file)
+                .unwrap_or("application/octet-stream".into())
+                .into_owned(),
         });
     }
     let mut args = send_args(parcel, p, parcel.target.reply_to_message_id);

@@ -22,7 +22,9 @@ pub(super) fn upload(parcel: &Parcel<'_>, p: &Progress, file: &File, kind: SendK
         url: file.url.clone(),
         max_bytes: parcel.limits.upload_body.saturating_sub(args as u64 + 1024),
         file_name: file_name(file, kind),
-        content_type: media_type(file).unwrap_or_else(|| "application/octet-stream".into()),
+        content_type: media_type(file)
+            .unwrap_or("application/octet-stream".into())
+            .into_owned(),
         call,
     }
 }

@@ -4,6 +4,7 @@
 use crate::job::answer::File;
 use crate::job::spec::SendAs;
 use crate::telegram::{Method, safe_name};
+use std::borrow::Cow;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendKind {
@@ -81,32 +82,36 @@ const TYPES: [(&str, &str); 27] = [
 ];
 
 /// The type as fal says or the `data:` URI says; where that says nothing, by extension.
-pub(super) fn media_type(file: &File) -> Option<String> {
-    let said = file.content_type.clone().or_else(|| {
-        let data = file
-            .url
-            .get(..5)
-            .filter(|head| head.eq_ignore_ascii_case("data:"))?;
-        let head = file.url[data.len()..].split([';', ',']).next()?;
-        Some(head.to_ascii_lowercase())
-    });
-    let said = said.map(|said| match said.as_str() {
-        "image/jpg" | "image/pjpeg" => "image/jpeg".to_owned(),
-        "audio/mp3" => "audio/mpeg".to_owned(),
-        "audio/m4a" | "audio/x-m4a" => "audio/mp4".to_owned(),
-        "application/x-zip-compressed" => "application/zip".to_owned(),
+pub(super) fn media_type(file: &File) -> Option<Cow<'_, str>> {
+    let said = match &file.content_type {
+        Some(said) => Some(Cow::Borrowed(said.as_str())),
+        None => type_in_data_uri(&file.url).map(Cow::Owned),
+    };
+    let said = said.map(|said| match &*said {
+        "image/jpg" | "image/pjpeg" => "image/jpeg".into(),
+        "audio/mp3" => "audio/mpeg".into(),
+        "audio/m4a" | "audio/x-m4a" => "audio/mp4".into(),
+        "application/x-zip-compressed" => "application/zip".into(),
         _ => said,
     });
-    let says = |said: &String| {
-        said.contains('/') && said != "application/octet-stream" && said != "binary/octet-stream"
+    let says = |said: &Cow<'_, str>| {
+        said.contains('/') && *said != "application/octet-stream" && *said != "binary/octet-stream"
     };
     said.filter(says).or_else(|| {
         let extension = extension(file)?;
         TYPES
             .iter()
             .find(|(known, _)| *known == extension)
-            .map(|(_, media)| (*media).to_owned())
+            .map(|(_, media)| Cow::Borrowed(*media))
     })
+}
+
+fn type_in_data_uri(url: &str) -> Option<String> {
+    let data = url
+        .get(..5)
+        .filter(|head| head.eq_ignore_ascii_case("data:"))?;
+    let head = url[data.len()..].split([';', ',']).next()?;
+    Some(head.to_ascii_lowercase())
 }
 
 /// Lower case, of the name, else of the URL's path.
@@ -153,7 +158,7 @@ pub(super) fn taken_by_url(kind: SendKind, file: &File) -> bool {
     };
     match kind {
         SendKind::Photo => matches!(
-            media.as_str(),
+            &*media,
             "image/jpeg" | "image/png" | "image/webp" | "image/gif"
         ),
         SendKind::Video => media == "video/mp4",

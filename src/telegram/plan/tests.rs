@@ -140,6 +140,7 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
         // As after a restart: through the record.
         progress = Progress::parse(&progress.to_text()).expect("our own text");
         let op = next(parcel, &progress);
+        assert_eq!(is_finished(parcel, &progress), op == Op::Finished);
         if op == Op::Finished {
             assert!(outcomes.next().is_none(), "outcomes left after {calls:?}");
             return (calls, End::Finished(progress));

@@ -69,6 +69,10 @@ fn any_delivery(input: &[u8]) -> Outcome {
     // Every item may take its texts, every rung of it some repeats: a bound that no honest walk reaches.
     for _ in 0..4000 {
         let op = next(&parcel, &p);
+        hold!(
+            is_finished(&parcel, &p) == (op == Op::Finished),
+            "finished, or not: {op:?}"
+        );
         let call = match op {
             Op::Finished => {
                 let last: String = walked.into_iter().collect();

@@ -8,6 +8,7 @@
 
 mod answer;
 mod look;
+mod members;
 mod outputs;
 mod storage;
 

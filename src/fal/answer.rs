@@ -3,13 +3,14 @@
 //! the way to it (HTML, nothing, a bare 502)? And has fal certainly not charged, or can nobody know?
 
 use super::Probe;
+use super::members::{self, Members};
 use crate::http::{Answer, Broken, Place};
 use crate::job::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::spec::Model;
 use crate::job::{Charged, RequestId};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// What an exchange brought.
@@ -19,6 +20,8 @@ pub(super) type Wire = Result<Answer, Broken>;
 const TEXT: usize = 300;
 /// Longest part of it that fal worded, characters: it may quote the input.
 const MESSAGE: usize = 200;
+/// Longest body that can be a word about the request in place of its result.
+const LONGEST_STATUS: usize = 4 << 10;
 /// A longer `Retry-After` is not believed.
 const LONGEST_WAIT_S: u64 = 3600;
 
@@ -92,16 +95,21 @@ fn lost(text: &str) -> Failure {
 fn accepted(answer: &Answer, body: &Body, base: &str, model: &Model) -> Option<Accepted> {
     let id = body.text("request_id").filter(|id| is_id(id));
     let id = id.or_else(|| {
-        answer
-            .header("x-fal-request-id")
-            .map(str::to_owned)
-            .filter(|id| is_id(id))
+        let header = answer.header("x-fal-request-id");
+        header.map(Cow::Borrowed).filter(|id| is_id(id))
     })?;
     let request = RequestId(id.into());
+    let stem = stem_path(model, &request);
+    // Nearly always it is the stem form, letter by letter: then there is nothing to look at.
+    let is_usual = |url: &str| {
+        let path = url.strip_prefix(base)?.strip_prefix(&*stem)?;
+        Some(path == "/status")
+    };
     let path = body
         .text("status_url")
+        .filter(|url| is_usual(url) != Some(true))
         .and_then(|url| below(base, &url))
-        .filter(|path| *path != stem_path(model, &request));
+        .filter(|path| *path != stem);
     Some(Accepted {
         path,
         position: body.position(),
@@ -196,11 +204,13 @@ pub(super) fn collected(wire: Wire) -> Collected {
             Err(failure) => return Collected::Failed(failure),
         },
     };
-    if is_still_running(&answer) {
+    let short = (answer.body.len() <= LONGEST_STATUS).then(|| Body::read(&answer.body));
+    if short.as_ref().is_some_and(is_still_running) {
         return Collected::NotYet;
     }
+    let is_object = short.is_some_and(|body| body.is_object());
     match answer.status {
-        200..300 => match output(answer) {
+        200..300 => match output(answer, is_object) {
             Ok(output) => Collected::Output(output),
             Err(failure) => Collected::Failed(Failure {
                 remedy: Remedy::RetryStep,
@@ -221,11 +231,7 @@ fn too_big() -> Failure {
 }
 
 /// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result.
-fn is_still_running(answer: &Answer) -> bool {
-    if answer.body.len() > 4 << 10 {
-        return false;
-    }
-    let body = Body::read(&answer.body);
+fn is_still_running(body: &Body) -> bool {
     let says = body
         .text("detail")
         .is_some_and(|text| text.to_ascii_lowercase().contains("still in progress"));
@@ -246,15 +252,17 @@ fn is_the_models_404(answer: &Answer) -> bool {
                 .is_some_and(|text| text.starts_with("Path ")))
 }
 
-/// A 2xx body as output: a JSON object in UTF-8, nothing more is asked.
-fn output(answer: Answer) -> Result<Output, Failure> {
+/// A 2xx body as output: a JSON object in UTF-8, nothing more is asked. `is_object`: that is known already.
+fn output(answer: Answer, is_object: bool) -> Result<Output, Failure> {
     let units = units(&answer.headers);
     let failure = |text: &str| Failure {
         spoke: true,
         ..plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text)
     };
     let json = String::from_utf8(answer.body).map_err(|_| failure("the result is not UTF-8"))?;
-    if !json.trim_start().starts_with('{') || serde_json::from_str::<&RawValue>(&json).is_err() {
+    let looks_like_one =
+        || json.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(&json).is_ok();
+    if !is_object && !looks_like_one() {
         return Err(Failure {
             units,
             ..failure("the result is not a JSON object")
@@ -297,7 +305,7 @@ pub(super) fn directed(wire: Wire) -> Directed {
     if (200..300).contains(&answer.status) {
         let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
         let id = id.map(|id| RequestId(id.into()));
-        return match output(answer) {
+        return match output(answer, false) {
             Ok(output) => Directed::Output(output, id),
             Err(failure) => Directed::Failed(failure),
         };
@@ -484,15 +492,15 @@ fn classify(status: u16, headers: &[(String, String)], body: &[u8]) -> Failure {
     let detail = body.detail();
     let words = [
         body.text("error_type"),
-        answer.header("x-fal-error-type").map(str::to_owned),
+        answer.header("x-fal-error-type").map(Cow::Borrowed),
         detail.as_ref().and_then(|detail| detail.kind.clone()),
         body.text("type"),
     ];
     let known = words.iter().flatten().find_map(|word| by_type(word));
-    let word = words.iter().flatten().next().map(String::as_str);
+    let word = words.iter().flatten().next().map(|word| &**word);
     let message = detail
         .as_ref()
-        .map(|detail| detail.message.as_str())
+        .map(|detail| &*detail.message)
         .unwrap_or_default();
     let units = units(headers);
     // Its own word has a JSON `detail`, or a type we know, or was metered by a runner.
@@ -659,20 +667,19 @@ fn is_line_break(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// A JSON object taken apart one level deep, whatever its members hold: an echoed input may have
-/// numbers and depths that no fixed type survives.
-struct Body<'a>(Option<BTreeMap<String, &'a RawValue>>);
+/// A JSON object, or something else.
+struct Body<'a>(Option<Members<'a>>);
 
 /// One entry of `detail`.
-struct Detail {
-    kind: Option<String>,
+struct Detail<'a> {
+    kind: Option<Cow<'a, str>>,
     place: String,
-    message: String,
+    message: Cow<'a, str>,
 }
 
 impl<'a> Body<'a> {
     fn read(bytes: &'a [u8]) -> Body<'a> {
-        Body(serde_json::from_slice(bytes).ok())
+        Body(Members::of_bytes(bytes))
     }
 
     fn is_object(&self) -> bool {
@@ -684,15 +691,11 @@ impl<'a> Body<'a> {
     }
 
     fn raw(&self, key: &str) -> Option<&'a RawValue> {
-        self.0
-            .as_ref()?
-            .get(key)
-            .copied()
-            .filter(|raw| raw.get() != "null")
+        self.0.as_ref()?.last(key).filter(|raw| raw.get() != "null")
     }
 
-    fn text(&self, key: &str) -> Option<String> {
-        serde_json::from_str(self.raw(key)?.get()).ok()
+    fn text(&self, key: &str) -> Option<Cow<'a, str>> {
+        members::text(self.raw(key)?)
     }
 
     fn position(&self) -> Option<u64> {
@@ -700,10 +703,10 @@ impl<'a> Body<'a> {
     }
 
     /// A text, an entry, or a list of either; of several a content policy wins, else the first.
-    fn detail(&self) -> Option<Detail> {
+    fn detail(&self) -> Option<Detail<'a>> {
         let raw = self.raw("detail")?;
         let list: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_else(|_| vec![raw]);
-        let mut entries: Vec<Detail> = list.into_iter().map(Detail::read).collect();
+        let mut entries: Vec<Detail<'a>> = list.into_iter().map(Detail::read).collect();
         let policy = entries
             .iter()
             .position(|entry| entry.kind.as_deref() == Some("content_policy_violation"));
@@ -712,9 +715,9 @@ impl<'a> Body<'a> {
     }
 }
 
-impl Detail {
-    fn read(raw: &RawValue) -> Detail {
-        if let Ok(message) = serde_json::from_str(raw.get()) {
+impl<'a> Detail<'a> {
+    fn read(raw: &'a RawValue) -> Detail<'a> {
+        if let Some(message) = members::text(raw) {
             return Detail {
                 kind: None,
                 place: String::new(),

@@ -3,11 +3,11 @@
 //! apart level by level and never turned into numbers: seeds exceed 2^63, and a result must not be lost
 //! to a `1e400` beside its picture.
 
+use super::members::{self, Members};
 use crate::job::answer::{File, Item};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
 
 /// Deeper than this nothing is looked for.
 const DEPTH: usize = 128;
@@ -40,21 +40,15 @@ pub fn outputs_beyond_input(json: &str, input: &str) -> Found {
 }
 
 fn find(json: &str, echoes: &HashSet<String>) -> Found {
-    let Some(members) = raw(json).and_then(members) else {
+    let Some(members) = Members::read(json) else {
         return Found::default();
     };
     let mut walk = Walk {
         echoes,
-        seen: HashSet::new(),
-        main: Vec::new(),
-        side: Vec::new(),
+        files: Vec::new(),
     };
     walk.members(&members, Role::Main, 0);
-    let files = if walk.main.is_empty() {
-        walk.side
-    } else {
-        walk.main
-    };
+    let files = walk.done();
     let items = match files.is_empty() {
         false => files.into_iter().map(Item::File).collect(),
         true => texts(&members),
@@ -65,40 +59,8 @@ fn find(json: &str, echoes: &HashSet<String>) -> Found {
     }
 }
 
-type Members<'a> = Vec<(String, &'a RawValue)>;
-
 fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
-}
-
-/// The members of an object in document order (a `serde_json::Value` would sort them).
-fn members(raw: &RawValue) -> Option<Members<'_>> {
-    struct Ordered<'a>(Members<'a>);
-    struct Collect;
-    impl<'de> Visitor<'de> for Collect {
-        type Value = Ordered<'de>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut members = Vec::new();
-            while let Some(member) = map.next_entry()? {
-                members.push(member);
-            }
-            Ok(Ordered(members))
-        }
-    }
-    impl<'de> Deserialize<'de> for Ordered<'de> {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            from.deserialize_map(Collect)
-        }
-    }
-    if !raw.get().starts_with('{') {
-        return None;
-    }
-    serde_json::from_str::<Ordered>(raw.get())
-        .ok()
-        .map(|ordered| ordered.0)
 }
 
 fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
@@ -110,11 +72,7 @@ fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
 }
 
 fn text(raw: &RawValue) -> Option<String> {
-    if raw.get().starts_with('"') {
-        serde_json::from_str(raw.get()).ok()
-    } else {
-        None
-    }
+    members::text(raw).map(Cow::into_owned)
 }
 
 /// What a part of the result is for.
@@ -127,9 +85,7 @@ enum Role {
 
 struct Walk<'a> {
     echoes: &'a HashSet<String>,
-    seen: HashSet<String>,
-    main: Vec<File>,
-    side: Vec<File>,
+    files: Vec<(Role, File)>,
 }
 
 impl Walk<'_> {
@@ -137,7 +93,7 @@ impl Walk<'_> {
         if let Some(file) = file(members) {
             self.push(file, role);
         }
-        for (key, raw) in members {
+        for (key, raw) in members.iter() {
             if key != "url" && !is_echo(key) {
                 let role = if is_side(key) { Role::Side } else { role };
                 self.value(key, raw, role, depth + 1);
@@ -150,7 +106,7 @@ impl Walk<'_> {
         if depth > DEPTH {
             return;
         }
-        if let Some(members) = members(raw) {
+        if let Some(members) = Members::of(raw) {
             self.members(&members, role, depth);
         } else if let Some(list) = list(raw) {
             for raw in list {
@@ -170,13 +126,21 @@ impl Walk<'_> {
     }
 
     fn push(&mut self, file: File, role: Role) {
-        if self.echoes.contains(&file.url) || !self.seen.insert(file.url.clone()) {
-            return;
+        if !self.echoes.contains(&file.url) {
+            self.files.push((role, file));
         }
-        match role {
-            Role::Main => self.main.push(file),
-            Role::Side => self.side.push(file),
+    }
+
+    /// Each URL once, as what it was met first.
+    fn done(mut self) -> Vec<File> {
+        if self.files.len() > 1 {
+            let mut seen = HashSet::new();
+            self.files.retain(|(_, file)| seen.insert(file.url.clone()));
         }
+        let has_main = self.files.iter().any(|(role, _)| *role == Role::Main);
+        let wanted = if has_main { Role::Main } else { Role::Side };
+        let wanted = self.files.into_iter().filter(|(role, _)| *role == wanted);
+        wanted.map(|(_, file)| file).collect()
     }
 }
 
@@ -241,8 +205,8 @@ fn file(members: &Members) -> Option<File> {
     let get = |keys: &[&str]| {
         members
             .iter()
-            .find(|(key, _)| keys.contains(&key.as_str()))
-            .map(|(_, raw)| *raw)
+            .find(|(key, _)| keys.contains(key))
+            .map(|(_, raw)| raw)
     };
     let number = |keys: &[&str]| {
         let number: f64 = get(keys)?.get().parse().ok()?;
@@ -338,7 +302,8 @@ fn texts(top: &Members) -> Vec<Item> {
     let mut found: Vec<String> = Vec::new();
     for _ in 0..TEXT_DEPTH {
         let mut below = Vec::new();
-        for (key, raw) in level.iter().flatten().filter(|(key, _)| !is_echo(key)) {
+        let members = level.iter().flat_map(Members::iter);
+        for (key, raw) in members.filter(|(key, _)| !is_echo(key)) {
             if names_a_text(key) {
                 let listed = list(raw).unwrap_or_default().into_iter().filter_map(text);
                 let some = text(raw).into_iter().chain(listed);
@@ -351,8 +316,8 @@ fn texts(top: &Members) -> Vec<Item> {
             let listed = list(raw)
                 .unwrap_or_default()
                 .into_iter()
-                .filter_map(members);
-            below.extend(members(raw).into_iter().chain(listed));
+                .filter_map(Members::of);
+            below.extend(Members::of(raw).into_iter().chain(listed));
         }
         if !found.is_empty() || below.is_empty() {
             break;
@@ -404,9 +369,9 @@ fn urls_in(raw: &RawValue, depth: usize, urls: &mut HashSet<String>) {
         if is_url(&url) {
             urls.insert(url);
         }
-    } else if let Some(members) = members(raw) {
+    } else if let Some(members) = Members::of(raw) {
         members
-            .into_iter()
+            .iter()
             .for_each(|(_, raw)| urls_in(raw, depth + 1, urls));
     } else {
         list(raw)

@@ -14,6 +14,8 @@ pub use look::Look;
 
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use refusal::{Refusal, classify, tidy};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -364,11 +366,10 @@ fn without_token(text: &str, token: &str) -> String {
 
 /// JSON first, whatever the status; then the status.
 fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
-    let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
-    if let Some(json) = &json
-        && json.get("ok") == Some(&Value::Bool(true))
+    if answer.body.trim_ascii_start().starts_with(b"{")
+        && let Ok(Wire { ok: true, result }) = serde_json::from_slice(&answer.body)
     {
-        return Ok(sent(json.get("result").unwrap_or(&Value::Null)));
+        return Ok(result.map(sent).unwrap_or_default());
     }
     let header = answer
         .headers
@@ -385,17 +386,71 @@ fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
     ))
 }
 
+// Of an answer only the members that are used are read, each on its own: what else is in it, and what
+// one of them turns out to be, must not spoil a success.
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    ok: bool,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Message<'a> {
+    #[serde(borrow)]
+    message_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    photo: Option<&'a RawValue>,
+    #[serde(borrow)]
+    animation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    video: Option<&'a RawValue>,
+    #[serde(borrow)]
+    audio: Option<&'a RawValue>,
+    #[serde(borrow)]
+    document: Option<&'a RawValue>,
+    #[serde(borrow)]
+    voice: Option<&'a RawValue>,
+    #[serde(borrow)]
+    video_note: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sticker: Option<&'a RawValue>,
+}
+
+/// A file of a message, or one size of a photo.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    file_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    width: Option<&'a RawValue>,
+    #[serde(borrow)]
+    height: Option<&'a RawValue>,
+}
+
+/// serde would take a list for an object whose members stand in order.
+fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    raw.get().starts_with('{').then(|| part(raw))?
+}
+
+fn part<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
 /// A Message, an array of them, or `true`.
-fn sent(result: &Value) -> Sent {
+fn sent(result: &RawValue) -> Sent {
     let mut sent = Sent::default();
-    let messages = match result {
-        Value::Array(messages) => messages.as_slice(),
-        one => std::slice::from_ref(one),
+    let messages: Vec<&RawValue> = match result.get().starts_with('[') {
+        true => part(result).unwrap_or_default(),
+        false => vec![result],
     };
-    for message in messages {
-        let id = message.get("message_id").and_then(Value::as_i64);
+    for message in messages.into_iter().filter_map(object::<Message>) {
+        let id: Option<i64> = message.message_id.and_then(part);
         sent.message_ids.extend(id.filter(|id| *id != 0));
-        if let Some((kind, id)) = file_id(message) {
+        if let Some((kind, id)) = file_id(&message) {
             sent.file_ids.push(id);
             sent.file_kinds.push(kind);
         }
@@ -404,29 +459,30 @@ fn sent(result: &Value) -> Sent {
 }
 
 /// An animation also comes as `document`, a silent video as `animation`: the first that is there.
-fn file_id(message: &Value) -> Option<(&'static str, String)> {
+fn file_id(message: &Message) -> Option<(&'static str, String)> {
     let kinds = [
-        "animation",
-        "video",
-        "audio",
-        "document",
-        "voice",
-        "video_note",
-        "sticker",
+        ("animation", message.animation),
+        ("video", message.video),
+        ("audio", message.audio),
+        ("document", message.document),
+        ("voice", message.voice),
+        ("video_note", message.video_note),
+        ("sticker", message.sticker),
     ];
-    let (kind, file) = match message.get("photo").and_then(Value::as_array) {
+    let (kind, file) = match message.photo.and_then(part::<Vec<&RawValue>>) {
         Some(sizes) => {
-            let largest = sizes.iter().max_by_key(|size| {
-                let side = |name| size.get(name).and_then(Value::as_u64).unwrap_or(0);
-                side("width").saturating_mul(side("height"))
+            let sizes = sizes.into_iter().filter_map(object::<Kept>);
+            let largest = sizes.max_by_key(|size| {
+                let side = |side: Option<&RawValue>| side.and_then(part).unwrap_or(0u64);
+                side(size.width).saturating_mul(side(size.height))
             });
             ("photo", largest?)
         }
         None => kinds
             .into_iter()
-            .find_map(|kind| Some((kind, message.get(kind)?)))?,
+            .find_map(|(kind, file)| Some((kind, object(file?)?)))?,
     };
-    Some((kind, file.get("file_id")?.as_str()?.to_owned()))
+    Some((kind, part(file.file_id?)?))
 }
 
 /// A multipart body around a file that is never in memory: what stands before and after its bytes.

@@ -61,6 +61,12 @@ fn messages_are_read_leniently() {
             vec![],
         ),
         ("no result", r#"{"ok":true}"#, vec![], vec![]),
+        (
+            "lists in the place of objects",
+            r#"{"ok":true,"result":[[5],{"message_id":6,"document":["x"],"sticker":{"file_id":1e400}}]}"#,
+            vec![6],
+            vec![],
+        ),
     ];
     for (name, body, ids, files) in table {
         let sent = read(&answer(200, body), Method::SendPhoto, "1:s").expect(name);
@@ -85,6 +91,15 @@ fn the_body_counts_before_the_status() {
         read(&answer(200, refused), Method::SendPhoto, "1:s"),
         Err(Refusal::Unreachable(_))
     ));
+    // No success that anybody would give.
+    for other in [
+        r#"[true,{"message_id":5}]"#,
+        r#"{"ok":1}"#,
+        r#"{"ok":false,"ok":true}"#,
+    ] {
+        let refused = read(&answer(200, other), Method::SendPhoto, "1:s");
+        assert!(refused.is_err(), "{other}: {refused:?}");
+    }
     // Cut short, after it was carried out or not.
     assert!(matches!(
         read(

@@ -2,7 +2,7 @@
 //! A flight is moved through the scheduler or the transfers' channel, never shared: ownership proves
 //! that one thread works it.
 
-use super::answer::Held;
+use super::answer::{Held, Item};
 use super::failure::{Failure, Kind};
 use super::inputs::Brought;
 use super::pace::Watch;
@@ -147,6 +147,8 @@ pub struct Flight {
     pub tried: String,
     /// fal's JSON.
     pub result: Option<Arc<str>>,
+    /// What was found in it, for the delivery that begins at once; empty: to be found again.
+    pub(crate) found: Vec<Item>,
     /// The result is too large for the record and not yet in its own key.
     pub result_unsaved: bool,
     /// Why it failed.

@@ -56,16 +56,18 @@ pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directe
     worker.record(flight, change)
 }
 
-fn summary(worker: &Worker, flight: &Flight, json: &str) -> FoundSummary {
+fn summary(worker: &Worker, flight: &mut Flight, json: &str) -> FoundSummary {
     let found = fal::outputs(json);
     if flight.target.is_some() {
         warn_of_foreign_hosts(worker, flight, &found.items);
     }
-    FoundSummary {
+    let summary = FoundSummary {
         items: found.items.len(),
         all_flagged: found.all_flagged,
         files: file_urls(&found.items),
-    }
+    };
+    flight.found = found.items;
+    summary
 }
 
 /// A file of a host that may not be fetched from goes as a link: the operator should know why. Said

@@ -49,7 +49,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         Ok(json) => json,
         Err(next) => return next,
     };
-    let mut items = fal::outputs(&json).items;
+    let mut items = found(flight, &json);
     if let Some(redelivers) = &flight.redelivers {
         with_held(&mut items, &redelivers.held);
         if items.is_empty() {
@@ -474,6 +474,14 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
     }
 }
 
+/// What the result holds: as the step before this one found it, else looked for again.
+fn found(flight: &mut Flight, json: &str) -> Vec<Item> {
+    match std::mem::take(&mut flight.found) {
+        found if found.is_empty() => fal::outputs(json).items,
+        found => found,
+    }
+}
+
 /// No chat, or no bot token: what is paid ends with its files in the event.
 fn deliver_to_nobody(worker: &Worker, flight: &mut Flight) -> Next {
     if flight.target.is_some() || flight.redelivers.is_some() {
@@ -482,11 +490,10 @@ fn deliver_to_nobody(worker: &Worker, flight: &mut Flight) -> Next {
             final_failure(Kind::Telegram, "no bot token is configured".to_owned()),
         );
     }
-    let files = flight
-        .result
-        .as_deref()
-        .map(|json| file_urls(&fal::outputs(json).items))
-        .unwrap_or_default();
+    let files = match flight.result.clone() {
+        Some(json) => file_urls(&found(flight, &json)),
+        None => Vec::new(),
+    };
     let change = state::delivered(
         flight,
         &Receipt {

@@ -146,6 +146,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         path: take("path"),
         tried: take("tried").unwrap_or_default(),
         result,
+        found: Vec::new(),
         result_unsaved: false,
         failure: kind.map(|kind| (kind, error)),
         charged: take("charged")

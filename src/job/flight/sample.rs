@@ -34,6 +34,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         path: None,
         tried: String::new(),
         result: None,
+        found: Vec::new(),
         result_unsaved: false,
         failure: None,
         charged: Charged::No,

@@ -18,14 +18,16 @@ pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
 
 use resolver::CachingResolver;
-use socket::{Sockets, Trace};
+use socket::{Limits, Sockets, Trace};
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use ureq::unversioned::transport::Connector;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use ureq::http::{HeaderName, HeaderValue, Method, Uri};
+use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, AsSendBody, SendBody, Timeout};
 
 /// Idle connections older than this are not used again: the gateways of fal and Telegram close theirs
@@ -34,6 +36,12 @@ const IDLE_AGE: Duration = Duration::from_secs(60);
 
 /// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
 const BUFFER: usize = 16 << 10;
+
+/// Room for the headers of a request, ureq's own among them.
+const HEADERS: usize = 8;
+
+/// No exchange takes longer.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// HTTP statuses, and 0 for no answer.
 const STATUSES: usize = 1000;
@@ -114,8 +122,8 @@ pub struct Request<'a> {
     pub method: &'static str,
     /// Absolute, `https://`, or `http://` to loopback or to a host the operator named.
     pub url: &'a str,
-    /// Beyond those of the body.
-    pub headers: &'a [(&'a str, &'a str)],
+    /// Beyond those of the body; names in lower case.
+    pub headers: &'a [(&'static str, &'a str)],
     /// What it carries.
     pub body: Body<'a>,
     /// Its limits.
@@ -237,7 +245,7 @@ impl Http {
                 .collect(),
         });
         let sockets = Sockets::new(shared.closed.clone(), shared.opened.clone());
-        let connector = ().chain(sockets).chain(socket::Tls::default()).chain(socket::Ready);
+        let connector = ().chain(sockets).chain(RustlsConnector::default()).chain(socket::Ready);
         let resolver = CachingResolver::new();
         Http {
             agent: Agent::with_parts(config, connector, resolver.clone()),
@@ -308,30 +316,29 @@ impl Http {
             body,
             bounds,
         } = request;
-        let place = Place::of(url).ok_or_else(|| Broken::NotSent("the URL is not valid".into()))?;
+        let uri: Option<Uri> = url.parse().ok();
+        let place = uri.as_ref().and_then(Place::of_uri);
+        let (Some(uri), Some(place)) = (uri, place) else {
+            return Err(Broken::NotSent("the URL is not valid".into()));
+        };
         if !place.tls && !hosts::may_speak_plain(&place, &self.shared.plain_http) {
             return Err(Broken::NotSent(format!(
                 "plain http to {} is not allowed",
                 place.host
             )));
         }
-        let started = Instant::now();
-        let content_type = match &body {
-            Body::Bytes { content_type, .. } | Body::Stream { content_type, .. } => {
-                Some(*content_type)
-            }
-            Body::Empty => None,
-        };
+        let until = Instant::now() + bounds.total.min(LONGEST);
         // Made anew for a repeat, which is rare: a copy for each request would cost more.
-        let head = || {
-            let mut head = ureq::http::Request::builder().method(method).uri(url);
-            for (name, value) in headers {
-                head = head.header(*name, *value);
-            }
-            match content_type {
-                Some(content_type) => head.header("content-type", content_type),
-                None => head,
-            }
+        let head = Head {
+            method,
+            uri: &uri,
+            headers,
+            content_type: match &body {
+                Body::Bytes { content_type, .. } | Body::Stream { content_type, .. } => {
+                    Some(*content_type)
+                }
+                Body::Empty => None,
+            },
         };
         let call = Call {
             http: self,
@@ -343,30 +350,27 @@ impl Http {
         match body {
             Body::Stream { len, reader, .. } => {
                 let mut exact = Exactly { reader, left: len };
-                let head = head().header("content-length", len);
-                call.answer(
-                    build(head, SendBody::from_reader(&mut exact))?,
-                    bounds.total,
-                )
+                let mut request = head.before(SendBody::from_reader(&mut exact))?;
+                request.headers_mut().insert(CONTENT_LENGTH, len.into());
+                call.answer(request, until)
             }
             Body::Empty | Body::Bytes { .. } => {
                 let bytes = match body {
                     Body::Bytes { bytes, .. } => Some(bytes),
                     _ => matches!(method, "POST" | "PUT" | "PATCH").then_some(&[][..]),
                 };
-                let send = |total| match bytes {
-                    Some(bytes) => call.answer(build(head(), bytes)?, total),
-                    None => call.answer(build(head(), ())?, total),
+                let send = || match bytes {
+                    Some(bytes) => call.answer(head.before(bytes)?, until),
+                    None => call.answer(head.before(())?, until),
                 };
-                let first = send(bounds.total);
-                let left = bounds.total.saturating_sub(started.elapsed());
+                let first = send();
                 // RFC 9110 section 9.2.2: what is idempotent may be repeated when a kept connection
                 // turns out to be closed. A submit never: it may have arrived.
                 if method != "POST"
                     && matches!(first, Err(Broken::Unknown(_)))
                     && Trace::met_a_closed_one()
                 {
-                    return match send(left) {
+                    return match send() {
                         Err(Broken::NotSent(_)) => first, // the first one may have arrived
                         second => second,
                     };
@@ -377,9 +381,36 @@ impl Http {
     }
 }
 
-fn build<B>(head: ureq::http::request::Builder, body: B) -> Result<ureq::http::Request<B>, Broken> {
-    head.body(body)
-        .map_err(|_| Broken::NotSent("a header holds characters that HTTP does not allow".into()))
+/// A request but for its body.
+struct Head<'a> {
+    method: &'static str,
+    uri: &'a Uri,
+    headers: &'a [(&'static str, &'a str)],
+    content_type: Option<&'a str>,
+}
+
+impl Head<'_> {
+    fn before<B>(&self, body: B) -> Result<ureq::http::Request<B>, Broken> {
+        let value = |text| {
+            HeaderValue::from_str(text).map_err(|_| {
+                Broken::NotSent("a header holds characters that HTTP does not allow".into())
+            })
+        };
+        // Not ureq's builder: it moves the whole request for each part of it.
+        let mut request = ureq::http::Request::new(body);
+        *request.method_mut() = Method::from_bytes(self.method.as_bytes())
+            .map_err(|_| Broken::NotSent("there is no such method".into()))?;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.reserve(HEADERS);
+        for (name, text) in self.headers {
+            headers.append(HeaderName::from_static(name), value(text)?);
+        }
+        if let Some(content_type) = self.content_type {
+            headers.insert(CONTENT_TYPE, value(content_type)?);
+        }
+        Ok(request)
+    }
 }
 
 /// What one run of ureq needs beside the request.
@@ -392,23 +423,19 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Sends, and gives the answer with its body still to be read.
+    /// Sends, and gives the answer with its body still to be read, on this thread and before its next
+    /// exchange: the limits are this thread's.
     fn send<B: AsSendBody>(
         &self,
         request: ureq::http::Request<B>,
-        total: Duration,
+        until: Instant,
     ) -> Result<ureq::http::Response<ureq::Body>, Broken> {
-        let connect = self.bounds.connect.min(total);
-        let request = self
-            .http
-            .agent
-            .configure_request(request)
-            .timeout_global(Some(total))
-            .timeout_resolve(Some(connect))
-            .timeout_connect(Some(connect))
-            .timeout_per_read(self.stall)
-            .build();
-        Trace::begin(self.service);
+        let limits = Limits {
+            until,
+            connect: self.bounds.connect,
+            stall: self.stall,
+        };
+        Trace::begin(self.service, limits);
         self.http.agent.run(request).map_err(|error| {
             let broken = self.broken(error);
             if matches!(broken, Broken::NotSent(_)) {
@@ -421,9 +448,9 @@ impl Call<'_> {
     fn answer<B: AsSendBody>(
         &self,
         request: ureq::http::Request<B>,
-        total: Duration,
+        until: Instant,
     ) -> Result<Answer, Broken> {
-        let response = self.send(request, total)?;
+        let response = self.send(request, until)?;
         let (head, mut body) = response.into_parts();
         let status = head.status.as_u16();
         let max = self.bounds.max_bytes;

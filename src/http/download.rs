@@ -3,11 +3,12 @@
 //! and each hop of a redirect passes the list of hosts again.
 
 use super::hosts::{self, FileHosts, Place};
-use super::{Bounds, Broken, Call, Http, Service};
+use super::{Bounds, Broken, Call, Http, LONGEST, Service};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
+use ureq::http::Uri;
 
 /// Redirects followed, by hand.
 const REDIRECTS: u32 = 3;
@@ -91,15 +92,14 @@ impl fmt::Display for DownloadError {
 impl Http {
     /// Fetches a file. For transfer threads: it may take long.
     pub fn download(&self, url: &str, rules: &DownloadRules) -> Result<Spooled, DownloadError> {
-        let started = Instant::now();
+        let until = Instant::now() + rules.total.min(LONGEST);
         let mut url = url.to_owned();
         let mut last = 302;
         for _ in 0..=REDIRECTS {
-            let place = allowed(&url, rules.hosts)?;
-            let left = rules.total.saturating_sub(started.elapsed());
+            let (uri, place) = allowed(&url, rules.hosts)?;
             let bounds = Bounds {
                 connect: rules.connect,
-                total: left,
+                total: rules.total,
                 max_bytes: rules.max_bytes,
             };
             let call = Call {
@@ -109,9 +109,7 @@ impl Http {
                 bounds,
                 stall: Some(rules.stall),
             };
-            let request = super::build(ureq::http::Request::builder().method("GET").uri(&url), ())
-                .map_err(|_| DownloadError::HostNotAllowed(place.host.clone()))?;
-            let response = call.send(request, left).map_err(|broken| {
+            let response = call.send(get(uri), until).map_err(|broken| {
                 self.count(Service::Files, 0);
                 DownloadError::Broken(broken.to_string())
             })?;
@@ -153,7 +151,8 @@ impl Http {
         stall: Duration,
     ) -> Result<Spooled, DownloadError> {
         let not_valid = || DownloadError::HostNotAllowed("a URL that is not valid".into());
-        let place = Place::of(url).ok_or_else(not_valid)?;
+        let uri: Uri = url.parse().map_err(|_| not_valid())?;
+        let place = Place::of_uri(&uri).ok_or_else(not_valid)?;
         if !place.tls && !hosts::may_speak_plain(&place, &self.shared.plain_http) {
             return Err(DownloadError::HostNotAllowed(place.host));
         }
@@ -164,9 +163,8 @@ impl Http {
             bounds,
             stall: Some(stall),
         };
-        let request = super::build(ureq::http::Request::builder().method("GET").uri(url), ())
-            .map_err(|_| not_valid())?;
-        let response = call.send(request, bounds.total).map_err(|broken| {
+        let until = Instant::now() + bounds.total.min(LONGEST);
+        let response = call.send(get(uri), until).map_err(|broken| {
             self.count(service, 0);
             DownloadError::Broken(broken.to_string())
         })?;
@@ -180,14 +178,22 @@ impl Http {
     }
 }
 
-fn allowed(url: &str, hosts: &FileHosts) -> Result<Place, DownloadError> {
-    match Place::of(url) {
-        Some(place) if hosts.allows(url) => Ok(place),
-        Some(place) => Err(DownloadError::HostNotAllowed(place.host)),
-        None => Err(DownloadError::HostNotAllowed(
+fn allowed(url: &str, hosts: &FileHosts) -> Result<(Uri, Place), DownloadError> {
+    let uri: Option<Uri> = url.parse().ok();
+    let place = uri.as_ref().and_then(Place::of_uri);
+    match (uri, place) {
+        (Some(uri), Some(place)) if hosts.allow(&place) => Ok((uri, place)),
+        (_, Some(place)) => Err(DownloadError::HostNotAllowed(place.host)),
+        (_, None) => Err(DownloadError::HostNotAllowed(
             "a URL that is not valid".into(),
         )),
     }
+}
+
+fn get(uri: Uri) -> ureq::http::Request<()> {
+    let mut request = ureq::http::Request::new(());
+    *request.uri_mut() = uri;
+    request
 }
 
 /// Where a redirect leads: absolute, or relative to the page it came from.

@@ -19,7 +19,11 @@ pub(crate) struct Place {
 impl Place {
     /// `None` for whatever is no plain `http(s)://host[:port]…`.
     pub(crate) fn of(url: &str) -> Option<Place> {
-        let uri: Uri = url.parse().ok()?;
+        Place::of_uri(&url.parse().ok()?)
+    }
+
+    /// The same of a URL that was taken apart.
+    pub(super) fn of_uri(uri: &Uri) -> Option<Place> {
         let tls = match uri.scheme_str()? {
             "https" => true,
             "http" => false,
@@ -142,7 +146,11 @@ impl FileHosts {
 
     /// Whether files may be fetched from this URL.
     pub fn allows(&self, url: &str) -> bool {
-        Place::of(url).is_some_and(|place| self.0.iter().any(|rule| rule.covers(&place)))
+        Place::of(url).is_some_and(|place| self.allow(&place))
+    }
+
+    pub(super) fn allow(&self, place: &Place) -> bool {
+        self.0.iter().any(|rule| rule.covers(place))
     }
 
     /// Whether Telegram can be given this URL. The same set: a host the operator names counts as reachable.

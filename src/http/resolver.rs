@@ -3,6 +3,7 @@
 //! minute; after that it is served up to an hour while one thread looks it up again, so a DNS server
 //! that is slow or away stops nothing that worked before.
 
+use super::socket::Trace;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::fmt;
@@ -92,12 +93,7 @@ impl CachingResolver {
     }
 
     /// Addresses of a name, at `now`. Only a name never found, or not for an hour, is waited for.
-    fn addrs(
-        &self,
-        host: &str,
-        now: Instant,
-        limit: Option<Duration>,
-    ) -> Result<Vec<IpAddr>, Error> {
+    fn addrs(&self, host: &str, now: Instant, limit: Duration) -> Result<Vec<IpAddr>, Error> {
         let mut memory = self.0.lock();
         if memory.closed {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
@@ -129,26 +125,14 @@ impl CachingResolver {
                 return Err(Error::HostNotFound);
             }
         }
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let until = Instant::now() + limit;
         loop {
-            memory = match deadline {
-                None => self
-                    .0
-                    .changed
-                    .wait(memory)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(Error::Timeout(Timeout::Resolve));
-                    }
-                    self.0
-                        .changed
-                        .wait_timeout(memory, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout(Timeout::Resolve));
+            }
+            let waited = self.0.changed.wait_timeout(memory, left);
+            memory = waited.unwrap_or_else(PoisonError::into_inner).0;
             if memory.closed {
                 return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
             }
@@ -210,12 +194,7 @@ impl Inner {
 }
 
 impl Resolver for CachingResolver {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, Error> {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let default = if uri.scheme_str() == Some("http") {
             80
         } else {
@@ -229,8 +208,9 @@ impl Resolver for CachingResolver {
             result.push(SocketAddr::new(ip, port));
             return Ok(result);
         }
-        let limit = timeout.not_zero().map(|limit| *limit);
-        for ip in self.addrs(&host.to_ascii_lowercase(), Instant::now(), limit)? {
+        let now = Instant::now();
+        let limit = Trace::look_up_limit(now);
+        for ip in self.addrs(&host.to_ascii_lowercase(), now, limit)? {
             result.push(SocketAddr::new(ip, port));
         }
         Ok(result)
@@ -249,7 +229,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const LIMIT: Option<Duration> = Some(Duration::from_secs(5));
+    const LIMIT: Duration = Duration::from_secs(5);
 
     /// A resolver whose look-ups are counted, and fail once `away` is set.
     fn counted() -> (CachingResolver, Arc<AtomicU32>, Arc<AtomicU32>) {
@@ -312,7 +292,7 @@ mod tests {
         }));
         let now = Instant::now();
         for _ in 0..3 {
-            let result = resolver.addrs("slow.test", now, Some(Duration::from_millis(20)));
+            let result = resolver.addrs("slow.test", now, Duration::from_millis(20));
             assert!(
                 matches!(result, Err(Error::Timeout(Timeout::Resolve))),
                 "{result:?}"

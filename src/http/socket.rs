@@ -1,8 +1,10 @@
-//! Our own TCP transport below ureq, for three reasons. It knows how many bytes of the current request
+//! Our own TCP transport below ureq, for four reasons. It knows how many bytes of the current request
 //! the kernel took, which is the only certain ground for "nothing was sent". It probes an idle
 //! connection without eating bytes: ureq's own probe takes the session tickets of TLS 1.3 for garbage
 //! and drops a good connection. And it sends head and body in one write, with time limits set again
-//! only when they changed (together a sixth less CPU a request with TLS).
+//! only when they changed (together a sixth less CPU a request with TLS). And it keeps the time limits: for
+//! limits of a request's own ureq copies its settings twice a request, and for TLS builds them anew
+//! (hundreds of root certificates read from disk) for each connection.
 
 use super::Service;
 use rustix::net::RecvFlags;
@@ -14,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, RustlsConnector,
-    ShutdownHandle, Transport,
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, ShutdownHandle,
+    Transport,
 };
 use ureq::{Error, Timeout};
 
@@ -23,6 +25,8 @@ thread_local! {
     static TRACE: Trace = const {
         Trace {
             service: Cell::new(Service::Fal),
+            limits: Cell::new(None),
+            connect_until: Cell::new(None),
             opening: Cell::new(false),
             ready: Cell::new(false),
             sent: Cell::new(0),
@@ -31,10 +35,24 @@ thread_local! {
     };
 }
 
-/// What the current exchange of this thread did on the wire. ureq runs a request wholly on the calling
-/// thread, and its errors do not tell a failed handshake from a lost answer.
+/// Time limits of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The end of all of it.
+    pub(super) until: Instant,
+    /// The look-up; then TCP and TLS together.
+    pub(super) connect: Duration,
+    /// The longest silence of the peer.
+    pub(super) stall: Option<Duration>,
+}
+
+/// What the current exchange of this thread may take and what it did on the wire. ureq runs a request
+/// wholly on the calling thread, and its errors do not tell a failed handshake from a lost answer.
 pub(super) struct Trace {
     service: Cell<Service>,
+    limits: Cell<Option<Limits>>,
+    /// While one is under way: when it has to be over.
+    connect_until: Cell<Option<Instant>>,
     /// A new connection was begun.
     opening: Cell<bool>,
     /// It is connected, TLS included.
@@ -46,14 +64,54 @@ pub(super) struct Trace {
 
 impl Trace {
     /// A new exchange of this thread begins.
-    pub(super) fn begin(service: Service) {
+    pub(super) fn begin(service: Service, limits: Limits) {
         TRACE.with(|trace| {
             trace.service.set(service);
+            trace.limits.set(Some(limits));
+            trace.connect_until.set(None);
             trace.opening.set(false);
             trace.ready.set(false);
             trace.sent.set(0);
             trace.received.set(0);
         });
+    }
+
+    /// How long a look-up may take.
+    pub(super) fn look_up_limit(now: Instant) -> Duration {
+        let limits = TRACE.with(|trace| trace.limits.get());
+        limits.map_or(Duration::ZERO, |limits| {
+            limits
+                .connect
+                .min(limits.until.saturating_duration_since(now))
+        })
+    }
+
+    /// A new connection is begun, of this service; when it has to be ready.
+    fn connects(now: Instant) -> (Service, Instant) {
+        TRACE.with(|trace| {
+            trace.opening.set(true);
+            trace.ready.set(false);
+            let limits = trace.limits.get();
+            let until = limits.map_or(now, |limits| limits.until.min(now + limits.connect));
+            trace.connect_until.set(Some(until));
+            (trace.service.get(), until)
+        })
+    }
+
+    /// When what is under way has to be over, and what is said if it is not. Outside of an exchange
+    /// nothing may wait.
+    fn end(now: Instant) -> (Instant, Timeout) {
+        TRACE.with(
+            |trace| match (trace.connect_until.get(), trace.limits.get()) {
+                (Some(until), _) => (until, Timeout::Connect),
+                (None, Some(limits)) => (limits.until, Timeout::Global),
+                (None, None) => (now, Timeout::Global),
+            },
+        )
+    }
+
+    fn longest_silence() -> Option<Duration> {
+        TRACE.with(|trace| trace.limits.get())?.stall
     }
 
     /// Certain: not one byte of the request left this machine.
@@ -82,40 +140,11 @@ impl<In: Transport> Connector<In> for Ready {
     fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<In>, Error> {
         TRACE.with(|trace| {
             trace.ready.set(chained.is_some());
+            trace.connect_until.set(None);
             trace.sent.set(0);
             trace.received.set(0);
         });
         Ok(chained)
-    }
-}
-
-/// TLS by rustls. ureq builds the TLS settings anew (hundreds of root certificates read from disk) for
-/// each connection of a request that carries settings of its own, and ours all do, for their time
-/// limits. Those never touch TLS, so the agent's settings serve, built once, with their session cache.
-#[derive(Debug, Default)]
-pub(super) struct Tls(RustlsConnector);
-
-impl<In: Transport> Connector<In> for Tls {
-    type Out = <RustlsConnector as Connector<In>>::Out;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
-        let details = ConnectionDetails {
-            uri: details.uri,
-            addrs: details.addrs.clone(),
-            config: details.config,
-            request_level: false,
-            resolver: details.resolver,
-            now: details.now,
-            timeout: details.timeout,
-            current_time: details.current_time.clone(),
-            run_connector: details.run_connector.clone(),
-            register_shutdown: details.register_shutdown.clone(),
-        };
-        self.0.connect(&details, chained)
     }
 }
 
@@ -148,16 +177,8 @@ impl<In: Transport> Connector<In> for Sockets {
         if let Some(chained) = chained {
             return Ok(Some(Either::A(chained)));
         }
-        let service = TRACE.with(|trace| {
-            trace.opening.set(true);
-            trace.ready.set(false);
-            trace.service.get()
-        });
-        let limit = details
-            .timeout
-            .not_zero()
-            .map_or(Duration::from_secs(30), |limit| *limit);
-        let stream = Arc::new(self.open(&details.addrs, limit)?);
+        let (service, until) = Trace::connects(Instant::now());
+        let stream = Arc::new(self.open(&details.addrs, until)?);
         self.opened[service as usize].fetch_add(1, Ordering::Relaxed);
         stream.set_nodelay(true)?;
         // Two steps: coercing Weak<TcpStream> inside the call would need its type spelled out.
@@ -182,14 +203,13 @@ impl<In: Transport> Connector<In> for Sockets {
 impl Sockets {
     /// Tries the addresses in order. Each but the last gets half of what is left, so that one dead
     /// address (IPv6 without a route that says so) does not use up the time of the others.
-    fn open(&self, addrs: &[SocketAddr], limit: Duration) -> Result<TcpStream, Error> {
-        let deadline = Instant::now() + limit;
+    fn open(&self, addrs: &[SocketAddr], until: Instant) -> Result<TcpStream, Error> {
         let mut last = Error::HostNotFound;
         for (place, addr) in addrs.iter().enumerate() {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(io::Error::from(io::ErrorKind::NotConnected).into());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Error::Timeout(Timeout::Connect));
             }
@@ -271,18 +291,17 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    fn flush(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+    fn flush(&mut self) -> Result<(), Error> {
         let amount = std::mem::take(&mut self.buffers.pending);
         if amount == 0 {
             return Ok(());
         }
-        let timeout = timeout.for_write();
-        let mut left = Left::new(timeout)?;
+        let mut left = Left::new(None)?;
         let mut rest = &self.buffers.inner.output()[..amount];
         while !rest.is_empty() {
             if let Some(limit) = left.to_set(self.write_limit) {
-                self.stream.set_write_timeout(limit)?;
-                self.write_limit = limit;
+                self.stream.set_write_timeout(Some(limit))?;
+                self.write_limit = Some(limit);
             }
             match (&*self.stream).write(rest) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
@@ -290,7 +309,7 @@ impl Socket {
                     TRACE.with(|trace| trace.sent.set(trace.sent.get() + n as u64));
                     rest = &rest[n..];
                 }
-                Err(error) => left.after(error, timeout)?,
+                Err(error) => left.after(error)?,
             }
         }
         Ok(())
@@ -303,27 +322,26 @@ impl Transport for Socket {
     }
 
     /// Only notes that there is more to send: ureq always reads after writing, TLS handshakes too.
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
         self.buffers.pending += amount;
         if self.buffers.output().len() < MIN_ROOM {
-            self.flush(timeout)
+            self.flush()
         } else {
             Ok(())
         }
     }
 
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.flush(timeout)?;
-        let timeout = timeout.for_read();
-        let mut left = Left::new(timeout)?;
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
+        self.flush()?;
+        let mut left = Left::new(Trace::longest_silence())?;
         let amount = loop {
             if let Some(limit) = left.to_set(self.read_limit) {
-                self.stream.set_read_timeout(limit)?;
-                self.read_limit = limit;
+                self.stream.set_read_timeout(Some(limit))?;
+                self.read_limit = Some(limit);
             }
             match (&*self.stream).read(self.buffers.input_append_buf()) {
                 Ok(amount) => break amount,
-                Err(error) => left.after(error, timeout)?,
+                Err(error) => left.after(error)?,
             }
         };
         self.buffers.input_appended(amount);
@@ -367,49 +385,54 @@ fn only_tickets(mut bytes: &[u8]) -> bool {
 /// exchanges of different lengths take turns on a connection: a limit that is set already will do unless it
 /// is more than an eighth too long, or so short that waking up for it would cost more.
 struct Left {
-    limit: Option<Duration>,
-    until: Option<Instant>,
+    limit: Duration,
+    until: Instant,
+    /// What has ended when it is over.
+    reason: Timeout,
 }
 
 impl Left {
-    fn new(timeout: NextTimeout) -> Result<Left, Error> {
-        if timeout.after.is_zero() {
-            return Err(Error::Timeout(timeout.reason));
+    fn new(silence: Option<Duration>) -> Result<Left, Error> {
+        let now = Instant::now();
+        let (mut until, mut reason) = Trace::end(now);
+        if until <= now {
+            return Err(Error::Timeout(reason));
         }
-        let limit = timeout
-            .not_zero()
-            .map(|limit| (*limit).max(Duration::from_millis(1)));
-        let until = limit.map(|limit| Instant::now() + limit);
-        Ok(Left { limit, until })
+        if let Some(silence) = silence
+            && now + silence < until
+        {
+            (until, reason) = (now + silence, Timeout::PerRead);
+        }
+        let limit = (until - now).max(Duration::from_millis(1));
+        Ok(Left {
+            limit,
+            until,
+            reason,
+        })
     }
 
     /// What the socket's limit has to be now, if `set` will not do.
-    fn to_set(&self, set: Option<Duration>) -> Option<Option<Duration>> {
+    fn to_set(&self, set: Option<Duration>) -> Option<Duration> {
         (!fits(set, self.limit)).then_some(self.limit)
     }
 
     /// Whether to go on after an error: it was a signal, or a limit shorter than ours.
-    fn after(&mut self, error: io::Error, timeout: NextTimeout) -> Result<(), Error> {
+    fn after(&mut self, error: io::Error) -> Result<(), Error> {
         if error.kind() != io::ErrorKind::Interrupted && !is_timeout(&error) {
             return Err(error.into());
         }
         let now = Instant::now();
-        match self.until {
-            Some(until) if until <= now => return Err(Error::Timeout(timeout.reason)),
-            Some(until) => self.limit = Some((until - now).max(Duration::from_millis(1))),
-            None => {}
+        if self.until <= now {
+            return Err(Error::Timeout(self.reason));
         }
+        self.limit = (self.until - now).max(Duration::from_millis(1));
         Ok(())
     }
 }
 
 /// Whether a limit that is set will do for the one that is wanted.
-fn fits(set: Option<Duration>, wanted: Option<Duration>) -> bool {
-    match (set, wanted) {
-        (Some(set), Some(wanted)) => set <= wanted + wanted / 8 && set >= wanted / 16,
-        (None, None) => true,
-        _ => false,
-    }
+fn fits(set: Option<Duration>, wanted: Duration) -> bool {
+    set.is_some_and(|set| set <= wanted + wanted / 8 && set >= wanted / 16)
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -455,17 +478,15 @@ mod tests {
 
     #[test]
     fn a_time_limit_is_set_again_only_when_it_no_longer_fits() {
-        let ms = |n| Some(Duration::from_millis(n));
+        let ms = Duration::from_millis;
         for (set, wanted, fit) in [
-            (ms(1000), ms(999), true),
-            (ms(1000), ms(889), true),
-            (ms(1000), ms(800), false),
-            (ms(1000), ms(1001), true),
-            (ms(1000), ms(16_000), true),
-            (ms(1000), ms(16_100), false),
+            (Some(ms(1000)), ms(999), true),
+            (Some(ms(1000)), ms(889), true),
+            (Some(ms(1000)), ms(800), false),
+            (Some(ms(1000)), ms(1001), true),
+            (Some(ms(1000)), ms(16_000), true),
+            (Some(ms(1000)), ms(16_100), false),
             (None, ms(5), false),
-            (ms(5), None, false),
-            (None, None, true),
         ] {
             assert_eq!(fits(set, wanted), fit, "{set:?} for {wanted:?}");
         }

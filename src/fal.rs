@@ -64,11 +64,7 @@ impl Key {
         {
             answer.body = text.replace(secret, "***").into_bytes();
         }
-        for (_, value) in &mut answer.headers {
-            if value.contains(secret) {
-                *value = value.replace(secret, "***");
-            }
-        }
+        answer.headers.strike_out(secret, "***");
     }
 }
 
@@ -242,10 +238,9 @@ impl Fal {
             let now = self.keys.now.read();
             now.unwrap_or_else(PoisonError::into_inner).clone()
         };
-        let mut all = vec![
-            ("authorization", key.0.as_str()),
-            ("accept", "application/json"),
-        ];
+        let mut all = Vec::with_capacity(2 + headers.len());
+        all.push(("authorization", key.0.as_str()));
+        all.push(("accept", "application/json"));
         all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
         let body = match input {
             Some(input) => Body::Bytes {

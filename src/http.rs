@@ -7,6 +7,7 @@
 //! No text made here holds a URL, a path, a query or a header: Telegram's URLs hold the bot token.
 
 mod download;
+mod headers;
 mod hosts;
 mod resolver;
 mod socket;
@@ -14,6 +15,7 @@ mod socket;
 mod tests;
 
 pub use download::{DownloadError, DownloadRules, Spooled, spool_data_uri};
+pub use headers::Headers;
 pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
 
@@ -135,19 +137,16 @@ pub struct Request<'a> {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// Names in lower case, in the order of the wire.
-    pub headers: Vec<(String, String)>,
+    /// Its headers.
+    pub headers: Headers,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A header's first value; `name` in lower case.
+    /// A header's first value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.get(name)
     }
 }
 
@@ -468,19 +467,9 @@ impl Call<'_> {
         if bytes.len() as u64 > max {
             return Err(Broken::TooBig { status });
         }
-        let headers = head
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.as_str().to_owned(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
-            .collect();
         Ok(Answer {
             status,
-            headers,
+            headers: Headers::new(head.headers),
             body: bytes,
         })
     }

@@ -4,7 +4,7 @@
 
 use super::Probe;
 use super::members::{self, Members};
-use crate::http::{Answer, Broken, Place};
+use crate::http::{Answer, Broken, Headers, Place};
 use crate::job::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::spec::Model;
@@ -127,13 +127,16 @@ fn is_id(id: &str) -> bool {
 
 /// The path of a request below the base, built from the model's stem (fal-api section 2).
 pub(super) fn stem_path(model: &Model, request: &RequestId) -> String {
-    let mut path = format!("/{}/requests/", model.stem());
-    for byte in request.0.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                path.push(byte.into())
-            }
-            _ => path.push_str(&format!("%{byte:02X}")),
+    let (stem, id) = (model.stem(), &request.0);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if id.bytes().all(is_plain) {
+        return ["/", stem, "/requests/", id].concat();
+    }
+    let mut path = format!("/{stem}/requests/");
+    for byte in id.bytes() {
+        match is_plain(byte) {
+            true => path.push(byte.into()),
+            false => path.push_str(&format!("%{byte:02X}")),
         }
     }
     path
@@ -382,7 +385,7 @@ fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
 
 /// Whether fal itself gave this answer: what is no 5xx and has its JSON, or bears its request id. A
 /// gateway in front of it has neither.
-fn fal_spoke(status: u16, headers: &[(String, String)], json: bool) -> bool {
+fn fal_spoke(status: u16, headers: &Headers, json: bool) -> bool {
     let head = Head { status, headers };
     (status < 500 && json) || head.header("x-fal-request-id").is_some()
 }
@@ -486,7 +489,7 @@ const REFUSALS: &[&str] = &["safety", "policy", "flagged", "nsfw", "moderation"]
 
 /// What an answer that is not 2xx means, as the result of a job (fal-api section 8). The remedy is to
 /// repeat the step when it is not fal's word about the job.
-fn classify(status: u16, headers: &[(String, String)], body: &[u8]) -> Failure {
+fn classify(status: u16, headers: &Headers, body: &[u8]) -> Failure {
     let answer = Head { status, headers };
     let body = Body::read(body);
     let detail = body.detail();
@@ -571,7 +574,7 @@ fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind,
 }
 
 /// A 504 because the start deadline that *we* gave has passed: it never ran.
-fn user_deadline(status: u16, headers: &[(String, String)]) -> bool {
+fn user_deadline(status: u16, headers: &Headers) -> bool {
     let head = Head { status, headers };
     status == 504
         && head
@@ -581,15 +584,12 @@ fn user_deadline(status: u16, headers: &[(String, String)]) -> bool {
 
 struct Head<'a> {
     status: u16,
-    headers: &'a [(String, String)],
+    headers: &'a Headers,
 }
 
 impl Head<'_> {
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
+        self.headers.get(name).map(str::trim)
     }
 
     fn says_no_retry(&self) -> bool {
@@ -612,7 +612,7 @@ fn wait(header: Option<&str>) -> Option<Duration> {
 }
 
 /// The header's decimal text, if it is one.
-fn units(headers: &[(String, String)]) -> Option<String> {
+fn units(headers: &Headers) -> Option<String> {
     let head = Head { status: 0, headers };
     let text = head.header(UNITS)?;
     let digits = text.bytes().filter(u8::is_ascii_digit).count();

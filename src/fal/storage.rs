@@ -176,7 +176,7 @@ mod tests {
         ] {
             let failure = refused(&Answer {
                 status,
-                headers: vec![("retry-after".to_owned(), "7".to_owned())],
+                headers: [("retry-after", "7")].into_iter().collect(),
                 ..Answer::default()
             });
             assert_eq!((failure.kind, failure.remedy), (kind, remedy), "{status}");

@@ -371,16 +371,11 @@ fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
     {
         return Ok(result.map(sent).unwrap_or_default());
     }
-    let header = answer
-        .headers
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
     // Struck out before a description is shortened, or half a token might be left at the end.
     let body = without_token(&String::from_utf8_lossy(&answer.body), token);
-    let retry_after = header.map(|(_, value)| value.as_str());
     Err(classify(
         answer.status,
-        retry_after,
+        answer.header("retry-after"),
         body.as_bytes(),
         method.is_edit(),
     ))

@@ -1,6 +1,7 @@
 //! The wire: answers from fixtures, and forms as a server reads them from a socket.
 
 use super::*;
+use crate::http::Headers;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +11,7 @@ mod fuzz;
 fn answer(status: u16, body: &str) -> Answer {
     Answer {
         status,
-        headers: vec![],
+        headers: Headers::default(),
         body: body.as_bytes().to_vec(),
     }
 }
@@ -110,7 +111,7 @@ fn the_body_counts_before_the_status() {
         Err(Refusal::Unknown(_))
     ));
     let mut slow = answer(429, "");
-    slow.headers.push(("Retry-After".into(), "4".into()));
+    slow.headers = [("Retry-After", "4")].into_iter().collect();
     let wait = Duration::from_secs(4);
     assert_eq!(
         read(&slow, Method::SendPhoto, "1:s"),

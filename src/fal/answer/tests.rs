@@ -18,8 +18,8 @@ fn model(name: &str) -> Model {
     Model(name.into())
 }
 
-fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {
-    list.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+fn headers(list: &[(&str, &str)]) -> Headers {
+    list.iter().copied().collect()
 }
 
 fn say(status: u16, list: &[(&str, &str)], body: &str) -> Wire {
@@ -52,17 +52,17 @@ fn every_row_of_the_table_of_errors_has_its_meaning() {
     ];
     for (status, kind) in unavailable {
         for body in [typed(kind), request_error(kind)] {
-            let failure = classify(status, &[], body.as_bytes());
+            let failure = classify(status, &Headers::default(), body.as_bytes());
             let charged = if status >= 500 { C::No } else { C::Unknown };
             assert_eq!((failure.kind, failure.remedy, failure.charged), (K::Unavailable, R::TryAnew, charged), "{status} {body}");
         }
     }
     for (status, kind, remedy) in [(504, "request_timeout", R::TryAnew), (504, "startup_timeout", R::TryAnew), (504, "generation_timeout", R::TryAnew)] {
-        let failure = classify(status, &[], request_error(kind).as_bytes());
+        let failure = classify(status, &Headers::default(), request_error(kind).as_bytes());
         assert_eq!((failure.kind, failure.remedy, failure.charged), (K::Timeout, remedy, C::No), "{kind}");
     }
     for kind in INPUT_TYPES.iter().copied().chain(["value_error.missing", "string_type", "int_parsing", "a_new_one"]) {
-        let failure = classify(422, &[], typed(kind).as_bytes());
+        let failure = classify(422, &Headers::default(), typed(kind).as_bytes());
         assert_eq!((failure.kind, failure.remedy, failure.charged), (K::InvalidInput, R::Final, C::Unknown), "{kind}");
     }
     for (status, kind, expected) in [
@@ -73,7 +73,7 @@ fn every_row_of_the_table_of_errors_has_its_meaning() {
         (499, "client_disconnected", K::Cancelled),
         (400, "bad_request", K::InvalidInput),
     ] {
-        let failure = classify(status, &[], typed(kind).as_bytes());
+        let failure = classify(status, &Headers::default(), typed(kind).as_bytes());
         assert_eq!((failure.kind, failure.remedy), (expected, R::Final), "{status} {kind}");
     }
 }
@@ -171,7 +171,7 @@ fn statuses_texts_and_broken_bodies_have_their_meaning() {
 
 #[test]
 fn texts_name_the_field_and_stay_short_single_line_and_without_the_input() {
-    let text = |status, body: &str| classify(status, &[], body.as_bytes()).text;
+    let text = |status, body: &str| classify(status, &Headers::default(), body.as_bytes()).text;
     assert_eq!(text(422, wire!("error_missing")), "fal answered 422 missing at body.prompt: Field required");
     assert_eq!(text(422, wire!("error_several")), "fal answered 422 content_policy_violation at body.images.1: flagged");
     assert_eq!(text(504, wire!("error_request_timeout")), "fal answered 504 request_timeout: Request timed out");
@@ -181,7 +181,7 @@ fn texts_name_the_field_and_stay_short_single_line_and_without_the_input() {
     assert!(text.chars().count() <= TEXT, "{}", text.chars().count());
     assert!(text.contains(": a b  ä") && text.ends_with('…'), "{text}");
     let deep = format!(r#"{{"detail":[{{"msg":"m","type":"t","input":{}1{}}}]}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(classify(422, &[], deep.as_bytes()).text, "fal answered 422 t: m");
+    assert_eq!(classify(422, &Headers::default(), deep.as_bytes()).text, "fal answered 422 t: m");
 }
 
 #[test]

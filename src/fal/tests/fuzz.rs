@@ -89,7 +89,7 @@ fn any_answer(input: &[u8]) -> Outcome {
     let (status, headers, body) = fuzz::answer(input);
     let mut answer = Answer {
         status,
-        headers,
+        headers: headers.into_iter().collect(),
         body,
     };
     Key(format!("Key {KEY}")).blank(&mut answer);

@@ -12,7 +12,7 @@ fn any_answer(input: &[u8]) -> Outcome {
     let (status, headers, body) = fuzz::answer(input);
     let answer = Answer {
         status,
-        headers,
+        headers: headers.into_iter().collect(),
         body,
     };
     let mut words = Vec::new();

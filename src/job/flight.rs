@@ -415,7 +415,8 @@ impl Flight {
 
     /// An event of this job with the fields that every event has.
     pub(crate) fn event(&self, name: &'static str) -> Event {
-        let mut fields = vec![("job", self.id.to_string())];
+        let mut fields = Vec::with_capacity(EVENT_FIELDS);
+        fields.push(("job", self.id.as_str().to_owned()));
         if let Some(user) = &self.user {
             fields.push(("user", user.to_string()));
         }
@@ -478,13 +479,14 @@ impl Flight {
 
     /// All that the record should say of this flight: for a give-back, and for a Redis that forgot.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
-        let mut out: Vec<(&'static str, String)> = vec![
+        let mut out: Vec<(&'static str, String)> = Vec::with_capacity(FIELDS);
+        out.extend([
             ("priority", self.priority.as_str().to_owned()),
             ("attempt", self.attempt.to_string()),
             ("max_attempts", self.max_attempts.to_string()),
             ("queued_at", self.queued_at.0.to_string()),
             ("charged", self.charged.as_str().to_owned()),
-        ];
+        ]);
         let mut some = |name, value: Option<String>| {
             if let Some(value) = value {
                 out.push((name, value));
@@ -554,6 +556,10 @@ impl Flight {
 pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
+
+/// Room for what most events say, and for what most records hold.
+const EVENT_FIELDS: usize = 12;
+const FIELDS: usize = 24;
 
 /// Results above this many bytes do not go into the record but into a key of their own, and only when
 /// the delivery is parked or given back.

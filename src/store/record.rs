@@ -10,7 +10,7 @@ use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use redis::Value;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ pub(crate) struct Claimed {
     pub(crate) token: Token,
     epoch: u64,
     spec: String,
-    fields: HashMap<String, String>,
+    /// Few enough to be searched: a map would hash each name twice.
+    fields: Vec<(String, String)>,
 }
 
 /// Reads the answer of the audit.
@@ -66,16 +67,17 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
     };
     for job in jobs {
         // A record is data from outside: what is not UTF-8 in it must not stop the others.
-        let mut texts = read::<Vec<Vec<u8>>>(job)?
-            .into_iter()
-            .map(|text| String::from_utf8_lossy(&text).into_owned());
+        let mut texts = read::<Vec<Vec<u8>>>(job)?.into_iter().map(|text| {
+            String::from_utf8(text)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        });
         let (Some(id), Some(token), Some(spec)) = (texts.next(), texts.next(), texts.next()) else {
             continue;
         };
         let Some(id) = JobId::new(&id) else { continue };
-        let mut fields = HashMap::new();
+        let mut fields = Vec::with_capacity(texts.len() / 2);
         while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
-            fields.insert(name, value);
+            fields.push((name, value));
         }
         claim.jobs.push(Claimed {
             id,
@@ -97,7 +99,10 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         spec: text,
         mut fields,
     } = claimed;
-    let mut take = |name: &str| fields.remove(name);
+    let mut take = |name: &str| {
+        let at = fields.iter().position(|(known, _)| known == name)?;
+        Some(fields.swap_remove(at).1)
+    };
     let entry: Option<Arc<str>> = (!text.is_empty()).then(|| text.as_str().into());
     // A stored entry was checked when it came in: the rules on times are not asked again.
     let parsed: Option<Spec> = (!text.is_empty())

@@ -1,7 +1,7 @@
 //! Our own TCP transport below ureq, for four reasons. It knows how many bytes of the current request
 //! the kernel took, which is the only certain ground for "nothing was sent". It probes an idle
 //! connection without eating bytes: ureq's own probe takes the session tickets of TLS 1.3 for garbage
-//! and drops a good connection. And it sends head and body in one write, with time limits set again
+//! and drops a good connection. It sends head and body in one write, with time limits set again
 //! only when they changed (together a sixth less CPU a request with TLS). And it keeps the time limits: for
 //! limits of a request's own ureq copies its settings twice a request, and for TLS builds them anew
 //! (hundreds of root certificates read from disk) for each connection.

@@ -391,7 +391,7 @@ pub enum DownloadProblem {
 
 /// The next call of a delivery.
 pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
-    let p = &settled(parcel, progress);
+    let p = &settled(parcel, progress.clone());
     let together = album::count(parcel, p);
     if together > 1 {
         return album::op(parcel, p, together);
@@ -443,8 +443,12 @@ pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
 
 /// Whether [`next`] would be [`Op::Finished`], without making a call to see it.
 pub fn is_finished(parcel: &Parcel<'_>, progress: &Progress) -> bool {
-    let p = settled(parcel, progress);
-    p.item >= parcel.items.len() && !p.delete_due && !p.ping_due
+    let all = parcel.items.len();
+    let is = |p: &Progress| p.item >= all && !p.delete_due && !p.ping_due;
+    match progress.item < all {
+        true => is(&settled(parcel, progress.clone())),
+        false => is(progress),
+    }
 }
 
 /// What the outcome of the call that [`next`] gave for this progress leads to. `jitter`: 0 to 1, random.
@@ -454,7 +458,7 @@ pub fn after(
     outcome: Result<Sent, Refusal>,
     jitter: f64,
 ) -> After {
-    let mut p = settled(parcel, progress);
+    let mut p = settled(parcel, progress.clone());
     if p.item >= parcel.items.len() {
         return after_epilogue(p, outcome, jitter);
     }
@@ -530,7 +534,7 @@ pub fn after(
 /// What follows when the file of an [`Op::Upload`] could not be had: the text with its link, useless
 /// perhaps but honest. A `data:` URI has none.
 pub fn after_download(parcel: &Parcel<'_>, progress: &Progress, problem: DownloadProblem) -> After {
-    let mut p = settled(parcel, progress);
+    let mut p = settled(parcel, progress.clone());
     let Some(Item::File(file)) = parcel.items.get(p.item).filter(|_| p.part == 0) else {
         return After::Go(p);
     };
@@ -555,7 +559,7 @@ pub fn after_download(parcel: &Parcel<'_>, progress: &Progress, problem: Downloa
 /// they turned out to be ([`seen`]): a photo that cannot be one goes as a document at once, an album may
 /// have to be smaller. Call [`next`] again; the files at hand stay the right ones.
 pub fn fetched(parcel: &Parcel<'_>, progress: &Progress, got: usize) -> Progress {
-    let mut p = settled(parcel, progress);
+    let mut p = settled(parcel, progress.clone());
     let Some(Item::File(file)) = parcel.items.get(p.item).filter(|_| p.part == 0) else {
         return p;
     };
@@ -576,7 +580,7 @@ pub fn resumed_in_doubt(
     parcel: &Parcel<'_>,
     progress: &Progress,
 ) -> Result<(Progress, bool), Failure> {
-    let mut p = settled(parcel, progress);
+    let mut p = settled(parcel, progress.clone());
     if p.item >= parcel.items.len() {
         if !p.delete_due {
             p.ping_due = false;
@@ -602,8 +606,7 @@ pub fn resumed_in_doubt(
 
 /// Moves past items that are wholly out. Progress as `after` returns it is settled already; a record
 /// of another version may not be.
-fn settled(parcel: &Parcel<'_>, progress: &Progress) -> Progress {
-    let mut p = progress.clone();
+fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
     while p.item < parcel.items.len() {
         let messages = messages(parcel, &p);
         if p.part < messages {
@@ -750,7 +753,7 @@ fn delivered(parcel: &Parcel<'_>, mut p: Progress, edited: bool, sent: Sent) -> 
 fn next_message(parcel: &Parcel<'_>, mut p: Progress) -> After {
     p.part += 1;
     (p.sends, p.repeats, p.waits, p.fixed_text) = (0, 0, 0, false);
-    After::Go(settled(parcel, &p))
+    After::Go(settled(parcel, p))
 }
 
 /// An outcome that nobody knows. `fresh`: it may have made a message.

@@ -300,5 +300,5 @@ fn delivered(parcel: &Parcel<'_>, mut p: Progress, n: usize, sent: Sent) -> Prog
     p.item = end.item;
     (p.part, p.album) = (1, 0);
     p.last_id = first;
-    settled(parcel, &p)
+    settled(parcel, p)
 }

@@ -1,6 +1,7 @@
 //! One call of a script: how it is put together, and how a session carries it out, once more on a fresh
 //! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
 
+use super::pack::Pack;
 use super::packer::{Args, Mark, Packer};
 use super::*;
 use crate::report;
@@ -76,20 +77,26 @@ pub(super) fn add_patch(cmd: &mut Packer, patch: &Patch) {
             && patch.set.iter().all(|(set, _)| set != name)),
         "a field both set and deleted: {patch:?}"
     );
-    add_fields(cmd, &patch.set);
-    cmd.arg(patch.stamp.len());
+    let mut pack = Pack::with_capacity(512);
+    for (name, value) in &patch.set {
+        pack.pair(name, value);
+    }
+    cmd.arg(pack.as_bytes()).arg(patch.stamp.len());
     for name in &patch.stamp {
         cmd.arg(*name);
     }
-    cmd.arg(patch.del.len());
+    pack.clear();
     for name in &patch.del {
-        cmd.arg(*name);
+        pack.add(name);
     }
-    cmd.arg(patch.events.len());
+    cmd.arg(pack.as_bytes()).arg(patch.events.len());
     for event in &patch.events {
         let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
-        cmd.arg(event.name).arg(since);
-        add_fields(cmd, &event.fields);
+        pack.clear();
+        for (name, value) in &event.fields {
+            pack.pair(name, value);
+        }
+        cmd.arg(event.name).arg(since).arg(pack.as_bytes());
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod link;
 mod minutes;
 mod operate;
 mod paces;
+mod pack;
 mod packer;
 pub(crate) mod rate;
 mod reassert;

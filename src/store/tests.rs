@@ -5,6 +5,7 @@ mod ask;
 mod audit;
 mod bench;
 mod cancel;
+mod cost;
 mod erase;
 mod fair;
 mod fuzz;

@@ -6,4 +6,4 @@
 local is_all = redis.call('HGET', KEYS[1], 'asked') == ARGV[1]
 -- Allowed when Redis is out of memory, and with it the rest.
 redis.call('HDEL', KEYS[1], is_all and 'asked' or '')
-redis.call('HSET', KEYS[1], 'answer', ARGV[2], 'answer_at', now_ms())
+redis.call('HSET', KEYS[1], 'answer', ARGV[2], 'answer_at', (now_ms()))

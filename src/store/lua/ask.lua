@@ -13,4 +13,4 @@ redis.call('HDEL', KEYS[1], '')
 if #asked < 4096 and not string.find(' ' .. asked .. ' ', ' ' .. ARGV[1] .. ' ', 1, true) then
   redis.call('HSET', KEYS[1], 'asked', asked == '' and ARGV[1] or asked .. ' ' .. ARGV[1])
 end
-return now_ms()
+return (now_ms())

@@ -20,7 +20,7 @@ if phase == 'telling' and r[7] == 'cancelled' then return {'asked', state, phase
 if phase == 'delivering' or phase == 'telling' then return {'late', state, phase} end
 redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 if state == 'running' or r[3] or phase == 'polling' or phase == 'collecting' then
-  redis.call('HSETNX', KEYS[1], 'cancel_asked', now_ms())
+  redis.call('HSETNX', KEYS[1], 'cancel_asked', (now_ms()))
   if state == 'running' then
     local cancels = ns .. ':cancels:' .. (r[5] or '')
     redis.call('HSET', cancels, id, r[6] or '')

@@ -1,18 +1,22 @@
 -- finish: shared by the scripts that end a job's life (end, crash).
 
--- What a record says of a life that is over.
-local life_fields = {'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked'}
+-- Deletes what a record says of a life that is over, and other fields.
+local function forget_life(job, ...)
+  redis.call('HDEL', job, 'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked', ...)
+end
 
--- Lets the keys of an ended job go. Keys by name in `k`; `keep`: seconds, 0 for the bare id only. Token and seq
--- stay, so that a repeat of the end is known as one.
+-- Lets the keys of an ended job go. Keys by name in `k`: record, dead, spec, result, and perhaps one more that is to
+-- go (`mark`); `keep`: seconds, 0 for the bare id only. Token and seq stay, so that a repeat of the end is known as
+-- one.
 local function let_go(k, id, state, keep, now)
+  local gone = {'DEL', k.result, k.mark}
   if state == 'dead' and keep > 0 then
-    redis.call('DEL', k.result)
     redis.call('ZADD', k.dead, now, id)
     redis.call('EXPIRE', k.spec, keep)
   else
-    redis.call('DEL', k.result, k.spec)
+    gone[#gone + 1] = k.spec
   end
+  redis.call(unpack(gone))
   if keep > 0 then
     redis.call('EXPIRE', k.record, keep)
     return
@@ -32,6 +36,6 @@ end
 -- Makes the record one of an ended job and lets its keys go.
 local function finish(k, id, state, keep, now)
   redis.call('HSET', k.record, 'state', state, 'ended_at', now)
-  redis.call('HDEL', k.record, unpack(life_fields))
+  forget_life(k.record)
   let_go(k, id, state, keep, now)
 end

@@ -4,15 +4,15 @@
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
 -- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::later
-local seq = tonumber(ARGV[2])
-local word, request, user, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[5], true)
-local now = now_ms()
+local word, request, at_fal, user, tried = owner(KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[5], true, 'user', 'tried')
+local now, now_text = now_ms()
 if word == 'repeat' then return {'ok', '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
 local due = now + tonumber(ARGV[4])
 redis.call('HDEL', KEYS[3], ARGV[3])
-local tried = redis.call('HGET', KEYS[1], 'tried')
-apply(KEYS[1], KEYS[2], 6, now, seq, {'state', 'later', 'due_at', due}, {'phase', 'worker'})
+apply(KEYS[1], KEYS[2], 6, now, now_text,
+  function(...) redis.call('HSET', KEYS[1], 'seq', ARGV[2], 'state', 'later', 'due_at', due, ...) end,
+  function(...) redis.call('HDEL', KEYS[1], 'phase', 'worker', ...) end)
 keep_tried(KEYS[1], tried)
 redis.call('ZADD', KEYS[4], due, ARGV[3])
 local ns = namespace_of(KEYS[1], ARGV[3])

@@ -6,18 +6,20 @@
 --        adopted (see owned)
 -- MAKES  places at fal (same slot on a cluster)
 -- CALLER Store::save
-local seq = tonumber(ARGV[2])
-local word, request, _, at_fal = owner(KEYS[1], ARGV[1], seq, ARGV[5], false)
-local now = now_ms()
+local word, request, at_fal = owner(KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[5], false)
+local now, now_text = now_ms()
 if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
-apply(KEYS[1], KEYS[2], 6, now, seq)
+apply(KEYS[1], KEYS[2], 6, now, now_text, function(...) redis.call('HSET', KEYS[1], 'seq', ARGV[2], ...) end)
 if ARGV[3] ~= '' then redis.call('HINCRBY', KEYS[3], ARGV[3], 1) end
 if ARGV[4] ~= '' then redis.call('SET', KEYS[4], ARGV[4]) end
-if at_fal and not is_at_fal(redis.call('HGET', KEYS[1], 'phase')) then
-  -- fal has finished, or failed: its place is another's while this one is delivered.
-  local ns = string.sub(KEYS[2], 1, -8) -- without `:events`
-  leave_fal(ns, string.sub(KEYS[1], #ns + 6), at_fal)
+if at_fal then
+  local others = aside()
+  if not others.is_at_fal(redis.call('HGET', KEYS[1], 'phase')) then
+    -- fal has finished, or failed: its place is another's while this one is delivered.
+    local ns = string.sub(KEYS[2], 1, -8) -- without `:events`
+    others.leave_fal(ns, string.sub(KEYS[1], #ns + 6), at_fal)
+  end
 end
 local silence = KEYS[5] and redis.call('PTTL', KEYS[5]) or 0
 return {'ok', request or '', now, silence}

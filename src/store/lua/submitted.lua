@@ -10,10 +10,9 @@
 -- MAKES  lists, turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'attempt', 'priority', 'tried', 'user', 'model',
-  'at_fal', 'behind', 'past')
-local now = now_ms()
-local state = r[1]
+local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'tried')
+local now, now_text = now_ms()
+local state, tried = r[1], r[6]
 if not state then return {'gone', '', now} end
 local mine = r[2] == token
 -- Written down again after a Redis that forgot: its event is missing.
@@ -22,15 +21,15 @@ if r[4] == request and not asserted then
   return {(mine and state == 'running') and 'ok' or 'adopted', request, now}
 end
 -- Given up before, by the owner or by us: a late original of its own write must not bring it back.
-local noted = not asserted and was_tried(r[8], request)
+local noted = tried and not asserted and aside().was_tried(tried, request)
 -- A claim of the life before this one has asked for it. Any other that the record does not know may be one that
 -- Redis forgot: it is paid for, and nobody else will bring it.
-local old_life = r[13] == token
+local old_life = not mine and redis.call('HGET', KEYS[1], 'past') == token
 if not asserted and (r[4] or noted or old_life or state == 'done' or state == 'dead' or state == 'cancelled') then
   -- Noted beside the record's own: whoever looks for a strange bill finds it here.
   if not noted and (state == 'running' or state == 'queued' or state == 'later' or state == 'waiting') then
     redis.call('PERSIST', KEYS[1])
-    redis.call('HSET', KEYS[1], 'tried', (r[8] and (r[8] .. ' ') or '') .. request)
+    redis.call('HSET', KEYS[1], 'tried', (tried and (tried .. ' ') or '') .. request)
   end
   if mine and r[4] and state == 'running' then return {'other', r[4], now} end
   return {'cancel', r[4] or '', now}
@@ -40,26 +39,31 @@ if not asserted and r[5] and r[5] ~= 'submitting' then return {'cancel', '', now
 
 -- Allowed when Redis is out of memory, and what follows it in a script then is too.
 redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
-local attempt = ARGV[6]
-if not mine then attempt = math.max(1, tonumber(r[6] or '1')) end -- the takeover has counted it
-local set = {'HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now}
-if ARGV[5] ~= '' then set[#set + 1] = 'path'; set[#set + 1] = ARGV[5] end
-if mine and state == 'running' then set[#set + 1] = 'seq'; set[#set + 1] = seq end
-redis.call(unpack(set))
-local e = {'XADD', KEYS[2], '*', 'event', 'submitted', 'at', now, 'attempt', attempt, 'request_id', request}
-for i = 7, #ARGV do e[#e + 1] = ARGV[i] end
-redis.call(unpack(e))
-if mine and state == 'running' then return {'ok', request, now} end
+if mine and state == 'running' then
+  redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at', now_text,
+    'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
+  redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
+    unpack(ARGV, 7))
+  return {'ok', request, now}
+end
+local o = redis.call('HMGET', KEYS[1], 'attempt', 'priority', 'user', 'model', 'at_fal', 'behind')
+-- The takeover, if there was one, has counted the attempt.
+local attempt = mine and ARGV[6] or math.max(1, tonumber(o[1] or '1'))
+redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now_text,
+  pair('path', ARGV[5] ~= '' and ARGV[5]))
+redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', attempt, 'request_id', request,
+  unpack(ARGV, 7))
 if state ~= 'running' then
   -- It waits for a new submit somewhere: it is paid now, so it is served first.
-  local ns, p, user = namespace_of(KEYS[1], id), standing_in(r[7] or 'default', r[12]), r[9]
+  local others, ns = aside(), string.sub(KEYS[1], 1, -#id - 6) -- without `:job:<id>`
+  local p, user = others.standing_in(o[2] or 'default', o[6]), o[3]
   redis.call('ZREM', KEYS[3], id)
   redis.call('ZREM', ns .. ':rate:held', id)
   if user then redis.call('SADD', ns .. ':user:' .. user .. ':running', id) end -- paid ones pass every limit
-  enter_fal(ns, fal_settings(ns), id, r[10], r[11])
+  others.enter_fal(ns, others.fal_settings(ns), id, o[4], o[5])
   if state == 'queued' then
     redis.call('LREM', ns .. ':ready:' .. p, -1, id)
-    if user then pass_turn(ns, p, user, id, not r[12] and is_full(ns, user, (turn_settings(ns)))) end
+    if user then others.pass_turn(ns, p, user, id, not o[6] and others.is_full(ns, user, (others.turn_settings(ns)))) end
   elseif state == 'waiting' and user then
     redis.call('LREM', ns .. ':waiting:' .. p .. ':' .. user, -1, id)
   end

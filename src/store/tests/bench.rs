@@ -36,10 +36,13 @@ pub(super) struct Instance {
 
 impl Bench {
     pub(super) fn start() -> Bench {
-        let options = RedisOptions {
+        Bench::start_with(RedisOptions {
             append_only: false,
             ..RedisOptions::default()
-        };
+        })
+    }
+
+    pub(super) fn start_with(options: RedisOptions) -> Bench {
         let redis = RedisChild::start(options).expect("redis-server is installed");
         let con = redis::Client::open(redis.url())
             .and_then(|client| client.get_connection())

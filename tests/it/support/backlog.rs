@@ -227,13 +227,19 @@ impl Load {
 
     /// Of what the daemon asked: our own pushes and looks are left out.
     fn slowest(&mut self) -> (u64, String) {
-        type Row = (u64, u64, u64, Vec<String>, String, String);
+        // What a write brings is packed, and no text.
+        type Row = (u64, u64, u64, Vec<Vec<u8>>, String, String);
         let rows: Vec<Row> = ask(&mut self.con, &["SLOWLOG", "GET", "-1"]);
+        let text = |word: &Vec<u8>| String::from_utf8_lossy(word).into_owned();
+        let rows = rows.into_iter().map(|(id, at, micros, words, from, name)| {
+            let words: Vec<String> = words.iter().map(text).collect();
+            (id, at, micros, words, from, name)
+        });
         let own = |words: &[String]| {
             matches!(words[0].as_str(), "INFO" | "SLOWLOG" | "BGSAVE")
                 || (words[0] == "LPUSH" && words[1] == "fal:inbox")
         };
-        let rows = rows.into_iter().filter(|row| !own(&row.3));
+        let rows = rows.filter(|row| !own(&row.3));
         rows.max_by_key(|row| row.2)
             .map(|(_, _, micros, words, ..)| {
                 let keys = words.iter().filter(|word| word.starts_with("fal:")).take(1);

@@ -1,0 +1,147 @@
+//! What a job costs Redis: commands inside of scripts, each some 2 us besides its own work, and what they take.
+
+use super::*;
+
+/// Events and fields of a job that goes straight through, as its steps write them.
+fn completed(flight: &mut Flight) -> Write {
+    flight.phase = Phase::Delivering;
+    flight.charged = Charged::Yes;
+    let request = flight.request.clone().expect("submitted").0;
+    let files =
+        r#"["https://v3.fal.media/files/panda/3e71cccc-ec7e-4f7b-bb67-dcda4389a397/0.png"]"#;
+    let mut event = flight.event("completed");
+    event.since = flight.started_at;
+    for (name, value) in [("units", "1"), ("files", files)] {
+        event.fields.push((name, value.to_owned()));
+    }
+    let result = format!(
+        r#"{{"has_nsfw_concepts":[false],"images":[{{"content_type":"image/png","height":64,"url":{},"width":64}}],"prompt":"a prompt","seed":9597709303332931394,"timings":{{"inference":0.0}}}}"#,
+        &files[1..files.len() - 1]
+    );
+    Write::Save {
+        patch: Patch::default()
+            .set("charged", "yes")
+            .set("attempt", "1")
+            .set("units", "1")
+            .set("request_id", &*request)
+            .set("result", result)
+            .set("phase", "delivering")
+            .stamp("completed_at")
+            .del(&["error", "kind", "crashes", "cancelling"])
+            .event(event),
+        count: None,
+        large: None,
+    }
+}
+
+fn delivered(flight: &Flight) -> Write {
+    let files =
+        r#"["https://v3.fal.media/files/panda/3e71cccc-ec7e-4f7b-bb67-dcda4389a397/0.png"]"#;
+    let sent = [
+        ("message_ids", "[1]"),
+        ("file_ids", r#"["AgACAgIAAxkDAAI0007e83d5c69b8b0f111cc5"]"#),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    let mut delivered = flight.event("delivered");
+    delivered.since = flight.started_at;
+    delivered
+        .fields
+        .retain(|(name, _)| !matches!(*name, "charged" | "request_id"));
+    delivered.fields.extend(sent.clone());
+    let mut done = flight.event("done");
+    done.since = Some(flight.queued_at);
+    done.fields.push(("units", "1".to_owned()));
+    done.fields.extend(sent.clone());
+    done.fields.push(("files", files.to_owned()));
+    let mut patch = Patch::default();
+    for (name, value) in sent {
+        patch = patch.set(name, value);
+    }
+    Write::End {
+        state: EndState::Done,
+        patch: patch
+            .set("file_kinds", r#"["0:photo"]"#)
+            .set("sent_to", r#"{"chat_id":3000}"#)
+            .del(&["rung", "error", "kind"])
+            .event(delivered)
+            .event(done),
+    }
+}
+
+/// Calls and microseconds of a command, and of all those inside of scripts.
+fn spent(bench: &Bench) -> (f64, (f64, f64)) {
+    let stats: String = bench.ask("INFO commandstats");
+    let (mut scripts, mut inside) = (0.0, (0.0, 0.0));
+    for line in stats
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_"))
+    {
+        let (name, rest) = line.split_once(':').expect("a name");
+        let number = |name: &str| -> f64 {
+            let rest = rest.split(name).nth(1).expect("named");
+            rest.split(',')
+                .next()
+                .expect("a number")
+                .parse()
+                .expect("a number")
+        };
+        match name {
+            "evalsha" => scripts = number("usec="),
+            "lpush" | "info" | "config" | "config|resetstat" | "ping" => {}
+            _ => {
+                inside.0 += number("calls=");
+                inside.1 += number("usec=");
+            }
+        }
+    }
+    (scripts, inside)
+}
+
+/// A loop over jobs that go straight through, in claims of four.
+#[test]
+fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
+    const JOBS: usize = 400;
+    let bench = Bench::start_with(crate::sandbox::redis::RedisOptions::default());
+    let one = bench.instance();
+    one.store.set_bot("1:secret");
+    for n in 0..JOBS {
+        let text = format!(
+            r#"{{"id":"job-{n}","model":"fal-ai/flux/dev","input":{{"prompt":"prompt {n}.","image_size":"square_hd"}},"telegram":{{"chat_id":{}}}}}"#,
+            1000 + n
+        );
+        bench.push(&text);
+    }
+    bench.ask::<String>("CONFIG RESETSTAT");
+    while one.intake().left > 0 {}
+    let mut done = 0;
+    while done < JOBS {
+        let mut flights = one.claim(4);
+        assert!(!flights.is_empty());
+        for flight in &mut flights {
+            let request = format!("3e71cccc-ec7e-4f7b-bb67-{:012x}", done);
+            assert_eq!(one.submitted(flight, &request), Written::Ok);
+            let write = completed(flight);
+            assert_eq!(one.write(flight, &write), Written::Ok);
+            let write = delivered(flight);
+            assert_eq!(one.write(flight, &write), Written::Ok);
+            done += 1;
+        }
+    }
+    let (scripts, (calls, inside)) = spent(&bench);
+    let each = |all: f64| all / JOBS as f64;
+    println!(
+        "a job: {:.1} us in scripts, {:.2} commands inside, {:.1} us of it",
+        each(scripts),
+        each(calls),
+        each(inside)
+    );
+    if std::env::var("FAL_WORKER_TEST_COUNTED").is_ok() {
+        let _: Result<String, _> = redis::cmd("SHUTDOWN").arg("NOSAVE").query(
+            &mut redis::Client::open(bench.redis.url())
+                .unwrap()
+                .get_connection()
+                .unwrap(),
+        );
+    }
+    assert!(each(calls) <= 50.0, "{}", each(calls));
+}

@@ -79,7 +79,7 @@ impl Store {
         });
     }
 
-    /// The start of the keys of unreachable chats; `""` without a bot.
+    /// The start of the keys of unreachable chats, and the key that lives while there are any; `""` without a bot.
     pub(super) fn unreachable(&self) -> String {
         let bot = self.bot.get();
         bot.map_or_else(String::new, |bot| format!("{}:unreachable", bot.keys))
@@ -162,12 +162,16 @@ impl Session {
         if self.store.bot.get().is_none() {
             return Ok(());
         }
-        let mut cmd = redis::cmd("SET");
-        cmd.arg(format!("{}:{chat}", self.store.unreachable()))
-            .arg(1)
-            .arg("EX")
-            .arg(UNREACHABLE.as_secs());
-        self.command(&cmd).map(|_| ())
+        // First the sign that there is such a chat at all, which lives as long as the last of them: a claim asks
+        // for that one alone, and for chats only where it stands.
+        let all = self.store.unreachable();
+        let one = format!("{all}:{chat}");
+        for key in [&all, &one] {
+            let mut cmd = redis::cmd("SET");
+            cmd.arg(key).arg(1).arg("EX").arg(UNREACHABLE.as_secs());
+            self.command(&cmd)?;
+        }
+        Ok(())
     }
 }
 

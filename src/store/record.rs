@@ -1,5 +1,6 @@
 //! Translation between what scripts take and give and the domain's types.
 
+use super::pack::Unpack;
 use super::packer::Packer;
 use super::rate::chat_name;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
@@ -46,7 +47,7 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
     if parts.len() < 4 {
         return Err(Fault::Refused("claim gave too little".to_owned()).into());
     }
-    let jobs = parts.split_off(4);
+    let mut jobs = parts.split_off(4).into_iter();
     let deferred: u64 = read(parts.pop().unwrap_or(Value::Nil))?;
     let now: i64 = read(parts.pop().unwrap_or(Value::Nil))?;
     let more: u8 = read(parts.pop().unwrap_or(Value::Nil))?;
@@ -65,29 +66,52 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
         deferred,
         now: UnixMs(now),
     };
-    for job in jobs {
-        // A record is data from outside: what is not UTF-8 in it must not stop the others.
-        let mut texts = read::<Vec<Vec<u8>>>(job)?.into_iter().map(|text| {
-            String::from_utf8(text)
-                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-        });
-        let (Some(id), Some(token), Some(spec)) = (texts.next(), texts.next(), texts.next()) else {
-            continue;
-        };
-        let Some(id) = JobId::new(&id) else { continue };
-        let mut fields = Vec::with_capacity(texts.len() / 2);
-        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
-            fields.push((name, value));
+    if let Some(packed) = jobs.next() {
+        let packed: Vec<u8> = read(packed)?;
+        let mut unpack = Unpack(&packed);
+        let strange = || Fault::Refused("claim gave what nobody packed".to_owned());
+        for _ in 0..unpack.array().ok_or_else(strange)? {
+            let spec = jobs.next().unwrap_or(Value::Nil);
+            let job = claimed(&mut unpack, spec, epoch).ok_or_else(strange)?;
+            claim.jobs.extend(job);
         }
-        claim.jobs.push(Claimed {
-            id,
-            token: Token(token.into()),
-            epoch,
-            spec,
-            fields,
-        });
     }
     Ok(claim)
+}
+
+/// Reads one job; `Some(None)`: its id is none. `None`: it is not packed as a claim does it.
+fn claimed(unpack: &mut Unpack<'_>, spec: Value, epoch: u64) -> Option<Option<Claimed>> {
+    // A record is data from outside: what is not UTF-8 in it must not stop the others.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let parts = unpack.array()?;
+    let (id, token) = (unpack.bytes().map(text)?, unpack.bytes().map(text)?);
+    let mut fields: Vec<(String, String)> = Vec::with_capacity(32);
+    // What the record said, and what the claim changed in it.
+    for part in 2..parts {
+        for _ in 0..unpack.array()? / 2 {
+            let (name, value) = (unpack.bytes().map(text)?, unpack.bytes().map(text)?);
+            let known = fields
+                .iter_mut()
+                .find(|(known, _)| part > 2 && *known == name);
+            match known {
+                Some((_, old)) => *old = value,
+                None => fields.push((name, value)),
+            }
+        }
+    }
+    let spec = match spec {
+        Value::BulkString(spec) => {
+            String::from_utf8(spec).unwrap_or_else(|error| text(error.as_bytes()))
+        }
+        _ => String::new(),
+    };
+    Some(JobId::new(&id).map(|id| Claimed {
+        id,
+        token: Token(token.into()),
+        epoch,
+        spec,
+        fields,
+    }))
 }
 
 /// Makes a flight of a claimed job. What the record does not say has the value of a new job.

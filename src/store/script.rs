@@ -73,7 +73,7 @@ macro_rules! scripts {
 scripts! {
     take: ["take"],
     intake: ["head", "turns", "intake"],
-    claim: ["head", "turns", "window", "models_line", "claim"],
+    claim: ["head", "aside", "tried", "turns", "window", "models_line", "aside_end", "claim"],
     submitted: ["head", "aside", "tried", "turns", "window", "models_line", "aside_end", "submitted"],
     save: ["head", "aside", "tried", "turns", "window", "models_line", "aside_end", "owned", "save"],
     later: ["head", "tried", "turns", "window", "owned", "later"],

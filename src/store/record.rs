@@ -1,6 +1,6 @@
 //! Translation between what scripts take and give and the domain's types.
 
-use super::pack::Unpack;
+use super::pack::{Pack, Unpack};
 use super::packer::Packer;
 use super::rate::chat_name;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
@@ -264,45 +264,52 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
 pub(crate) fn entry_args(cmd: &mut Packer, entry: &Entry, defaults: &Defaults) {
     let id = entry.id.as_str();
     let at = |time: Option<UnixMs>| time.map(|at| at.0.to_string()).unwrap_or_default();
+    let (mut who, mut fields) = (Pack::with_capacity(256), Pack::with_capacity(256));
+    who.pair("job", id);
+    let mut both = |name, value: Option<&str>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            who.pair(name, value);
+            fields.pair(name, value);
+        }
+    };
     match &entry.verdict {
         Ok(spec) => {
-            cmd.arg(&entry.raw)
-                .arg("job")
-                .arg(id)
-                .arg(spec.user.as_deref().unwrap_or(""))
-                .arg(spec.model.as_str());
-            cmd.arg(spec.meta.as_ref().map_or("", |meta| meta.get()))
+            both("user", spec.user.as_deref());
+            both("model", Some(spec.model.as_str()));
+            both("meta", spec.meta.as_ref().map(|meta| meta.get()));
+            let attempts = spec.max_attempts.unwrap_or(defaults.max_attempts);
+            fields.pair("priority", spec.priority.as_str());
+            fields.pair("max_attempts", &attempts.to_string());
+            if spec.via == Via::Direct {
+                fields.pair("via", "direct");
+            }
+            if let Some(to) = &spec.telegram {
+                fields.pair("chat", &chat_name(&to.chat));
+            }
+            cmd.arg(&entry.raw).arg("job").arg(id);
+            cmd.arg(spec.user.as_deref().unwrap_or(""))
                 .arg(spec.priority.as_str());
-            cmd.arg(at(spec.not_before)).arg(at(spec.expires_at));
-            cmd.arg(spec.max_attempts.unwrap_or(defaults.max_attempts));
-            cmd.arg(if spec.via == Via::Direct {
-                "direct"
-            } else {
-                ""
-            })
-            .arg((spec.telegram.as_ref()).map_or(String::new(), |to| chat_name(&to.chat)))
-            .arg("")
-            .arg("");
+            cmd.arg(at(spec.not_before))
+                .arg(at(spec.expires_at))
+                .arg("");
         }
         Err(invalid) => {
-            cmd.arg(&entry.raw)
-                .arg("bad")
-                .arg(id)
-                .arg(invalid.user.as_deref().unwrap_or(""));
-            cmd.arg(invalid.model.as_deref().unwrap_or(""));
-            cmd.arg(invalid.meta.as_ref().map_or("", |meta| meta.get()))
-                .arg("default");
-            cmd.arg("").arg("").arg("").arg("");
-            cmd.arg(
-                invalid
-                    .tell
-                    .as_ref()
-                    .map(Target::to_tell_json)
-                    .unwrap_or_default(),
-            );
-            cmd.arg(&invalid.error).arg(spec::raw_excerpt(&entry.raw));
+            both("user", invalid.user.as_deref());
+            both("model", invalid.model.as_deref());
+            both("meta", invalid.meta.as_ref().map(|meta| meta.get()));
+            fields.pair("kind", "invalid_job");
+            fields.pair("error", &invalid.error);
+            fields.pair("charged", "no");
+            fields.pair("priority", "default");
+            fields.pair("raw", &spec::raw_excerpt(&entry.raw));
+            let tell = (invalid.tell.as_ref()).map(Target::to_tell_json);
+            cmd.arg(&entry.raw).arg("bad").arg(id);
+            cmd.arg(invalid.user.as_deref().unwrap_or(""))
+                .arg(&invalid.error);
+            cmd.arg("").arg("").arg(tell.unwrap_or_default());
         }
     }
+    cmd.arg(who.as_bytes()).arg(fields.as_bytes());
 }
 
 /// Reads the answer of a beat; with Redis's time.

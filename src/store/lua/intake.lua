@@ -5,9 +5,9 @@
 -- KEYS   1 taken of the instance   2 its hash   3 events   4 bell   5 resume   6 high   7 default
 --        8 low   9 later   10 dead   11 inbox
 -- ARGV   1 namespace   2 batch number   3 n   4 format   5 keep dead, seconds   6 max wait, ms (0 none)
---        then n times 14: raw entry, verdict ('job', 'bad'), id, user, model, meta, priority,
---        not_before ms, expires_at ms, max_attempts, via, tell (of a job: its chat), error, excerpt
---        ('' for none)
+--        then n times 10: raw entry, verdict ('job', 'bad'), id, user, priority (of a bad one: its error),
+--        not_before ms, expires_at ms, whom to tell of a bad one ('' for none), whose events they are and what its
+--        record says besides: pairs of field and value, packed (see owned)
 -- MAKES  records and specs of the ids, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
@@ -22,53 +22,70 @@ if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[
 local have = redis.call('LRANGE', KEYS[1], -n, -1)
 if #have ~= n then return {'mismatch', 0, 0, 0, 0, ''} end
 for i = 1, n do
-  if have[n - i + 1] ~= ARGV[7 + (i - 1) * 14] then return {'mismatch', 0, 0, 0, 0, ''} end
+  if have[n - i + 1] ~= ARGV[7 + (i - 1) * 10] then return {'mismatch', 0, 0, 0, 0, ''} end
 end
 
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
 redis.call('HSET', KEYS[2], 'batch', batch)
-local now = now_ms()
+local now, now_text = now_ms()
 local made, dead, duplicates, marks = 0, 0, 0, {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
-local resume = {'LPUSH', KEYS[5]}
--- Who has a turn already, as far as this batch knows, and what goes into the lines.
+local resume, specs = {'LPUSH', KEYS[5]}, {'MSET'}
+local until_then = string.format('%d', now + max_wait)
+-- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch.
+local all, seen = {}, {}
+for i = 1, n do all[i] = ns .. ':job:' .. ARGV[9 + (i - 1) * 10] end
+local some_are_known = redis.call('EXISTS', unpack(all)) > 0
+
+-- Who has a turn already, as far as this batch knows, and what goes into the lines: of each priority that comes.
 local _, fair = turn_settings(ns)
-local has_turn, lines = {}, {}
+local has_turn, new_turns, lines = {}, {}, {}
+local function look_at_turns(p)
+  local users = {}
+  for a = 6, 6 + (n - 1) * 10, 10 do
+    if ARGV[a + 2] == 'job' and ARGV[a + 4] ~= '' and ARGV[a + 5] == p then users[#users + 1] = ARGV[a + 4] end
+  end
+  local ids, known = redis.call('HMGET', ns .. ':turns:' .. p, unpack(users)), {}
+  for i, user in ipairs(users) do known[user] = ids[i] and true end
+  has_turn[p], new_turns[p] = known, {'HSET', ns .. ':turns:' .. p}
+end
 local function place(p, user, id)
-  local who = p .. ':' .. user
-  local state = has_turn[who]
-  if not state then
-    state = place_of_new(ns, p, user, id, fair)
-    has_turn[who] = (fair or state == 'waiting') and 'waiting' or 'queued'
-  end
-  if state == 'waiting' then
-    local line = lines[who]
-    if not line then
-      line = {'LPUSH', ns .. ':waiting:' .. who}
-      lines[who] = line
-      lines[#lines + 1] = line
+  if not has_turn[p] then look_at_turns(p) end
+  if not has_turn[p][user] then
+    if fair then
+      has_turn[p][user] = true
+      local turns = new_turns[p]
+      turns[#turns + 1] = user
+      turns[#turns + 1] = id
     end
-    line[#line + 1] = id
+    return 'queued'
   end
-  return state
+  local who = p .. ':' .. user
+  local line = lines[who]
+  if not line then
+    line = {'LPUSH', ns .. ':waiting:' .. who}
+    lines[who] = line
+    lines[#lines + 1] = line
+  end
+  line[#line + 1] = id
+  return 'waiting'
 end
 for i = 1, n do
-  local a = 6 + (i - 1) * 14
-  local raw, verdict, id = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
-  local user, model, meta, priority = ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7]
-  local not_before, expires_at = ARGV[a + 8], ARGV[a + 9]
-  local job = ns .. ':job:' .. id
-  local known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase')
-  local who = {'job', id}
-  if user ~= '' then who[#who + 1] = 'user'; who[#who + 1] = user end
-  if model ~= '' then who[#who + 1] = 'model'; who[#who + 1] = model end
-  if meta ~= '' then who[#who + 1] = 'meta'; who[#who + 1] = meta end
+  local a = 6 + (i - 1) * 10
+  local raw, verdict, id, user, priority = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+  local not_before, expires_at, tell = ARGV[a + 6], ARGV[a + 7], ARGV[a + 8]
+  local who, fields = ARGV[a + 9], ARGV[a + 10]
+  local job = all[i]
+  local known = {}
+  if some_are_known or seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end
+  seen[id] = true
   local replaces = verdict == 'job' and known[2] == 'invalid_job'
     and (known[1] == 'dead' or known[4] == 'telling')
   if known[1] and not replaces then
     duplicates = duplicates + 1
     marks[i] = 'u'
-    redis.call('XADD', KEYS[3], '*', 'event', 'duplicate', 'at', now, 'attempt', 0, 'state', known[1], unpack(who))
+    redis.call('XADD', KEYS[3], '*', 'event', 'duplicate', 'at', now_text, 'attempt', '0', 'state', known[1],
+      cmsgpack.unpack(who))
   elseif verdict == 'job' then
     made = made + 1
     marks[i] = 'm'
@@ -76,72 +93,58 @@ for i = 1, n do
       if known[1] ~= 'dead' then
         -- Its user is still being told: that life ends here, and its owner's last write finds nothing.
         local old = redis.call('HGET', job, 'error')
-        redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now, 'attempt', 0, 'kind', 'invalid_job',
-          'error', old or '', 'charged', 'no', unpack(who))
+        redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now_text, 'attempt', '0', 'kind', 'invalid_job',
+          'error', old or '', 'charged', 'no', cmsgpack.unpack(who))
         if known[3] then redis.call('HDEL', ns .. ':claims:' .. known[3], id) end
         redis.call('LREM', KEYS[5], 0, id)
       end
       redis.call('DEL', job)
       redis.call('ZREM', KEYS[10], id)
     end
-    local state = 'queued'
-    local from = now
-    if not_before ~= '' and tonumber(not_before) > now then
-      state = 'later'
-      from = tonumber(not_before)
+    local later = not_before ~= '' and tonumber(not_before) > now
+    local state = later and 'later' or 'queued'
+    if not later and user ~= '' then state = place(priority, user, id) end
+    if expires_at == '' and max_wait > 0 then
+      expires_at = later and string.format('%d', tonumber(not_before) + max_wait) or until_then
     end
-    if state == 'queued' and user ~= '' then state = place(priority, user, id) end
-    if expires_at == '' and max_wait > 0 then expires_at = from + max_wait end
-    local set = {'HSET', job, 'v', format, 'state', state, 'model', model, 'priority', priority,
-      'attempt', 0, 'life', 1, 'queued_at', now, 'max_attempts', ARGV[a + 10]}
-    if user ~= '' then set[#set + 1] = 'user'; set[#set + 1] = user end
-    if meta ~= '' then set[#set + 1] = 'meta'; set[#set + 1] = meta end
-    if expires_at ~= '' then set[#set + 1] = 'expires_at'; set[#set + 1] = expires_at end
-    if ARGV[a + 11] ~= '' then set[#set + 1] = 'via'; set[#set + 1] = ARGV[a + 11] end
-    if ARGV[a + 12] ~= '' then set[#set + 1] = 'chat'; set[#set + 1] = ARGV[a + 12] end
-    if state == 'later' then
-      set[#set + 1] = 'due_at'; set[#set + 1] = from
-      set[#set + 1] = 'not_before'; set[#set + 1] = from
-    end
-    redis.call(unpack(set))
-    redis.call('SET', ns .. ':spec:' .. id, raw)
-    redis.call('XADD', KEYS[3], '*', 'event', 'queued', 'at', now, 'attempt', 0, unpack(who))
-    if state == 'later' then
-      redis.call('ZADD', KEYS[9], from, id)
+    redis.call('HSET', job, 'v', format, 'state', state, 'attempt', '0', 'life', '1', 'queued_at', now_text,
+      pair('expires_at', expires_at ~= '' and expires_at, pair('due_at', later and not_before,
+      pair('not_before', later and not_before, cmsgpack.unpack(fields)))))
+    specs[#specs + 1] = ns .. ':spec:' .. id
+    specs[#specs + 1] = raw
+    redis.call('XADD', KEYS[3], '*', 'event', 'queued', 'at', now_text, 'attempt', '0', cmsgpack.unpack(who))
+    if later then
+      redis.call('ZADD', KEYS[9], not_before, id)
     elseif state == 'queued' then
       local list = push[priority]
       list[#list + 1] = id
     end
   else
     dead = dead + 1
-    marks[i] = ARGV[a + 12] ~= '' and 't' or 'd'
-    local set = {'HSET', job, 'v', format, 'kind', 'invalid_job', 'error', ARGV[a + 13], 'attempt', 0,
-      'life', 1, 'queued_at', now, 'charged', 'no', 'raw', ARGV[a + 14], 'priority', 'default'}
-    if user ~= '' then set[#set + 1] = 'user'; set[#set + 1] = user end
-    if model ~= '' then set[#set + 1] = 'model'; set[#set + 1] = model end
-    if meta ~= '' then set[#set + 1] = 'meta'; set[#set + 1] = meta end
-    if ARGV[a + 12] ~= '' then
+    marks[i] = tell ~= '' and 't' or 'd'
+    if tell ~= '' then
       -- Somebody can be told: an owner tells him, and then ends the job with its one event.
-      set[#set + 1] = 'tell'; set[#set + 1] = ARGV[a + 12]
-      set[#set + 1] = 'state'; set[#set + 1] = 'queued'
-      set[#set + 1] = 'phase'; set[#set + 1] = 'telling'
-      redis.call(unpack(set))
+      redis.call('HSET', job, 'v', format, 'state', 'queued', 'phase', 'telling', 'attempt', '0', 'life', '1',
+        'queued_at', now_text, 'tell', tell, cmsgpack.unpack(fields))
       resume[#resume + 1] = id
     else
-      set[#set + 1] = 'state'; set[#set + 1] = 'dead'
-      set[#set + 1] = 'ended_at'; set[#set + 1] = now
       if keep_dead > 0 then
-        redis.call(unpack(set))
+        redis.call('HSET', job, 'v', format, 'state', 'dead', 'attempt', '0', 'life', '1', 'queued_at', now_text,
+          'ended_at', now_text, cmsgpack.unpack(fields))
         redis.call('EXPIRE', job, keep_dead)
-        redis.call('ZADD', KEYS[10], now, id)
+        redis.call('ZADD', KEYS[10], now_text, id)
       else
         redis.call('HSET', job, 'v', format, 'state', 'dead', 'kind', 'invalid_job', 'charged', 'no')
         redis.call('EXPIRE', job, 86400)
       end
-      redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now, 'attempt', 0, 'kind', 'invalid_job',
-        'error', ARGV[a + 13], 'charged', 'no', unpack(who))
+      redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now_text, 'attempt', '0', 'kind', 'invalid_job',
+        'error', priority, 'charged', 'no', cmsgpack.unpack(who))
     end
   end
+end
+if #specs > 1 then redis.call(unpack(specs)) end
+for _, p in ipairs(priorities) do
+  if new_turns[p] and #new_turns[p] > 2 then redis.call(unpack(new_turns[p])) end
 end
 for _, line in ipairs(lines) do redis.call(unpack(line)) end
 -- The order of pushes decides who is woken: high before default before low.

@@ -85,7 +85,7 @@ scripts! {
     bury: ["head", "bury"],
     take_back: ["head", "tried", "turns", "window", "requeue", "take_back"],
     leave: ["head", "leave"],
-    reassert: ["head", "tried", "window", "reassert"],
+    reassert: ["head", "tried", "turns", "window", "reassert"],
     pause: ["head", "pause"],
     unpause: ["head", "unpause"],
     ask: ["head", "ask"],

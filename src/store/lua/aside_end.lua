@@ -2,7 +2,7 @@
 return {
   was_tried = was_tried, fal_settings = fal_settings, limit_of = limit_of, standing_in = standing_in,
   is_claimable = is_claimable, is_at_fal = is_at_fal, enter_fal = enter_fal, leave_fal = leave_fal, turn_settings = turn_settings,
-  is_full = is_full, pass_turn = pass_turn, enter = enter, leave_slot = leave_slot, first_of_model = first_of_model,
+  is_full = is_full, pass_turn = pass_turn, enter = enter, take_slot = take_slot, leave_slot = leave_slot, first_of_model = first_of_model,
   hold_for_model = hold_for_model,
 }
 end

@@ -167,6 +167,8 @@ local function served_after(list)
 end
 
 local suspects
+local slots, fair = turn_settings(ns)
+local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'applied:user_concurrency')
 local k = {later = KEYS[12], resume = KEYS[8]}
 local function look_at_job(id, key)
   local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at',
@@ -192,9 +194,7 @@ local function look_at_job(id, key)
         redis.call('HSET', claims, id, r[4])
         mended('claim')
       end
-      if r[10] and r[8] ~= 'telling' and redis.call('SADD', ns .. ':user:' .. r[10] .. ':running', id) == 1 then
-        mended('slot')
-      end
+      if slots > 0 and c[1] == c[2] and r[10] and r[8] ~= 'telling' and take_slot(ns, r[10], id) then mended('slot') end
       if window.any and is_at_fal(r[8]) and counts_all then
         local before = redis.call('SISMEMBER', ns .. ':at_fal', id)
         enter_fal(ns, window, id, r[11], r[12])
@@ -288,7 +288,6 @@ local function is_priority(p)
 end
 
 -- Whose line is not empty has a turn, or waits for a slot.
-local slots, fair = turn_settings(ns)
 local function look_at_line(rest)
   local p, user = parts_of(rest)
   if not p or not is_priority(p) or redis.call('HEXISTS', ns .. ':turns:' .. p, user) == 1 then return end
@@ -303,7 +302,6 @@ local function look_at_line(rest)
 end
 
 -- And a turn is a job that stands in the list, or the sign of one who waits for a slot.
-local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'applied:user_concurrency')
 local function look_at_turn(p, user, id)
   if id == '' then
     if not is_full(ns, user, slots) then

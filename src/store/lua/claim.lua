@@ -231,6 +231,14 @@ local function look_at(id, p, token, waited)
     redis.call('XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now_text, 'attempt', r.attempt or '0',
       pair('user', r.user, pair('model', r.model, pair('meta', r.meta))))
   end
+  if limited and slots > 0 and r.user and phase ~= 'telling' then
+    redis.call('SADD', ns .. ':user:' .. r.user .. ':running', id)
+    set[#set + 1] = 'slot'
+    set[#set + 1] = '1'
+  elseif r.started_at and r.user and not r.slot then
+    -- Claimed before, perhaps by a version that keeps the set always.
+    redis.call('SREM', ns .. ':user:' .. r.user .. ':running', id)
+  end
   redis.call('HSET', job, unpack(set))
   claims[#claims + 1] = id
   claims[#claims + 1] = token
@@ -239,9 +247,6 @@ local function look_at(id, p, token, waited)
     local limit = others.limit_of(window, r.model)
     if limit and limit.free and not r.at_fal then limit.free = limit.free - 1 end
     if size and not r.at_fal then size = size + 1 end
-  end
-  if r.user and phase ~= 'telling' then
-    redis.call('SADD', ns .. ':user:' .. r.user .. ':running', id)
   end
   if user then leaves(p, user, id) end
   give(id, token, flat, set)

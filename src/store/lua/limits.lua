@@ -9,7 +9,7 @@
 local ns, most = ARGV[1], tonumber(ARGV[2])
 local c = redis.call('HMGET', KEYS[1], 'user_concurrency', 'applied:user_concurrency', 'user_rate', 'applied:user_rate',
   'applying', 'applying:at', 'fair', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits', 'applied:model_limits',
-  'entering', 'entering:at')
+  'entering', 'entering:at', 'taking')
 local function applied(name, value)
   if value then
     redis.call('HSET', KEYS[1], 'applied:' .. name, value)
@@ -18,14 +18,34 @@ local function applied(name, value)
   end
 end
 
+-- Of the instances, in the order of their names, the one behind `last`; nil: there is no more.
+local function instance_after(last)
+  local found
+  for _, name in ipairs(redis.call('ZRANGE', ns .. ':workers', 0, -1)) do
+    if name > last and (not found or name < found) then found = name end
+  end
+  return found
+end
+
 local done = 1
-if c[1] ~= c[2] then
+local slots = tonumber(c[1] or '') or 0
+if c[1] ~= c[2] and slots > 0 and (tonumber(c[2] or '') or 0) == 0 and c[14] ~= 'all' then
+  -- Without a limit nobody's slots were kept: what runs takes them first, the jobs of one instance a call. Who was
+  -- claimed since has his already.
+  local instance = instance_after(c[14] or '')
+  for _, id in ipairs(instance and redis.call('HKEYS', ns .. ':claims:' .. instance) or {}) do
+    local r = redis.call('HMGET', ns .. ':job:' .. id, 'state', 'phase', 'user')
+    if r[1] == 'running' and r[3] and r[2] ~= 'telling' then take_slot(ns, r[3], id) end
+  end
+  redis.call('HSET', KEYS[1], 'taking', instance or 'all')
+  done = 0
+elseif c[1] ~= c[2] then
   local value = c[1] or ''
   local scan = redis.call('SSCAN', KEYS[2], c[5] == value and c[6] or '0', 'COUNT', most)
   for _, user in ipairs(scan[2]) do free_slot(ns, user) end
   if scan[1] == '0' then
     applied('user_concurrency', c[1])
-    redis.call('HDEL', KEYS[1], 'applying', 'applying:at')
+    redis.call('HDEL', KEYS[1], 'applying', 'applying:at', 'taking')
   else
     redis.call('HSET', KEYS[1], 'applying', value, 'applying:at', scan[1])
     done = 0
@@ -76,10 +96,7 @@ if c[8] ~= c[9] or c[10] ~= c[11] then
   -- What is at fal already is counted: the jobs of one instance a call, in the order of their names.
   local value = (c[8] or '') .. ' ' .. (c[10] or '')
   local last = c[12] == value and c[13] or ''
-  local workers, worker = redis.call('ZRANGE', ns .. ':workers', 0, -1), nil
-  for _, name in ipairs(workers) do
-    if name > last and (not worker or name < worker) then worker = name end
-  end
+  local worker = instance_after(last)
   for _, id in ipairs(worker and redis.call('HKEYS', ns .. ':claims:' .. worker) or {}) do
     local r = redis.call('HMGET', ns .. ':job:' .. id, 'state', 'phase', 'model', 'at_fal')
     if r[1] == 'running' and is_at_fal(r[2]) then enter_fal(ns, w, id, r[3], r[4]) end

@@ -11,7 +11,7 @@ local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
 redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 local out, at = {'ok'}, 5
-local window = fal_settings(ns)
+local window, slots = fal_settings(ns), turn_settings(ns)
 for i = 1, n do
   local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
   local job = ns .. ':job:' .. id
@@ -52,7 +52,7 @@ for i = 1, n do
     keep_tried(job, r[5])
     redis.call('HDEL', job, 'due_at')
     local w = redis.call('HMGET', job, 'user', 'phase', 'model', 'at_fal')
-    if w[1] and w[2] ~= 'telling' then redis.call('SADD', ns .. ':user:' .. w[1] .. ':running', id) end
+    if w[1] and w[2] ~= 'telling' and slots > 0 then take_slot(ns, w[1], id) end
     if window.any and is_at_fal(w[2]) then enter_fal(ns, window, id, w[3], w[4]) end
     if spec ~= '' then redis.call('SETNX', ns .. ':spec:' .. id, spec) end
     redis.call('HSET', KEYS[1], id, token)

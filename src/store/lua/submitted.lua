@@ -59,11 +59,12 @@ if state ~= 'running' then
   local p, user = others.standing_in(o[2] or 'default', o[6]), o[3]
   redis.call('ZREM', KEYS[3], id)
   redis.call('ZREM', ns .. ':rate:held', id)
-  if user then redis.call('SADD', ns .. ':user:' .. user .. ':running', id) end -- paid ones pass every limit
+  local slots = others.turn_settings(ns)
+  if user and slots > 0 then others.take_slot(ns, user, id) end -- paid ones pass every limit
   others.enter_fal(ns, others.fal_settings(ns), id, o[4], o[5])
   if state == 'queued' then
     redis.call('LREM', ns .. ':ready:' .. p, -1, id)
-    if user then others.pass_turn(ns, p, user, id, not o[6] and others.is_full(ns, user, (others.turn_settings(ns)))) end
+    if user then others.pass_turn(ns, p, user, id, not o[6] and others.is_full(ns, user, slots)) end
   elseif state == 'waiting' and user then
     redis.call('LREM', ns .. ':waiting:' .. p .. ':' .. user, -1, id)
   end

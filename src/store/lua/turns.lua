@@ -4,7 +4,9 @@
 -- the list is never short while somebody waits, and a claim costs no more than its own job.
 --   turns:<priority>      hash, user to the id that is his turn, or to '' where all his slots are in use
 --   waiters               set of the users with a '' there
---   user:<user>:running   set of his job ids that use a slot: claimed ones, and paid ones between two owners
+--   user:<user>:running   set of his job ids that use a slot: claimed ones, and paid ones between two owners. Kept only
+--                         while slots are limited; a record's field `slot` says that it stands there. Versions
+--                         before this one kept it always and knew no such field.
 -- A line with somebody in it always has a turn; a '' has always a full set of slots beside it. Jobs without
 -- a user stand in the list, each for himself; so do those that come back, in front, beside their user's turn.
 
@@ -109,8 +111,15 @@ local function free_slot(ns, user)
   return moved
 end
 
+-- A job uses a slot of its user, whose slots are limited. Gives whether that is new.
+local function take_slot(ns, user, id)
+  redis.call('HSETNX', ns .. ':job:' .. id, 'slot', '1')
+  return redis.call('SADD', ns .. ':user:' .. user .. ':running', id) == 1
+end
+
 -- A job uses its user's slot no more.
 local function leave_slot(ns, user, id)
+  redis.call('HDEL', ns .. ':job:' .. id, 'slot')
   if user and redis.call('SREM', ns .. ':user:' .. user .. ':running', id) == 1
     and redis.call('SISMEMBER', ns .. ':waiters', user) == 1 then
     free_slot(ns, user)

@@ -147,10 +147,11 @@ fn a_limit_set_counts_what_runs_already_and_one_raised_or_removed_lets_those_go_
         bring(&bench, &one, user, 6, "");
     }
     let mut held = one.claim(15);
-    assert_eq!(slots(&bench, "a").len(), 3);
+    assert!(slots(&bench, "a").is_empty(), "nobody asks for them");
     set(&bench, "user_concurrency", "2");
     assert!(one.beat().limits_changed);
     apply(&one);
+    assert_eq!(slots(&bench, "a").len(), 3);
     assert!(one.claim(30).is_empty());
     for flight in held
         .iter_mut()
@@ -219,11 +220,77 @@ fn a_redis_that_forgot_hears_of_the_slots_again() {
     let one = bench.instance();
     bring(&bench, &one, "a", 2, "");
     let flights = one.claim(2);
+    let held: Vec<Remembered> = flights.iter().map(super::remembered).collect();
     bench.ask::<()>("FLUSHALL");
     one.beat();
-    let held: Vec<Remembered> = flights.iter().map(super::remembered).collect();
+    set(&bench, "user_concurrency", "2");
     assert_eq!(one.session.reassert(&held), Ok(vec![]));
     assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
+    // And when the limit is known again only afterwards.
+    bench.ask::<()>("FLUSHALL");
+    one.beat();
+    assert_eq!(one.session.reassert(&held), Ok(vec![]));
+    assert!(slots(&bench, "a").is_empty());
+    set(&bench, "user_concurrency", "2");
+    apply(&one);
+    assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
+}
+
+#[test]
+fn slots_are_kept_while_they_are_limited_and_jobs_that_an_older_version_claimed_leave_none_behind()
+{
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    bring(&bench, &one, "a", 4, "");
+    set(&bench, "user_concurrency", "2");
+    apply(&one);
+    let mut limited = one.claim(2);
+    assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
+    // Switched off, what has a slot keeps it to its end, and the next ones take none.
+    bench.ask::<()>("HDEL t:config user_concurrency");
+    apply(&one);
+    let mut free = one.claim(2);
+    assert_eq!((free.len(), slots(&bench, "a").len()), (2, 2));
+    one.end(&mut limited[0], EndState::Done);
+    assert_eq!(slots(&bench, "a"), ["a2"]);
+    // A version that always kept the set, and no field: who ends its jobs was their owner, or has claimed them.
+    bench.ask::<()>("SADD t:user:a:running a3");
+    one.submitted(&mut free[0], "r");
+    assert_eq!(one.dies(&two, true), 3);
+    for mut flight in two.claim(9) {
+        two.end(&mut flight, EndState::Done);
+    }
+    assert!(slots(&bench, "a").is_empty());
+}
+
+#[test]
+fn a_limit_set_while_jobs_run_is_applied_by_whoever_goes_on_with_it_and_counts_each_once() {
+    let bench = Bench::start();
+    let all = [bench.instance(), bench.instance(), bench.instance()];
+    bring(&bench, &all[0], "a", 9, "");
+    let mut held: Vec<Vec<Flight>> = all.iter().map(|one| one.claim(2)).collect();
+    set(&bench, "user_concurrency", "3");
+    assert_eq!(all[0].session.apply_limits(50), Ok(false));
+    // Between two of its calls one ends, counted or not.
+    all[0].end(&mut held[0].remove(0), EndState::Done);
+    apply(&all[1]);
+    assert_eq!(slots(&bench, "a").len(), 5);
+    assert!(all[1].claim(9).is_empty());
+    let (mut begun, mut ended) = (0, 1);
+    for (one, flights) in all.iter().zip(&mut held) {
+        for flight in flights {
+            one.end(flight, EndState::Done);
+            let mut next = one.claim(9);
+            begun += next.len();
+            assert!(slots(&bench, "a").len() <= 3.max(5 - ended));
+            ended += 1;
+            for flight in &mut next {
+                one.end(flight, EndState::Done);
+            }
+        }
+    }
+    assert_eq!(begun, 3, "those that waited");
+    assert!(all[2].audit_all(&bench, 100).is_empty());
 }
 
 // ---- rate
@@ -818,10 +885,13 @@ impl Walk {
             }
             if let Some(user) = record.get("user") {
                 let uses = slots[user.as_str()].contains(id);
+                assert_eq!(uses, record.contains_key("slot"), "{}", told(id.clone()));
                 match state {
-                    "running" => {
-                        assert!(uses || record["phase"] == "telling", "{}", told(id.clone()))
-                    }
+                    "running" => assert!(
+                        uses || self.limit == 0 || record["phase"] == "telling",
+                        "{}",
+                        told(id.clone())
+                    ),
                     "queued" | "later" => {
                         assert!(!uses || paid(id), "{}", told(format!("{id} {record:?}")))
                     }

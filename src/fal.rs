@@ -15,7 +15,7 @@ mod storage;
 pub use look::Look;
 pub use outputs::{Found, outputs, outputs_beyond_input};
 
-use crate::http::{Answer, Body, Bounds, Http, Request, Service};
+use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use crate::job::RequestId;
 use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
 use crate::job::spec::{FalSwitches, Model};
@@ -109,6 +109,15 @@ pub struct Handle<'a> {
     pub path: Option<&'a str>,
 }
 
+/// What a look at a result brought that may not be there yet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Early {
+    /// What fal said.
+    Said(Collected),
+    /// A good answer began and did not come whole in the time of a look: it is there, and takes longer.
+    Begun,
+}
+
 /// What the free look at the key brought. It does not show an empty balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -183,9 +192,13 @@ impl Fal {
     }
 
     /// The same in the place of a look at the status: it may not be there yet, and takes no longer than that.
-    pub fn early_result(&self, model: &Model, handle: Handle) -> Collected {
+    pub fn early_result(&self, model: &Model, handle: Handle) -> Early {
         let url = self.request_url(model, handle);
-        answer::collected(self.call("GET", &url, &[], None, (STATUS, RESULT_BYTES)))
+        let wire = self.call("GET", &url, &[], None, (STATUS, RESULT_BYTES));
+        match wire {
+            Err(Broken::Unfinished { status: 200..300 }) => Early::Begun,
+            wire => Early::Said(answer::collected(wire)),
+        }
     }
 
     /// Asks fal to drop it.

@@ -159,6 +159,11 @@ pub enum Broken {
     Unknown(String),
     /// Time ran out after the request may have been sent.
     TimedOut(String),
+    /// Time ran out within the body of an answer: somebody is there, and the line is slow.
+    Unfinished {
+        /// HTTP status of the answer.
+        status: u16,
+    },
     /// A whole head came but the body is over `max_bytes` (status is known).
     TooBig {
         /// HTTP status of the answer.
@@ -171,6 +176,9 @@ impl fmt::Display for Broken {
         match self {
             Broken::NotSent(text) | Broken::Unknown(text) | Broken::TimedOut(text) => {
                 f.write_str(text)
+            }
+            Broken::Unfinished { status } => {
+                write!(f, "answer {status} did not come whole in time")
             }
             Broken::TooBig { status } => write!(f, "answer {status} is longer than allowed"),
         }
@@ -463,7 +471,10 @@ impl Call<'_> {
         body.as_reader()
             .take(max.saturating_add(1))
             .read_to_end(&mut bytes)
-            .map_err(|error| self.broken(ureq::Error::from(error)))?;
+            .map_err(|error| match self.broken(ureq::Error::from(error)) {
+                Broken::TimedOut(_) => Broken::Unfinished { status },
+                broken => broken,
+            })?;
         if bytes.len() as u64 > max {
             return Err(Broken::TooBig { status });
         }

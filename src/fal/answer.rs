@@ -42,7 +42,12 @@ pub(super) fn submitted(wire: Wire, base: &str, model: &Model) -> Submitted {
             status,
             ..Answer::default()
         },
-        Err(broken) => return Submitted::Unknown(lost(&broken.to_string())),
+        Err(broken) => {
+            return Submitted::Unknown(Failure {
+                spoke: began_to_answer(&broken),
+                ..lost(&broken.to_string())
+            });
+        }
     };
     let body = Body::read(&answer.body);
     if (200..300).contains(&answer.status) {
@@ -347,7 +352,10 @@ fn read(wire: Wire) -> Result<Answer, Failure> {
             status,
             ..Answer::default()
         }),
-        Err(broken) => Err(again(Kind::Unavailable, &broken.to_string())),
+        Err(broken) => Err(Failure {
+            spoke: began_to_answer(&broken),
+            ..again(Kind::Unavailable, &broken.to_string())
+        }),
     }
 }
 
@@ -388,6 +396,14 @@ fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
 fn fal_spoke(status: u16, headers: &Headers, json: bool) -> bool {
     let head = Head { status, headers };
     (status < 500 && json) || head.header("x-fal-request-id").is_some()
+}
+
+/// Of what did not come whole: a good head is fal's, however slow the line is by which its body comes.
+fn began_to_answer(broken: &Broken) -> bool {
+    matches!(
+        broken,
+        Broken::Unfinished { status: 200..300 } | Broken::TooBig { status: 200..300 }
+    )
 }
 
 const UNITS: &str = "x-fal-billable-units";

@@ -258,6 +258,9 @@ fn receive(
                         Broken::TimedOut(text) | Broken::NotSent(text) | Broken::Unknown(text) => {
                             DownloadError::Broken(text)
                         }
+                        broken @ Broken::Unfinished { .. } => {
+                            DownloadError::Broken(broken.to_string())
+                        }
                         Broken::TooBig { .. } => DownloadError::TooBig { limit },
                     },
                 });

@@ -23,6 +23,8 @@ enum Act {
     Hang,
     /// Keeps silent until the client is gone.
     Sleep,
+    /// Begins to answer, then keeps silent.
+    SayThenSleep(Vec<u8>),
 }
 
 fn ok(body: &str) -> Vec<u8> {
@@ -113,7 +115,10 @@ fn serve(stream: TcpStream, acts: &Mutex<VecDeque<Act>>, seen: &mpsc::Sender<(St
             Some(Act::Say(bytes)) => stream.write_all(&bytes).unwrap(),
             Some(Act::SayThenClose(bytes)) => return stream.write_all(&bytes).unwrap(),
             Some(Act::Hang) | None => return,
-            Some(Act::Sleep) => {
+            Some(act @ (Act::Sleep | Act::SayThenSleep(_))) => {
+                if let Act::SayThenSleep(bytes) = act {
+                    stream.write_all(&bytes).unwrap();
+                }
                 let _ = reader.read(&mut [0]);
                 return;
             }
@@ -384,6 +389,36 @@ fn silence_after_the_request_is_a_time_out_of_unknown_outcome() {
         Err(Broken::TimedOut("no answer from 127.0.0.1 in time".into()))
     );
     assert!(started.elapsed() < SECOND);
+}
+
+#[test]
+fn an_answer_that_does_not_come_whole_in_time_has_a_status_once_its_head_is_there() {
+    let bounds = Bounds {
+        total: Duration::from_millis(100),
+        ..BOUNDS
+    };
+    let cases: [(&[u8], Broken); 3] = [
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+            Broken::Unfinished { status: 200 },
+        ),
+        (
+            b"HTTP/1.1 503 X\r\ntransfer-encoding: chunked\r\n\r\nff\r\nhalf",
+            Broken::Unfinished { status: 503 },
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-le",
+            Broken::TimedOut("no answer from 127.0.0.1 in time".into()),
+        ),
+    ];
+    for (bytes, broken) in cases {
+        let server = Server::start([Act::SayThenSleep(bytes.to_vec())]);
+        let late = client().exchange(Request {
+            bounds,
+            ..request("GET", &server.url("/x"))
+        });
+        assert_eq!(late, Err(broken));
+    }
 }
 
 #[test]

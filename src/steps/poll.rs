@@ -2,7 +2,7 @@
 //! user waits one exchange less. A look pays nothing and sends nothing, so it goes on while Redis is away.
 
 use super::{Heard, Worker, collect};
-use crate::fal::Handle;
+use crate::fal::{Early, Handle};
 use crate::job::answer::{Collected, Output, Polled};
 use crate::job::flight::Flight;
 use crate::job::state::{self, Next};
@@ -78,13 +78,17 @@ fn look(worker: &Worker, flight: &Flight) -> Look {
         && flight.watch.may_have_ended(since, now)
     {
         match worker.tools.fal.early_result(model, handle) {
-            Collected::Output(output) => return Look::Result(output),
-            Collected::NotYet if flight.watch.runs() => return Look::Status(Polled::InProgress),
+            Early::Said(Collected::Output(output)) => return Look::Result(output),
+            Early::Said(Collected::NotYet) if flight.watch.runs() => {
+                return Look::Status(Polled::InProgress);
+            }
             // The status would meet the same silence, and hold this thread once more.
-            Collected::Failed(failure) if !failure.spoke => {
+            Early::Said(Collected::Failed(failure)) if !failure.spoke => {
                 return Look::Status(Polled::Failed(failure));
             }
-            Collected::NotYet | Collected::Missing | Collected::Failed(_) => {}
+            // By a slow line, it seems; fetching it has six times as long.
+            Early::Begun => return Look::Status(Polled::Completed),
+            Early::Said(Collected::NotYet | Collected::Missing | Collected::Failed(_)) => {}
         }
     }
     Look::Status(worker.tools.fal.status(model, handle))

@@ -71,6 +71,9 @@ impl Telegram {
             Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
                 return Err(NoFile::Away(Refusal::Unknown(quote(&text, &token))));
             }
+            Err(broken @ Broken::Unfinished { .. }) => {
+                return Err(NoFile::Away(Refusal::Unknown(broken.to_string())));
+            }
             Err(Broken::TooBig { status }) => {
                 return Err(NoFile::Away(classify(status, None, b"", false)));
             }

@@ -49,6 +49,7 @@ impl Telegram {
                     }
                 }
             }
+            Err(broken @ Broken::Unfinished { .. }) => Err(Refusal::Unknown(broken.to_string())),
             Err(Broken::TooBig { status }) => Err(classify(status, None, b"", false)),
             Err(Broken::NotSent(text)) => Err(Refusal::NotSent(quote(&text, &token))),
             Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {

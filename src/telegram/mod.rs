@@ -317,6 +317,7 @@ impl Telegram {
             Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
                 Err(Refusal::Unknown(quote(&text, &token)))
             }
+            Err(broken @ Broken::Unfinished { .. }) => Err(Refusal::Unknown(broken.to_string())),
             Err(Broken::TooBig { status }) => Err(classify(status, None, b"", method.is_edit())),
         }
     }

@@ -295,6 +295,41 @@ fn a_500_in_fals_own_name_is_no_outage_and_one_without_it_is() {
     }
 }
 
+/// A look at the result in the place of one at the status has ten seconds, and a result may be megabytes.
+#[test]
+fn results_that_come_slowly_are_no_outage_of_fal() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "8"]);
+    let script = Script::default().taking(Duration::from_secs(3));
+    world.sandbox.fal.model("case/large", script);
+    // Asked while it ran, answered when it was there, and then by a slow line: five in a row.
+    let faults = &world.sandbox.faults;
+    let held = faults.add(Rule::first(5, "fal.result", Fault::DelayMs(5000)));
+    let slow = faults.add(Rule::first(5, "fal.result", Fault::SlowBody));
+    let ids: Vec<String> = (0..5).map(|n| format!("large-{n}")).collect();
+    let entries: Vec<String> = ids
+        .iter()
+        .map(|id| job(id).model("case/large").json())
+        .collect();
+    world.push_all(&entries);
+    let states = world.wait_ended(&ids, SOON * 2);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    let fired = [held, slow].map(|rule| world.sandbox.faults.fired(rule));
+    assert_eq!(fired, [5, 5]);
+    assert_eq!(daemon.logged("fal lost"), 0, "{}", daemon.log_text());
+    for id in &ids {
+        assert_eq!(submits_of(&world, id), 1, "{id}");
+        // Cut off, and then fetched with the time that a result has.
+        let request = world.record(id)["request_id"].clone();
+        assert_eq!(
+            world.sandbox.fal.request(&request).unwrap().fetches,
+            2,
+            "{id}"
+        );
+    }
+    world.assert_clean();
+}
+
 #[test]
 fn a_500_in_telegrams_own_words_is_no_outage_and_a_gateways_page_is() {
     let own = Fault::telegram(500, "Internal Server Error: request aborted");

@@ -477,6 +477,9 @@ fn a_failure_says_whether_fal_itself_spoke() {
         ("408", say(408, &[], json), true),
         ("429", say(429, &[], wire!("error_concurrency")), true),
         ("200 page", say(200, &[], HTML), true),
+        ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
+        ("504 by a slow line", Err(Broken::Unfinished { status: 504 }), false),
+        ("200 too long", Err(Broken::TooBig { status: 200 }), true),
     ];
     for (name, wire, spoke) in &rows {
         let Polled::Failed(failure) = polled(wire.clone()) else { panic!("{name}") };
@@ -490,13 +493,19 @@ fn a_failure_says_whether_fal_itself_spoke() {
         ("500 without an id", say(500, &[], json), false),
         ("500 with an id", say(500, &id, json), true),
         ("504 page", say(504, &[], HTML), false),
+        ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
     ];
     for (name, wire, spoke) in submits {
         let Submitted::Unknown(failure) = submitted(wire, BASE, &model("a/b")) else { panic!("{name}") };
         assert_eq!(failure.spoke, spoke, "submit: {name}");
     }
     // A result that fal gives as the job's own failure is its word, with or without an id.
-    for (name, wire, spoke) in [("500", say(500, &[], json), true), ("bare 502", say(502, &[], HTML), false)] {
+    let results = [
+        ("500", say(500, &[], json), true),
+        ("bare 502", say(502, &[], HTML), false),
+        ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
+    ];
+    for (name, wire, spoke) in results {
         let Collected::Failed(failure) = collected(wire) else { panic!("{name}") };
         assert_eq!(failure.spoke, spoke, "result: {name}");
     }

@@ -198,8 +198,10 @@ fn text(one: &Retried, dry_run: bool) -> String {
             text
         }
         Retry::Fetch => would(
-            "goes on with its old request, free: fal may have the result still",
-            "would go on with its old request, free: fal may have the result still",
+            "goes on with its old request, free: fal may have the result still; if not, it fails again, and nothing \
+             new is paid for",
+            "would go on with its old request, free: fal may have the result still; if not, it fails again, and \
+             nothing new is paid for",
         ),
         Retry::Generate => {
             let text = would("is generated again, paid", "would be generated again, paid");

@@ -139,6 +139,8 @@ pub struct Flight {
     pub timeout: Option<Duration>,
     /// Generate again when a paid result was lost at fal.
     pub repay: bool,
+    /// This life came of a retry that was said to be free: it may not submit anything.
+    pub free: bool,
     /// fal's id of the request under way.
     pub request: Option<RequestId>,
     /// Path of the request at fal, unless it is the stem form.
@@ -459,11 +461,14 @@ impl Flight {
         });
     }
 
-    /// What people asked of it: a cancel, a redelivery. For [`Flight::fields`] and for whoever keeps less.
+    /// What people asked of it: a cancel, a free retry, a redelivery. For [`Flight::fields`] and for whoever keeps less.
     pub(crate) fn asked_for(&self) -> Vec<(&'static str, String)> {
         let mut out = Vec::new();
         if self.cancel_asked {
             out.push(("cancel_asked", "1".to_owned()));
+        }
+        if self.free {
+            out.push(("free", "1".to_owned()));
         }
         if let Some(redelivers) = &self.redelivers {
             let (ids, kinds) = redelivers.lists();

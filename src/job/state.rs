@@ -37,6 +37,10 @@ pub(crate) const TELL_LIMIT: Duration = Duration::from_secs(120);
 const VERDICTS: u32 = 2;
 /// What stands as the error of a job that somebody cancelled; the script `cancel` says the same.
 const CANCEL_ASKED: &str = "cancelled by request";
+/// Behind why a job ended whose retry was said to be free.
+const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submitted";
+/// Characters of an error at most (contract section 2).
+const ERROR: usize = 300;
 /// A good status, a broken result: how often it is asked for again.
 const BAD_ANSWERS: u32 = 8;
 
@@ -148,6 +152,11 @@ pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
             failure(Kind::InvalidJob, text, Charged::No),
             moment,
         ));
+    }
+    if flight.free {
+        let text = "the request at fal is not known any more";
+        let failed = failure(Kind::Unavailable, text, Charged::No);
+        return Some(fail(flight, but_stays_free(failed), moment));
     }
     if flight.order.is_none() {
         let text = "the input of this job was lost with a Redis that forgot it, and it is not known whether fal has it";
@@ -454,12 +463,21 @@ fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
         return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
     }
     let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
-    if flight.repay && flight.attempt < flight.max_attempts {
+    if flight.free {
+        failure = but_stays_free(failure);
+    } else if flight.repay && flight.attempt < flight.max_attempts {
         failure.remedy = Remedy::TryAnew;
         flight.charge(&failure);
         return later(flight, failure, None, moment);
     }
     fail(flight, failure, moment)
+}
+
+/// Else this failure would have led to a new submit.
+fn but_stays_free(mut failed: Failure) -> Failure {
+    let kept = ERROR - STAYS_FREE.len();
+    failed.text = failed.text.chars().take(kept).collect::<String>() + STAYS_FREE;
+    failed
 }
 
 /// The same request again, later; a failure on the way says nothing about the job.
@@ -677,6 +695,9 @@ pub fn after_collect(
                 Remedy::TryAnew if flight.cancelling.is_none() && flight.verdicts < VERDICTS => {
                     flight.verdicts += 1;
                     retry_step(flight, &failed, moment)
+                }
+                Remedy::TryAnew if flight.free && flight.cancelling.is_none() => {
+                    fail(flight, but_stays_free(failed), moment)
                 }
                 // fal has tried up to ten times itself by then: at most one more of ours.
                 Remedy::TryAnew

@@ -171,6 +171,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
             .and_then(|spec| spec.timeout_s)
             .map(|s| Duration::from_secs(u64::from(s))),
         repay: parsed.as_ref().is_some_and(|spec| spec.repay),
+        free: take("free").is_some(),
         request,
         path: take("path"),
         tried: take("tried").unwrap_or_default(),

@@ -19,7 +19,7 @@ const BATCH: usize = 50;
 pub enum Retry {
     /// Its result is known: it is delivered again, free.
     Deliver,
-    /// Its request is taken up again where fal still has it, free.
+    /// Its request is taken up again where fal still has it, free; where fal has not, it fails again.
     Fetch,
     /// It is generated again, paid.
     Generate,

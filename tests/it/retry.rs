@@ -227,6 +227,83 @@ fn letters_are_chosen_by_kind_model_and_user_and_what_never_was_a_job_says_so() 
     assert_eq!(output.status.code(), Some(69));
 }
 
+/// The result is too large for the record, so the old request is asked once more; that costs nothing, also where
+/// fal has lost it, failed it since, or the job allows to be paid for again.
+#[test]
+fn what_was_said_to_be_free_is_never_paid_for_again() {
+    let (mut world, _workers) = two_workers();
+    let output = json!({"images": [{"url": "{files}/0.png"}], "log": "x".repeat(200 << 10)});
+    let script = Script::new(Outcome::Json(output));
+    world.sandbox.fal.model("case/large", script);
+    world.sandbox.telegram.block(CHAT);
+    let ids = ["there", "lost", "failed"];
+    let large = |id: &&str| {
+        job(id)
+            .model("case/large")
+            .chat(CHAT)
+            .with("repay", true)
+            .json()
+    };
+    world.push_all(&ids.iter().map(large).collect::<Vec<_>>());
+    for id in ids {
+        let record = world.wait_state(id, "dead");
+        assert_eq!(record["kind"], "chat_unreachable", "{id}");
+        assert_eq!(record.get("result"), None, "{id}");
+    }
+    let request = |world: &mut World, id: &str| world.record(id)["request_id"].clone();
+    let lost = request(&mut world, "lost");
+    world.sandbox.fal.forget(&lost);
+    let runner = json!({"detail": "runner disconnected", "error_type": "runner_disconnected"});
+    let headers = vec![(
+        "X-Fal-Error-Type".to_owned(),
+        "runner_disconnected".to_owned(),
+    )];
+    let failed = Fault::Answer {
+        status: 503,
+        content_type: "application/json".to_owned(),
+        headers,
+        body: runner.to_string().into_bytes(),
+    };
+    let request_failed = request(&mut world, "failed");
+    let rule = Rule::always("fal.result", failed).for_requests_with(&request_failed);
+    world.sandbox.faults.add(rule);
+    world.sandbox.telegram.unblock(CHAT);
+
+    let (text, code) = retry(&world, &["--all-dead", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(text.matches("\"paid\":false").count(), 3, "{text}");
+    world.wait_state("there", "done");
+    for id in ["failed", "lost"] {
+        let record = world.wait_state(id, "dead");
+        assert_eq!(record["kind"], "unavailable", "{id}");
+        assert_eq!(
+            (&*record["charged"], &*record["attempt"]),
+            ("yes", "0"),
+            "{id}"
+        );
+        assert!(
+            record["error"].contains("nothing new was submitted"),
+            "{record:?}"
+        );
+    }
+    assert_eq!(ids.map(|id| submits_of(&world, id)), [1, 1, 1]);
+
+    // Asked for in so many words it is paid for.
+    world.sandbox.faults.clear();
+    let (text, code) = retry(&world, &["lost", "failed"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        text.matches("is generated again, paid").count(),
+        2,
+        "{text}"
+    );
+    for id in ["failed", "lost"] {
+        world.wait_state(id, "done");
+    }
+    assert_eq!(ids.map(|id| submits_of(&world, id)), [1, 2, 2]);
+    world.assert_clean();
+}
+
 #[test]
 fn two_operators_at_once_give_each_letter_one_new_life() {
     let (mut world, _workers) = two_workers();

@@ -30,6 +30,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         via: Via::Queue,
         timeout: None,
         repay: false,
+        free: false,
         request: submitted.then(|| RequestId("request-1".into())),
         path: None,
         tried: String::new(),

@@ -427,6 +427,55 @@ fn a_lost_paid_request_is_generated_again_only_where_the_job_allows_it_and_an_at
     }
 }
 
+/// An operator was told that the retry is free: whatever fal has lost or failed, and whatever the job would
+/// otherwise allow.
+#[test]
+fn a_retry_that_was_to_be_free_submits_nothing() {
+    let free = |phase| {
+        let mut flight = flight(phase);
+        // As the claim of a retried job gives it: attempt 0, with all attempts left.
+        (flight.free, flight.repay, flight.attempt) = (true, true, 0);
+        flight
+    };
+    let assert_ended = |flight: &Flight, change: &Change, kind, charged| {
+        assert_telling(flight, change, kind, charged);
+        let text = set(change, "error").unwrap();
+        assert!(
+            text.ends_with("this retry was to be free, so nothing new was submitted"),
+            "{text}"
+        );
+        assert!(text.chars().count() <= 300, "{text}");
+    };
+    let none = FoundSummary::default();
+    let mut lost = free(Phase::Polling);
+    lost.missing = Some((2, at(2000).now));
+    let change = after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(17_000));
+    assert_ended(&lost, &change, Kind::Unavailable, Charged::Yes);
+
+    let mut gone = free(Phase::Collecting);
+    gone.missing = Some((2, at(2000).now));
+    let change = after_collect(&mut gone, Collected::Missing, &none, &POLICY, at(17_000));
+    assert_ended(&gone, &change, Kind::Unavailable, Charged::Yes);
+
+    let mut broken = free(Phase::Collecting);
+    broken.verdicts = VERDICTS;
+    let mut failure = failed(Kind::Timeout, Remedy::TryAnew, Charged::Unknown);
+    failure.text = "\u{e9}".repeat(300);
+    let change = after_collect(
+        &mut broken,
+        Collected::Failed(failure),
+        &none,
+        &POLICY,
+        at(17_000),
+    );
+    assert_ended(&broken, &change, Kind::Timeout, Charged::Unknown);
+
+    // Even where Redis forgot that there is a request.
+    let mut bare = free(Phase::Submitting);
+    let change = before_submit(&mut bare, at(17_000)).expect("an end");
+    assert_ended(&bare, &change, Kind::Unavailable, Charged::No);
+}
+
 #[test]
 fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_job() {
     let mut flight = flight(Phase::Polling);

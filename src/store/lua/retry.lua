@@ -53,8 +53,9 @@ local function revive(id, r, word)
   put('past', r.token)
   if max_wait > 0 then put('expires_at', now + max_wait) end
   if r.aged_at then put('priority', 'low') end
+  if word ~= 'generate' then put('free', 1) end -- whatever becomes of it, nothing new is submitted
   if word == 'deliver' then put('phase', 'delivering'); put('completed_at', now); put('started_at', now) end
-  if word == 'fetch' then put('phase', 'polling'); put('started_at', now) end
+  if word == 'fetch' then put('phase', r.completed_at and 'collecting' or 'polling'); put('started_at', now) end
   redis.call(unpack(set))
   local stays = {}
   for i = 3, #set, 2 do stays[set[i]] = true end

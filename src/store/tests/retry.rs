@@ -245,14 +245,44 @@ fn what_is_known_of_a_result_is_not_paid_for_again() {
     let phases: Vec<_> = flights.iter().map(|flight| flight.phase).collect();
     assert_eq!(
         phases,
-        [Phase::Delivering, Phase::Polling, Phase::Submitting]
+        [Phase::Delivering, Phase::Collecting, Phase::Submitting]
     );
     assert!(flights[0].result.is_some() && flights[0].target.is_some());
+    let free: Vec<_> = flights.iter().map(|flight| flight.free).collect();
+    assert_eq!(free, [true, true, false], "as it was said");
     assert_eq!(flights[2].tried, "r-old");
     for flight in &mut flights {
         assert_eq!(one.end(flight, EndState::Done), Written::Ok);
     }
     assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
+fn that_a_retry_is_free_outlives_its_owner_and_a_redis_that_forgot_and_ends_with_the_next_retry() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    undelivered(&bench, &one, "a");
+    bench.ask::<()>("HDEL t:job:a result");
+    assert_eq!(retry(&bench, &["a"]), [Retry::Fetch]);
+    assert!(one.claim_one().free);
+    let two = bench.instance();
+    one.dies(&two, true);
+    let mut flight = two.claim_one();
+    assert!(flight.free, "taken over");
+    let claims = format!("t:claims:{}", two.store.identity().instance);
+    bench.ask::<()>(&format!("DEL t:job:a {claims}"));
+    let lost = two.session.reassert(&[super::remembered(&flight)]);
+    assert_eq!(lost.expect("answers"), []);
+    assert_eq!(
+        bench.field("a", "free").as_deref(),
+        Some("1"),
+        "re-asserted"
+    );
+    // fal's own word that there is nothing: the next retry is a paid one.
+    assert_eq!(two.end(&mut flight, EndState::Dead), Written::Ok);
+    assert_eq!(retry(&bench, &["a"]), [Retry::Generate]);
+    assert_eq!(bench.field("a", "free"), None);
+    assert!(!two.claim_one().free);
 }
 
 #[test]

@@ -2019,6 +2019,68 @@ fn a_beat_registers_and_says_what_a_keeper_must_know() {
     assert_eq!(bench.ttl(&format!("worker:{}", one.name())), -1);
 }
 
+#[test]
+fn a_beat_costs_an_idle_redis_eight_commands_and_says_each_thing_as_soon_as_it_is_so() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let commands = || {
+        let stats: String = bench.ask("INFO stats");
+        let number = stats.split("total_commands_processed:").nth(1);
+        let number = number.and_then(|rest| rest.split_whitespace().next());
+        number
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("a number")
+    };
+    let before = commands();
+    let beat = one.beat();
+    // Redis counts what a script calls, the script, and the look at the number.
+    assert_eq!(commands() - before, 8 + 1);
+    assert!(!beat.finds_window);
+
+    let name = one.name();
+    for (word, undo) in [
+        ("HSET t:paused reason x", "DEL t:paused"),
+        (
+            &format!("HSET t:cancels:{name} a token"),
+            &*format!("DEL t:cancels:{name}"),
+        ),
+        (
+            &format!("HSET t:claims:{name} a token"),
+            &*format!("DEL t:claims:{name}"),
+        ),
+        ("ZADD t:later 1 a", "DEL t:later"),
+        (
+            "RPUSH t:ready:model:high:a/* a",
+            "DEL t:ready:model:high:a/*",
+        ),
+    ] {
+        fair::set(&bench, "model_limits", "a/*=1");
+        bench.ask::<()>(word);
+        let beat = one.beat();
+        let said = [
+            beat.paused,
+            beat.cancels,
+            beat.claims == 1,
+            beat.due,
+            beat.waiting,
+        ];
+        assert_eq!(
+            said.iter().filter(|said| **said).count(),
+            1,
+            "{word}: {said:?}"
+        );
+        bench.ask::<()>(undo);
+    }
+    fair::set(&bench, "fal_concurrency", "auto");
+    assert!(one.beat().finds_window);
+    // What is in flight is known although most beats do not write it.
+    let in_flight = || bench.ask::<String>(&format!("HGET t:worker:{name} in_flight"));
+    for number in [3, 3, 0] {
+        one.session.beat(0, 0, number, None).expect("answers");
+        assert_eq!(in_flight(), number.to_string());
+    }
+}
+
 // ---- out of memory
 
 #[test]

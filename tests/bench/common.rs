@@ -175,6 +175,16 @@ impl Bench {
         });
         calls.sum()
     }
+
+    /// Commands that Redis has counted since its start, those that scripts call and this question included.
+    pub fn commands(&mut self) -> u64 {
+        let text: String = self.ask(&["INFO", "stats"]);
+        let number = text.split("total_commands_processed:").nth(1);
+        let number = number.and_then(|rest| rest.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("a number")
+    }
 }
 
 /// Whether this program has the flag.

@@ -10,20 +10,24 @@
 --        asked (what people ask of this instance, see ask; else '')};
 --        word: ok, buried
 -- CALLER Store::beat
-local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat', 'asked')
+-- Every call in here counts as one of Redis's commands: a worker that has nothing to do asks for no detail.
+local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat', 'asked', 'in_flight')
 local now = now_ms()
 if known[1] then return {'buried', now} end
--- PERSIST is allowed when Redis is out of memory: a full Redis is nobody's death.
-redis.call('PERSIST', KEYS[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
+-- A full Redis is nobody's death: it refuses a script's first ZADD, but not PERSIST, and nothing after that.
+if type(redis.pcall('ZADD', KEYS[1], now, ARGV[1])) == 'table' then
+  redis.call('PERSIST', KEYS[1])
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+end
+local ended = ARGV[3] ~= '0' or ARGV[4] ~= '0'
 local fresh = 0
-if known[2] then
-  redis.call('HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6])
-else
+if not known[2] then
   fresh = 1
   local set = {'HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6]}
   for i = 8, #ARGV do set[#set + 1] = ARGV[i] end
   redis.call(unpack(set))
+elseif ended or known[5] ~= ARGV[5] then
+  redis.call('HSET', KEYS[2], 'in_flight', ARGV[5], 'beat', ARGV[6])
 end
 local run = redis.call('GET', KEYS[6])
 if not run then
@@ -35,7 +39,7 @@ if fresh == 1 then
   redis.call('SETNX', KEYS[14], ARGV[7])
   store = redis.call('GET', KEYS[14])
 end
-if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and known[3] ~= ARGV[6] then
+if ended and known[3] ~= ARGV[6] then
   -- An hour of minutes, each in a place of its own: bounded.
   local minute = math.floor(now / 60000)
   local place = minute % 60
@@ -45,18 +49,22 @@ if (ARGV[3] ~= '0' or ARGV[4] ~= '0') and known[3] ~= ARGV[6] then
   redis.call('HINCRBY', KEYS[8], 'done:' .. place, ARGV[3])
   redis.call('HINCRBY', KEYS[8], 'failed:' .. place, ARGV[4])
 end
-local due = 0
-if #redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, 1) > 0 then due = 1 end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
--- A lost ring costs at most one beat.
-local ns = string.sub(KEYS[16], 1, -8) -- without `:config`
-local w = fal_settings(ns)
-local waiting = redis.call('EXISTS', KEYS[9])
-if waiting == 0 and is_claimable(ns, w) then waiting = 1 end
-if waiting > 0 then ring(KEYS[13]) end
 local c = redis.call('HMGET', KEYS[16], 'user_concurrency', 'applied:user_concurrency', 'user_rate',
   'applied:user_rate', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits', 'applied:model_limits')
 local changed = (c[1] ~= c[2] or c[3] ~= c[4] or c[5] ~= c[6] or c[7] ~= c[8]) and 1 or 0
-return {'ok', now, run, fresh, redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]),
-  redis.call('EXISTS', KEYS[5]), due, oldest[1], tonumber(oldest[2]), store, waiting, changed,
-  w.auto and 1 or 0, known[4] or ''}
+local paused, claims, cancels, due, waiting = 0, 0, 0, 0, 0
+local busy = redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[9], KEYS[10], KEYS[11], KEYS[12]) > 0
+if busy then
+  paused, claims, cancels = redis.call('EXISTS', KEYS[3]), redis.call('HLEN', KEYS[4]), redis.call('EXISTS', KEYS[5])
+  if #redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', now, 'LIMIT', 0, 1) > 0 then due = 1 end
+end
+-- A lost ring costs at most one beat. What waits for a place of its model stands in lists of its own.
+if busy or (c[7] or '') ~= '' then
+  local ns = string.sub(KEYS[16], 1, -8) -- without `:config`
+  waiting = redis.call('EXISTS', KEYS[9])
+  if waiting == 0 and is_claimable(ns, fal_settings(ns)) then waiting = 1 end
+  if waiting > 0 then ring(KEYS[13]) end
+end
+return {'ok', now, run, fresh, paused, claims, cancels, due, oldest[1], tonumber(oldest[2]), store, waiting, changed,
+  c[5] == 'auto' and 1 or 0, known[4] or ''}

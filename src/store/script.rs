@@ -2,6 +2,8 @@
 
 pub(super) use sha1::digest;
 
+use std::sync::OnceLock;
+
 mod sha1 {
     /// SHA-1 as Redis names a script: the redis crate computes it.
     pub(in crate::store) fn digest(code: &str) -> String {
@@ -9,20 +11,21 @@ mod sha1 {
     }
 }
 
-/// One script.
+/// One script. Its text is put together when Redis asks for it, which is once in the life of a store: shared
+/// pieces lie in the program once, and of what a call needs only the name is worked out.
 pub(crate) struct Script {
     name: &'static str,
-    code: &'static str,
-    sha: String,
+    pieces: &'static [&'static str],
+    sha: OnceLock<String>,
     guard: Option<String>,
 }
 
 impl Script {
-    fn new(name: &'static str, code: &'static str, guard: Option<&str>) -> Script {
+    fn new(name: &'static str, pieces: &'static [&'static str], guard: Option<&str>) -> Script {
         Script {
             name,
-            code,
-            sha: digest(code),
+            pieces,
+            sha: OnceLock::new(),
             guard: guard.map(str::to_owned),
         }
     }
@@ -37,16 +40,26 @@ impl Script {
     }
 
     pub(crate) fn sha(&self) -> &str {
-        &self.sha
+        self.sha.get_or_init(|| digest(&self.code()))
     }
 
-    pub(crate) fn code(&self) -> &'static str {
-        self.code
+    /// What Redis gets. Comments are for people who have the source: half of the text. Their lines stay, empty, so
+    /// that the numbers in Redis's errors count lines of the pieces.
+    pub(crate) fn code(&self) -> String {
+        let mut code = String::new();
+        for line in self.pieces.iter().flat_map(|piece| piece.lines()) {
+            let line = line.trim_start();
+            if !line.starts_with("--") {
+                code.push_str(line);
+            }
+            code.push('\n');
+        }
+        code
     }
 }
 
 macro_rules! lua {
-    ($($file:literal),+) => { concat!($(include_str!(concat!("lua/", $file, ".lua")), "\n"),+) };
+    ($($file:literal),+) => { &[$(include_str!(concat!("lua/", $file, ".lua"))),+] };
 }
 
 macro_rules! scripts {

@@ -472,7 +472,11 @@ fn load_scripts(con: &mut redis::Connection) -> BTreeMap<String, String> {
             .split("\", \"")
             .map(|file| {
                 let text = std::fs::read_to_string(format!("{rooms}/lua/{file}.lua"));
-                text.unwrap_or_else(|error| panic!("{file}.lua: {error}")) + "\n"
+                let text = text.unwrap_or_else(|error| panic!("{file}.lua: {error}"));
+                // Sent without comments and indents, line by line.
+                let lines = text.lines().map(str::trim_start);
+                let sent = lines.map(|line| if line.starts_with("--") { "" } else { line });
+                sent.flat_map(|line| [line, "\n"]).collect::<String>()
             })
             .collect();
         let sha = redis::cmd("SCRIPT")

@@ -2,7 +2,7 @@
 //! connection if the first one broke. What is away, and what came of it, is noted here and nowhere else.
 
 use super::pack::Pack;
-use super::packer::{Args, Mark, Packer};
+use super::wire::{Args, Mark, Words};
 use super::*;
 use crate::report;
 
@@ -12,14 +12,14 @@ const LOADS: usize = 8;
 /// Builder of one EVALSHA.
 pub(crate) struct Call<'a> {
     pub(super) script: &'a Script,
-    pub(super) cmd: Packer,
+    pub(super) cmd: Words,
     /// Where the patch begins.
     patch: Mark,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(script: &'a Script, keys: &[&str]) -> Call<'a> {
-        let mut cmd = Packer::new();
+        let mut cmd = Words::new();
         let guard = script.guard();
         cmd.arg("EVALSHA")
             .arg(script.sha())
@@ -71,7 +71,7 @@ impl<'a> Call<'a> {
     }
 }
 
-pub(super) fn add_patch(cmd: &mut Packer, patch: &Patch) {
+pub(super) fn add_patch(cmd: &mut Words, patch: &Patch) {
     debug_assert!(
         (patch.del.iter()).all(|name| !patch.stamp.contains(name)
             && patch.set.iter().all(|(set, _)| set != name)),
@@ -100,7 +100,7 @@ pub(super) fn add_patch(cmd: &mut Packer, patch: &Patch) {
     }
 }
 
-pub(super) fn add_fields(cmd: &mut Packer, fields: &[(&'static str, String)]) {
+pub(super) fn add_fields(cmd: &mut Words, fields: &[(&'static str, String)]) {
     cmd.arg(fields.len());
     for (name, value) in fields {
         cmd.arg(*name).arg(value);

@@ -17,7 +17,7 @@ mod minutes;
 mod operate;
 mod paces;
 mod pack;
-mod packer;
+
 pub(crate) mod rate;
 mod reassert;
 mod record;
@@ -30,6 +30,7 @@ mod upkeep;
 mod uploads;
 pub mod view;
 mod window;
+mod wire;
 
 #[cfg(test)]
 mod tests;

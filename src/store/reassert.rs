@@ -1,7 +1,7 @@
 //! After a Redis that forgot: what an instance holds, and what it ended in the last seconds, is written
 //! down again.
 
-use super::packer::Args;
+use super::wire::Args;
 use super::*;
 use std::collections::VecDeque;
 

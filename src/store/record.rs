@@ -1,8 +1,8 @@
 //! Translation between what scripts take and give and the domain's types.
 
 use super::pack::{Pack, Unpack};
-use super::packer::Packer;
 use super::rate::chat_name;
+use super::wire::Words;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Redelivers, Token};
@@ -262,7 +262,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
 }
 
 /// Arguments of one entry for the intake script, in its order.
-pub(crate) fn entry_args(cmd: &mut Packer, entry: &Entry, defaults: &Defaults) {
+pub(crate) fn entry_args(cmd: &mut Words, entry: &Entry, defaults: &Defaults) {
     let id = entry.id.as_str();
     let at = |time: Option<UnixMs>| time.map(|at| at.0.to_string()).unwrap_or_default();
     let (mut who, mut fields) = (Pack::with_capacity(256), Pack::with_capacity(256));

@@ -20,38 +20,38 @@ thread_local! {
 }
 
 /// A command that is being put together.
-pub(crate) struct Packer {
+pub(crate) struct Words {
     /// `HEAD` bytes, of which the last are the head; then the words.
     bytes: Vec<u8>,
     /// Where the head begins.
     from: usize,
-    words: usize,
+    count: usize,
 }
 
-impl Packer {
+impl Words {
     /// One without a word.
-    pub(crate) fn new() -> Packer {
+    pub(crate) fn new() -> Words {
         let mut bytes = LAST.take();
         bytes.clear();
         bytes.reserve(ROOM);
         bytes.resize(HEAD, 0);
-        Packer {
+        Words {
             bytes,
             from: HEAD,
-            words: 0,
+            count: 0,
         }
     }
 
     /// Adds one word, or what a list has.
-    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Packer {
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Words {
         arg.write_redis_args(self);
         self
     }
 
     /// Adds words that are packed already.
-    pub(crate) fn packed_args(&mut self, args: &Args) -> &mut Packer {
+    pub(crate) fn packed_args(&mut self, args: &Args) -> &mut Words {
         self.bytes.extend_from_slice(&args.bytes);
-        self.counts(args.words);
+        self.counts(args.count);
         self
     }
 
@@ -59,7 +59,7 @@ impl Packer {
     pub(crate) fn mark(&self) -> Mark {
         Mark {
             at: self.bytes.len(),
-            words: self.words,
+            count: self.count,
         }
     }
 
@@ -67,7 +67,7 @@ impl Packer {
     pub(crate) fn since(&self, mark: Mark) -> Args {
         Args {
             bytes: self.bytes[mark.at..].into(),
-            words: self.words - mark.words,
+            count: self.count - mark.count,
         }
     }
 
@@ -77,9 +77,9 @@ impl Packer {
     }
 
     fn counts(&mut self, more: usize) {
-        self.words += more;
+        self.count += more;
         let mut digits = itoa::Buffer::new();
-        let digits = digits.format(self.words).as_bytes();
+        let digits = digits.format(self.count).as_bytes();
         self.from = HEAD - digits.len() - 3;
         let head = &mut self.bytes[self.from..HEAD];
         head[0] = b'*';
@@ -88,7 +88,7 @@ impl Packer {
     }
 }
 
-impl Drop for Packer {
+impl Drop for Words {
     fn drop(&mut self) {
         if self.bytes.capacity() <= SPARE {
             LAST.set(std::mem::take(&mut self.bytes));
@@ -96,7 +96,7 @@ impl Drop for Packer {
     }
 }
 
-impl RedisWrite for Packer {
+impl RedisWrite for Words {
     fn write_arg(&mut self, arg: &[u8]) {
         let mut digits = itoa::Buffer::new();
         self.bytes.push(b'$');
@@ -110,7 +110,7 @@ impl RedisWrite for Packer {
 
     fn writer_for_next_arg(&mut self) -> impl io::Write + '_ {
         Word {
-            packer: self,
+            words: self,
             bytes: Vec::new(),
         }
     }
@@ -118,7 +118,7 @@ impl RedisWrite for Packer {
 
 /// A word whose length is not known before it is there.
 struct Word<'a> {
-    packer: &'a mut Packer,
+    words: &'a mut Words,
     bytes: Vec<u8>,
 }
 
@@ -135,7 +135,7 @@ impl io::Write for Word<'_> {
 
 impl Drop for Word<'_> {
     fn drop(&mut self) {
-        self.packer.write_arg(&self.bytes);
+        self.words.write_arg(&self.bytes);
     }
 }
 
@@ -143,23 +143,23 @@ impl Drop for Word<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
     at: usize,
-    words: usize,
+    count: usize,
 }
 
 /// Words of a command in one piece of memory, kept for another one. As texts of their own, what is
 /// remembered of an end would take three times as much, and a busy worker remembers thousands.
 pub(crate) struct Args {
     bytes: Box<[u8]>,
-    words: usize,
+    count: usize,
 }
 
 impl Args {
     /// Of what `add` adds to a command.
-    pub(crate) fn of(add: impl FnOnce(&mut Packer)) -> Args {
-        let mut packer = Packer::new();
-        let mark = packer.mark();
-        add(&mut packer);
-        packer.since(mark)
+    pub(crate) fn of(add: impl FnOnce(&mut Words)) -> Args {
+        let mut words = Words::new();
+        let mark = words.mark();
+        add(&mut words);
+        words.since(mark)
     }
 
     /// Bytes that they take.
@@ -170,7 +170,7 @@ impl Args {
 
 impl fmt::Debug for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Args({} words)", self.words) // they may hold a prompt
+        write!(f, "Args({} words)", self.count) // they may hold a prompt
     }
 }
 
@@ -181,36 +181,32 @@ mod tests {
 
     #[test]
     fn a_command_is_the_same_as_that_of_redis_rs() {
-        for words in [0, 1, 9, 10, 99, 100, 1000] {
-            let (mut packer, mut cmd) = (Packer::new(), redis::Cmd::new());
-            for number in 0..words {
-                packer.arg("word").arg(number).arg([b'x'; 300].as_slice());
+        for count in [0, 1, 9, 10, 99, 100, 1000] {
+            let (mut words, mut cmd) = (Words::new(), redis::Cmd::new());
+            for number in 0..count {
+                words.arg("word").arg(number).arg([b'x'; 300].as_slice());
                 cmd.arg("word").arg(number).arg([b'x'; 300].as_slice());
             }
             let list = ["a", "", "\r\n", "é"];
-            packer
-                .arg(&list[..])
-                .arg(String::new())
-                .arg(-5_i64)
-                .arg(0.5);
+            words.arg(&list[..]).arg(String::new()).arg(-5_i64).arg(0.5);
             cmd.arg(&list[..]).arg(String::new()).arg(-5_i64).arg(0.5);
-            packer.writer_for_next_arg().write_all(b"late").unwrap();
+            words.writer_for_next_arg().write_all(b"late").unwrap();
             cmd.writer_for_next_arg().write_all(b"late").unwrap();
-            assert_eq!(packer.bytes(), cmd.get_packed_command(), "{words}");
+            assert_eq!(words.bytes(), cmd.get_packed_command(), "{count}");
         }
     }
 
     #[test]
     fn kept_words_go_into_another_command() {
-        let mut first = Packer::new();
+        let mut first = Words::new();
         first.arg("EVALSHA").arg("x");
         let mark = first.mark();
         first.arg("field").arg("value");
         let patch = first.since(mark);
-        let fields = Args::of(|packer| {
-            packer.arg(2).arg("é");
+        let fields = Args::of(|words| {
+            words.arg(2).arg("é");
         });
-        let mut second = Packer::new();
+        let mut second = Words::new();
         second.arg("SET").packed_args(&patch).packed_args(&fields);
         assert_eq!(
             String::from_utf8_lossy(second.bytes()),

@@ -81,15 +81,14 @@ pub(super) fn add_patch(cmd: &mut Words, patch: &Patch) {
     for (name, value) in &patch.set {
         pack.pair(name, value);
     }
-    cmd.arg(pack.as_bytes()).arg(patch.stamp.len());
-    for name in &patch.stamp {
-        cmd.arg(*name);
+    cmd.arg(pack.as_bytes());
+    for names in [&patch.stamp, &patch.del] {
+        pack.clear();
+        for name in names {
+            pack.add(name);
+        }
+        cmd.arg(pack.as_bytes());
     }
-    pack.clear();
-    for name in &patch.del {
-        pack.add(name);
-    }
-    cmd.arg(pack.as_bytes()).arg(patch.events.len());
     for event in &patch.events {
         let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
         pack.clear();

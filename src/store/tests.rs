@@ -303,6 +303,21 @@ fn a_claim_that_comes_after_its_own_repeat_takes_nothing() {
 }
 
 #[test]
+fn what_is_no_record_takes_none_of_those_that_are_claimed_with_it() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a", "b", "c", "d"]);
+    bench.ask::<()>("DEL t:job:b");
+    bench.ask::<()>("SET t:job:b x");
+    bench.ask::<()>("DEL t:job:c");
+    let flights = one.claim(4);
+    assert_eq!(flights.len(), 2);
+    assert_eq!((flights[0].id.as_str(), flights[1].id.as_str()), ("a", "d"));
+    assert_eq!(one.session.claims().expect("answers").len(), 2);
+    assert!(bench.ready("default").is_empty());
+}
+
+#[test]
 fn a_lost_claim_does_not_give_what_went_back_meanwhile() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

@@ -86,6 +86,14 @@ fn two_daemons_together_run_no_more_of_a_user_than_he_may_and_a_new_limit_holds_
         |n| *n == 3,
     );
     let _: i64 = world.redis(&["HDEL", "fal:config", "user_concurrency"]);
+    let all = names("a", 6);
+    eventually(
+        Duration::from_secs(10),
+        || all.iter().map(|id| world.state(id)).collect::<Vec<_>>(),
+        |states| states.iter().all(|state| state == "running"),
+    );
+    // And set while they run: each of them counts.
+    let _: i64 = world.redis(&["HSET", "fal:config", "user_concurrency", "6"]);
     eventually(
         Duration::from_secs(10),
         || slots(&mut world, "a"),

@@ -59,7 +59,7 @@ local rate, per = string.match(c[2] or '', '^(%d+)/(%d+)$')
 rate, per = tonumber(rate or '0'), tonumber(per or '0')
 local low_after = tonumber(c[3] or '') or 600000
 local names = {false, 'high', 'default', 'low'}
--- Without a limit each id is claimed as it comes: then several go through the same commands.
+-- Under a limit each id is claimed as it comes; without one several go through the same commands.
 local limited = slots > 0 or rate > 0 or c[5] == 'auto' or (tonumber(c[5] or '') or 0) > 0
   or string.find(c[6] or '', '=', 1, true)
 local others = limited and aside()
@@ -193,7 +193,8 @@ local size = lists > 1 and limited and window.size and redis.call('SCARD', ns ..
 local newer = 0
 local function look_at(id, p, token, waited)
   local job = ns .. ':job:' .. id
-  local flat = redis.call('HGETALL', job)
+  local flat = redis.pcall('HGETALL', job)
+  if flat.err then return false end -- no record of ours: it takes none of the others with it
   local r = {}
   for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
   local user = p and r.user
@@ -206,7 +207,7 @@ local function look_at(id, p, token, waited)
     -- Somebody holds it, or nobody knows it: it stands here no more.
     if user then leaves(p, user, id) end
     return false
-  elseif (tonumber(r.v) or 0) > format then
+  elseif r.v ~= ARGV[5] and (tonumber(r.v) or 0) > format then
     -- A newer version wrote this: leave it to its kind, look again later, and let people know.
     redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
     redis.call('ZADD', KEYS[7], now + 5000, id)

@@ -20,8 +20,8 @@ apply(KEYS[1], KEYS[2], 7, now, now_text,
 local user = slot and redis.call('HGET', KEYS[1], 'user') -- before the record may be cut down to its id
 -- What arrived in a chat shows that it can be reached.
 local reached = KEYS[7] and chat and (state == 'done' or redis.call('HGET', KEYS[1], 'told') == 'yes')
-let_go({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6], mark = reached and KEYS[7] .. ':' .. chat or nil},
-  id, state, keep, now_text)
+local mark = reached and KEYS[7] .. ':' .. chat or nil
+let_go({record = KEYS[1], dead = KEYS[4], spec = KEYS[5], result = KEYS[6], mark = mark}, id, state, keep, now_text)
 if slot or at_fal then
   local others, ns = aside(), string.sub(KEYS[1], 1, -#id - 6) -- without `:job:<id>`
   if slot then others.leave_slot(ns, user, id) end

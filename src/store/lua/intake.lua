@@ -30,7 +30,7 @@ redis.call('HSET', KEYS[2], 'batch', batch)
 local now, now_text = now_ms()
 local made, dead, duplicates, marks = 0, 0, 0, {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
-local resume, specs = {'LPUSH', KEYS[5]}, {'MSET'}
+local resume = {'LPUSH', KEYS[5]}
 local until_then = string.format('%d', now + max_wait)
 -- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch.
 local all, seen = {}, {}
@@ -110,8 +110,7 @@ for i = 1, n do
     redis.call('HSET', job, 'v', format, 'state', state, 'attempt', '0', 'life', '1', 'queued_at', now_text,
       pair('expires_at', expires_at ~= '' and expires_at, pair('due_at', later and not_before,
       pair('not_before', later and not_before, cmsgpack.unpack(fields)))))
-    specs[#specs + 1] = ns .. ':spec:' .. id
-    specs[#specs + 1] = raw
+    redis.call('SET', ns .. ':spec:' .. id, raw)
     redis.call('XADD', KEYS[3], '*', 'event', 'queued', 'at', now_text, 'attempt', '0', cmsgpack.unpack(who))
     if later then
       redis.call('ZADD', KEYS[9], not_before, id)
@@ -142,7 +141,6 @@ for i = 1, n do
     end
   end
 end
-if #specs > 1 then redis.call(unpack(specs)) end
 for _, p in ipairs(priorities) do
   if new_turns[p] and #new_turns[p] > 2 then redis.call(unpack(new_turns[p])) end
 end

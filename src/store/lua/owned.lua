@@ -2,8 +2,8 @@
 -- each write of one claim has a number (seq), the record keeps the last one, and a repeat changes
 -- nothing and adds no event.
 --
--- ARGV from `at` on: pairs of field and value to set, packed | n, n x field to stamp with now | fields to delete,
--- packed, none of those that are set | n, n x event: (name, since ms or '', pairs of field and value, packed).
+-- ARGV from `at` on: pairs of field and value to set | fields to stamp with now | fields to delete, none of those that
+-- are set | then for each event: name, since ms or '', pairs of field and value. Pairs and fields are packed.
 -- Packed: strings as MessagePack, one behind the other, in one argument; cmsgpack.unpack gives each as a value of
 -- its own. As arguments they would cost three times as much, and twice that where a table is made of them.
 
@@ -23,12 +23,17 @@ local function owner(job, token, seq, known, last, ...)
   return 'ok', r[4], r[5], r[6], r[7]
 end
 
+-- The fields named, each with the time, and behind them what is packed.
+local function stamped(now_text, packed, name, ...)
+  if name then return name, now_text, stamped(now_text, packed, ...) end
+  return cmsgpack.unpack(packed)
+end
+
 -- Writes the fields and events of ARGV from place `at` on. `set` and `del` are called with the pairs and fields of
 -- the record and add those of the script; without `del` the script deletes none. `now` as now_ms gives it, twice. The
 -- first write is one that Redis takes without memory; so is the rest, then.
 local function apply(job, events, at, now, now_text, set, del)
-  local stamps = tonumber(ARGV[at + 1])
-  local dels = ARGV[at + 2 + stamps]
+  local dels = ARGV[at + 2]
   if del then
     del(cmsgpack.unpack(dels))
   elseif dels ~= '' then
@@ -36,14 +41,8 @@ local function apply(job, events, at, now, now_text, set, del)
   else
     redis.call('PERSIST', job)
   end
-  if stamps == 0 then
-    set(cmsgpack.unpack(ARGV[at]))
-  else
-    set(ARGV[at + 2], now_text, cmsgpack.unpack(ARGV[at]))
-    for i = at + 3, at + 1 + stamps do redis.call('HSET', job, ARGV[i], now_text) end
-  end
-  at = at + 3 + stamps
-  for i = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
+  set(stamped(now_text, ARGV[at], cmsgpack.unpack(ARGV[at + 1])))
+  for i = at + 3, #ARGV, 3 do
     local ms = ARGV[i + 1] ~= '' and string.format('%d', now - tonumber(ARGV[i + 1]))
     redis.call('XADD', events, '*', 'event', ARGV[i], 'at', now_text, pair('ms', ms, cmsgpack.unpack(ARGV[i + 2])))
   end

@@ -144,5 +144,5 @@ fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
                 .unwrap(),
         );
     }
-    assert!(each(calls) <= 50.0, "{}", each(calls));
+    assert!(each(calls) <= 31.0, "{}", each(calls));
 }

@@ -19,7 +19,7 @@ pub use headers::Headers;
 pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
 
-use resolver::CachingResolver;
+use resolver::{CachingResolver, Unasked};
 use socket::{Limits, Sockets, Trace};
 use std::cell::Cell;
 use std::fmt;
@@ -251,11 +251,15 @@ impl Http {
                 .map(|_| AtomicU64::new(0))
                 .collect(),
         });
-        let sockets = Sockets::new(shared.closed.clone(), shared.opened.clone());
-        let connector = ().chain(sockets).chain(RustlsConnector::default()).chain(socket::Ready);
         let resolver = CachingResolver::new();
+        let sockets = Sockets {
+            resolver: resolver.clone(),
+            closed: shared.closed.clone(),
+            opened: shared.opened.clone(),
+        };
+        let connector = ().chain(sockets).chain(RustlsConnector::default()).chain(socket::Ready);
         Http {
-            agent: Agent::with_parts(config, connector, resolver.clone()),
+            agent: Agent::with_parts(config, connector, Unasked),
             resolver,
             shared,
         }

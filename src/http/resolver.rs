@@ -1,6 +1,6 @@
-//! Names to addresses, remembered. ureq asks the resolver for each request, also on kept connections,
-//! and its own one starts a thread each time when there is a time limit. Here an address is fresh for a
-//! minute; after that it is served up to an hour while one thread looks it up again, so a DNS server
+//! Names to addresses, remembered. ureq asks its resolver for each request, also on kept connections, and
+//! its own one starts a thread each time when there is a time limit. So it is given one that knows nothing
+//! ([`Unasked`]), and who opens a connection asks here. An address is fresh for a minute; after that it is served up to an hour while one thread looks it up again, so a DNS server
 //! that is slow or away stops nothing that worked before.
 
 use super::socket::Trace;
@@ -193,8 +193,9 @@ impl Inner {
     }
 }
 
-impl Resolver for CachingResolver {
-    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+impl CachingResolver {
+    /// Addresses of a URL's host, within the limits of this thread's exchange.
+    pub(super) fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, Error> {
         let default = if uri.scheme_str() == Some("http") {
             80
         } else {
@@ -202,18 +203,27 @@ impl Resolver for CachingResolver {
         };
         let host = uri.host().ok_or(Error::HostNotFound)?;
         let port = uri.port_u16().unwrap_or(default);
-        let mut result = self.empty();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(ip) = bare.parse::<IpAddr>() {
-            result.push(SocketAddr::new(ip, port));
-            return Ok(result);
+            return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let now = Instant::now();
         let limit = Trace::look_up_limit(now);
-        for ip in self.addrs(&host.to_ascii_lowercase(), now, limit)? {
-            result.push(SocketAddr::new(ip, port));
-        }
-        Ok(result)
+        let found = self.addrs(&host.to_ascii_lowercase(), now, limit)?;
+        Ok(found
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect())
+    }
+}
+
+/// What ureq asks: no address, at no cost.
+#[derive(Debug)]
+pub(super) struct Unasked;
+
+impl Resolver for Unasked {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        Ok(self.empty())
     }
 }
 

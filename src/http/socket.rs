@@ -7,6 +7,7 @@
 //! (hundreds of root certificates read from disk) for each connection.
 
 use super::Service;
+use super::resolver::CachingResolver;
 use rustix::net::RecvFlags;
 use std::cell::Cell;
 use std::fmt;
@@ -150,14 +151,9 @@ impl<In: Transport> Connector<In> for Ready {
 
 /// Opens TCP connections.
 pub(super) struct Sockets {
-    closed: Arc<AtomicBool>,
-    opened: Arc<[AtomicU64; 3]>,
-}
-
-impl Sockets {
-    pub(super) fn new(closed: Arc<AtomicBool>, opened: Arc<[AtomicU64; 3]>) -> Sockets {
-        Sockets { closed, opened }
-    }
+    pub(super) resolver: CachingResolver,
+    pub(super) closed: Arc<AtomicBool>,
+    pub(super) opened: Arc<[AtomicU64; 3]>,
 }
 
 impl fmt::Debug for Sockets {
@@ -177,8 +173,9 @@ impl<In: Transport> Connector<In> for Sockets {
         if let Some(chained) = chained {
             return Ok(Some(Either::A(chained)));
         }
+        let addrs = self.resolver.resolve(details.uri)?;
         let (service, until) = Trace::connects(Instant::now());
-        let stream = Arc::new(self.open(&details.addrs, until)?);
+        let stream = Arc::new(self.open(&addrs, until)?);
         self.opened[service as usize].fetch_add(1, Ordering::Relaxed);
         stream.set_nodelay(true)?;
         // Two steps: coercing Weak<TcpStream> inside the call would need its type spelled out.

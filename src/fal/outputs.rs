@@ -45,7 +45,7 @@ fn find(json: &str, echoes: &HashSet<String>) -> Found {
     };
     let mut walk = Walk {
         echoes,
-        files: Vec::new(),
+        files: Vec::with_capacity(1), // as in most results
     };
     walk.members(&members, Role::Main, 0);
     let files = walk.done();

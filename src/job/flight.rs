@@ -268,6 +268,9 @@ pub struct Patch {
 impl Patch {
     /// Sets a field.
     pub(crate) fn set(mut self, name: &'static str, value: impl Into<String>) -> Patch {
+        if self.set.is_empty() {
+            self.set.reserve(PATCH_FIELDS);
+        }
         self.set.push((name, value.into()));
         self
     }
@@ -562,8 +565,9 @@ pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
 
-/// Room for what most events say, and for what most records hold.
+/// Room for what most events say, most writes change and most records hold.
 const EVENT_FIELDS: usize = 12;
+const PATCH_FIELDS: usize = 8;
 const FIELDS: usize = 24;
 
 /// Results above this many bytes do not go into the record but into a key of their own, and only when

@@ -83,9 +83,8 @@ impl Pace {
     /// How long one likely takes in all that has run for this long already.
     pub fn likely_beyond(&self, age: Duration) -> Duration {
         let age_ms = age.as_millis() as u64;
-        let mut longer: Vec<(u32, f32)> = weighted(&self.samples)
-            .filter(|(ms, _)| u64::from(*ms) > age_ms)
-            .collect();
+        let mut longer = Vec::with_capacity(self.samples.len());
+        longer.extend(weighted(&self.samples).filter(|(ms, _)| u64::from(*ms) > age_ms));
         // Nothing took so long yet: half as long again.
         match median(&mut longer) {
             Some(ms) => Duration::from_millis(u64::from(ms)),
@@ -110,9 +109,8 @@ impl Pace {
     /// none took so long yet, up to twice as long again. Whole times, not what is left of them.
     pub fn spread_beyond(&self, age: Duration) -> (Duration, Duration) {
         let age_ms = age.as_millis() as u64;
-        let mut longer: Vec<(u32, f32)> = weighted(&self.samples)
-            .filter(|(ms, _)| u64::from(*ms) > age_ms)
-            .collect();
+        let mut longer = Vec::with_capacity(self.samples.len());
+        longer.extend(weighted(&self.samples).filter(|(ms, _)| u64::from(*ms) > age_ms));
         let ms = |ms: u32| Duration::from_millis(u64::from(ms));
         match (part(&mut longer, 0.1), part(&mut longer, 0.9)) {
             (Some(from), Some(to)) => (ms(from), ms(to)),

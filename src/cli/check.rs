@@ -80,6 +80,15 @@ impl Line {
         }
     }
 
+    /// Without secrets, as far as `hide` knows them: before JSON's escapes could disguise one, and so that none,
+    /// however common a word, is taken for a name of the form.
+    fn fit_to_show(mut self, hide: impl Fn(String) -> String) -> Line {
+        for text in [&mut self.tried, &mut self.found, &mut self.advice] {
+            *text = hide(std::mem::take(text));
+        }
+        self
+    }
+
     fn is(mut self, verdict: Verdict, advice: impl Into<String>) -> Line {
         self.verdict = verdict;
         self.advice = advice.into();
@@ -112,7 +121,7 @@ pub(super) fn check(args: &CheckArgs, env: &Environment) -> u8 {
                 error.to_string(),
             )
             .is(Verdict::Fail, "correct it; nothing else was tried");
-            show(args.json, &[line], CONFIGURATION);
+            show(args.json, vec![line], CONFIGURATION);
             return CONFIGURATION;
         }
     };
@@ -132,7 +141,7 @@ pub(super) fn check(args: &CheckArgs, env: &Environment) -> u8 {
     lines.extend(redis);
     lines.extend(services);
     let code = code(&lines);
-    show(args.json, &lines, code);
+    show(args.json, lines, code);
     code
 }
 
@@ -147,12 +156,16 @@ fn code(lines: &[Line]) -> u8 {
 }
 
 /// A reader who has gone is no failure of the check.
-fn show(as_json: bool, lines: &[Line], code: u8) {
+fn show(as_json: bool, lines: Vec<Line>, code: u8) {
+    let lines = lines.into_iter();
+    let lines: Vec<Line> = lines
+        .map(|line| line.fit_to_show(report::without_secrets))
+        .collect();
     let text = match as_json {
-        true => as_object(lines, code),
-        false => as_table(lines),
+        true => as_object(&lines, code),
+        false => as_table(&lines),
     };
-    let _ = writeln!(std::io::stdout(), "{}", report::without_secrets(text));
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn as_object(lines: &[Line], code: u8) -> String {
@@ -223,6 +236,26 @@ mod tests {
         assert_eq!(of(&[Verdict::Ok, Verdict::Warn]), 0);
         assert_eq!(of(&[Verdict::Ok, Verdict::Away]), UNAVAILABLE);
         assert_eq!(of(&[Verdict::Away, Verdict::Fail]), INCOMPLETE);
+    }
+
+    #[test]
+    fn a_secret_is_hidden_whatever_it_looks_like_and_spoils_no_form() {
+        for secret in ["verdict", "check", "fail", r#"a"b\c"#] {
+            let hide = |text: String| text.replace(secret, "***");
+            let found = format!("redis://:{secret}@host refuses");
+            let line = Line::new("redis", "look", found).is(Verdict::Fail, "mend it");
+            let lines = [line.fit_to_show(hide)];
+            let json = as_object(&lines, 1);
+            let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+            assert_eq!(json["lines"][0]["check"], "redis", "{secret}");
+            assert_eq!(json["lines"][0]["verdict"], "fail", "{secret}");
+            assert_eq!(json["lines"][0]["found"], "redis://:***@host refuses");
+            let table = as_table(&lines);
+            assert!(
+                table.contains(":***@host") && table.ends_with("1 failed, 0 to look at"),
+                "{table}"
+            );
+        }
     }
 
     #[test]

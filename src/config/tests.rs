@@ -453,6 +453,11 @@ fn redis_is_shown_without_its_password_and_opened_with_it() {
         ("redis://h", "redis://h:6379/0", None),
         ("redis://bob@h/3", "redis://bob@h:6379/3", None),
         (
+            "redis://xn--bcher-kva.example",
+            "redis://xn--bcher-kva.example:6379/0",
+            None,
+        ),
+        (
             "redis://:pw%40-1@h:1/3",
             "redis://:***@h:1/3",
             Some("pw@-1"),

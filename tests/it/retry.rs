@@ -235,16 +235,13 @@ fn what_was_said_to_be_free_is_never_paid_for_again() {
     let output = json!({"images": [{"url": "{files}/0.png"}], "log": "x".repeat(200 << 10)});
     let script = Script::new(Outcome::Json(output));
     world.sandbox.fal.model("case/large", script);
-    world.sandbox.telegram.block(CHAT);
     let ids = ["there", "lost", "failed"];
-    let large = |id: &&str| {
-        job(id)
-            .model("case/large")
-            .chat(CHAT)
-            .with("repay", true)
-            .json()
-    };
-    world.push_all(&ids.iter().map(large).collect::<Vec<_>>());
+    let chats = [CHAT, CHAT + 1, CHAT + 2];
+    for (id, chat) in ids.iter().zip(chats) {
+        world.sandbox.telegram.block(chat);
+        let job = job(id).model("case/large").chat(chat);
+        world.push(job.with("repay", true).json());
+    }
     for id in ids {
         let record = world.wait_state(id, "dead");
         assert_eq!(record["kind"], "chat_unreachable", "{id}");
@@ -267,7 +264,9 @@ fn what_was_said_to_be_free_is_never_paid_for_again() {
     let request_failed = request(&mut world, "failed");
     let rule = Rule::always("fal.result", failed).for_requests_with(&request_failed);
     world.sandbox.faults.add(rule);
-    world.sandbox.telegram.unblock(CHAT);
+    for chat in chats {
+        world.sandbox.telegram.unblock(chat);
+    }
 
     let (text, code) = retry(&world, &["--all-dead", "--json"]);
     assert_eq!(code, 0, "{text}");

@@ -606,7 +606,7 @@ impl Run {
             "events", "stats", "audit", "suspects", "models", "store", "run", "config", "dead",
             "gone", "bell",
         ];
-        let for_a_time = ["job:", "spec:", "worker:", "told:", "rate:"];
+        let for_a_time = ["job:", "spec:", "worker:", "told:", "rate:", "minute:"];
         let mut left = BTreeMap::<String, u64>::new();
         for key in keys {
             let name = key.strip_prefix("fal:").unwrap_or(&key);

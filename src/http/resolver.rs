@@ -1,7 +1,8 @@
 //! Names to addresses, remembered. ureq asks its resolver for each request, also on kept connections, and
 //! its own one starts a thread each time when there is a time limit. So it is given one that knows nothing
-//! ([`Unasked`]), and who opens a connection asks here. An address is fresh for a minute; after that it is served up to an hour while one thread looks it up again, so a DNS server
-//! that is slow or away stops nothing that worked before.
+//! ([`Unasked`]), and who opens a connection asks here. An address is fresh for a minute; after that it is
+//! served up to an hour while one thread looks it up again, so a DNS server that is slow or away stops
+//! nothing that worked before.
 
 use super::socket::Trace;
 use crossbeam_channel::{Receiver, Sender};

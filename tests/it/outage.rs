@@ -2,6 +2,7 @@
 //! of it, and what the service itself says, however badly, is no outage (breakers; design section 2).
 
 use crate::support::proxy::{Flow, Proxy};
+use crate::support::tap::{At, Side, Tap};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
@@ -464,6 +465,30 @@ fn certainly_not_accepted(world: &mut World, mut daemon: Daemon) {
             ("1", 1)
         );
     }
+    world.assert_clean();
+}
+
+/// Of three threads one may be inside fal. The first job's is, until fal has answered; its write to Redis is
+/// no exchange with fal.
+#[test]
+fn while_a_slow_redis_takes_an_answer_of_fal_its_place_there_is_anothers() {
+    let mut world = World::new();
+    let tap = Tap::new(&world);
+    tap.insert(&mut world, true);
+    let _daemon = world.daemon(&["--threads", "3"]);
+    world.wait_idle();
+    tap.count();
+    tap.hold_at(At::Label("submitted"), Side::Before);
+    world.push(job("a").json());
+    tap.wait_held(SOON);
+    world.push(job("b").json());
+    let submits = || world.sandbox.fal.totals().submits;
+    eventually(SOON, submits, |number| *number == 2);
+    // Not only since the first write was given up and made again.
+    assert_eq!(world.record("a")["phase"], "submitting");
+    tap.release();
+    world.wait_state("a", "done");
+    world.wait_state("b", "done");
     world.assert_clean();
 }
 

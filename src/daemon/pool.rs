@@ -121,7 +121,6 @@ pub(crate) struct Engine {
     pub(crate) queues: Queues,
     /// For direct calls, and for files.
     transfers: [Sender<Box<Flight>>; 2],
-    claim_size: usize,
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
     emptied: AtomicBool,
 }
@@ -144,8 +143,6 @@ impl Engine {
             signs: Signs::default(),
             queues: Queues::default(),
             transfers: [calls, moves],
-            // Half of the threads, so that nobody hoards: what is claimed and not begun waits for us.
-            claim_size: (threads / 2).clamp(1, 8),
             emptied: AtomicBool::new(false),
         };
         (engine, Moved { direct, files })
@@ -206,7 +203,7 @@ impl Engine {
         let asked = Cell::new(false);
         let pulled = if room == 0 {
             // Full: only what is paid already, and no wait on the bell, which rings for others too.
-            let n = self.claim_size.min(paid_room);
+            let n = self.scheduler.claim_size().min(paid_room);
             steps::pull::claim(worker, n, true).map(|(flights, _)| flights)
         } else {
             let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +212,7 @@ impl Engine {
                 self.signs.note(|life, now| life.pull_asked(now));
                 self.scheduler.stage() == Stage::Run
             };
-            let n = self.claim_size.min(room);
+            let n = self.scheduler.claim_size().min(room);
             pull(
                 worker,
                 &mut blocker,

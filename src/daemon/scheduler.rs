@@ -70,7 +70,6 @@ struct Inner {
     /// It was parked because there was no room: room brings it back at once.
     wants_room: bool,
     in_flight: usize,
-    input_bytes: usize,
     leader_until: Option<Instant>,
     idle: usize,
     parked: u64,
@@ -78,6 +77,10 @@ struct Inner {
     late: Duration,
     /// The last claim left jobs behind in Redis.
     more: bool,
+    /// When it came.
+    came: Option<Instant>,
+    /// What it brought was begun at once, and more waits.
+    brisk: bool,
     stage: Stage,
 }
 
@@ -88,8 +91,8 @@ pub(crate) struct Scheduler {
     followers: Condvar,
     threads: usize,
     max_in_flight: usize,
-    /// With so many claimed jobs left the next claim is due.
-    few: usize,
+    /// Inputs held in memory, bytes.
+    input_bytes: AtomicUsize,
     /// Claimed jobs that wait to begin, to be read without the lock.
     waiting: AtomicUsize,
     /// The stage, to be read without the lock.
@@ -102,6 +105,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Inputs held in memory at most; more waits in Redis.
 const INPUT_BYTES: usize = 16 << 20;
+/// Claimed jobs that are begun within this time are nobody's loss: the next claims may bring more of them.
+const BRISK: Duration = Duration::from_millis(20);
 
 impl Scheduler {
     pub(crate) fn new(threads: usize, max_in_flight: usize) -> Scheduler {
@@ -114,19 +119,20 @@ impl Scheduler {
                 permit: Some(Instant::now()),
                 wants_room: false,
                 in_flight: 0,
-                input_bytes: 0,
                 leader_until: None,
                 idle: 0,
                 parked: 0,
                 late: Duration::ZERO,
                 more: false,
+                came: None,
+                brisk: false,
                 stage: Stage::Run,
             }),
             leader: Condvar::new(),
             followers: Condvar::new(),
             threads,
             max_in_flight,
-            few: threads / 8,
+            input_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             stage: AtomicU8::new(Stage::Run as u8),
         }
@@ -169,7 +175,7 @@ impl Scheduler {
             }
             // While more waits in Redis the next claim is under way before the last one is used up: or all
             // threads would wait for it.
-            if may_pull && inner.more && inner.claimed.len() <= self.few {
+            if may_pull && inner.more && inner.claimed.len() <= self.few(&inner) {
                 return self.pull(inner, gate, now);
             }
             if let Some((flight, place)) = self.begin(&mut inner, gate, now) {
@@ -224,6 +230,8 @@ impl Scheduler {
     fn pull<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, gate: &Gate, now: Instant) -> Work<'a> {
         inner.permit = None;
         inner.wants_room = false;
+        let used_up = inner.came.map(|at| now.saturating_duration_since(at));
+        inner.brisk = inner.more && used_up.is_some_and(|after| after < BRISK);
         // With one thread, or with all others in exchanges that may hang, nobody else serves what becomes
         // due, or comes back from a transfer.
         let others = inner.idle > 0 || inner.leader_until.is_some();
@@ -381,7 +389,33 @@ impl Scheduler {
 
     /// Whether the last claim left jobs behind in Redis.
     pub(crate) fn left_behind(&self, more: bool) {
-        self.lock().more = more;
+        let mut inner = self.lock();
+        inner.more = more;
+        inner.came = Some(Instant::now());
+    }
+
+    /// How many jobs the next claim may bring: what is claimed and not begun waits for us, while another worker
+    /// might begin it. So half of the threads' worth; all of it where the last ones were begun at once, since
+    /// threads that run dry wait for one claim after the other.
+    pub(crate) fn claim_size(&self) -> usize {
+        self.most_claimed(&self.lock())
+    }
+
+    fn most_claimed(&self, inner: &Inner) -> usize {
+        if inner.brisk {
+            self.threads.clamp(1, 16)
+        } else {
+            (self.threads / 2).clamp(1, 8)
+        }
+    }
+
+    /// With so many claimed jobs left the next claim is due.
+    fn few(&self, inner: &Inner) -> usize {
+        if inner.brisk {
+            self.most_claimed(inner) / 2
+        } else {
+            self.threads / 8
+        }
     }
 
     /// A flight goes to the transfer threads.
@@ -393,26 +427,32 @@ impl Scheduler {
 
     /// Flights came in: how many, with how many bytes of input.
     pub(crate) fn came(&self, flights: usize, bytes: usize) {
-        let mut inner = self.lock();
-        inner.in_flight += flights;
-        inner.input_bytes += bytes;
+        self.lock().in_flight += flights;
+        self.input_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
     /// Input that a flight dropped.
     pub(crate) fn dropped(&self, bytes: usize) {
-        if bytes > 0 {
-            let mut inner = self.lock();
-            inner.input_bytes = inner.input_bytes.saturating_sub(bytes);
-            self.room(&mut inner);
+        // The lock only where somebody may wait for just that: each job drops its input once.
+        if bytes > 0 && self.lighter(bytes) >= INPUT_BYTES {
+            self.room(&mut self.lock());
         }
+    }
+
+    /// Gives how many bytes of input there were before.
+    fn lighter(&self, bytes: usize) -> usize {
+        let less = |held: usize| Some(held.saturating_sub(bytes));
+        (self.input_bytes)
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+            .unwrap_or_else(|held| held)
     }
 
     /// A flight is over.
     pub(crate) fn over(&self, id: &JobId, bytes: usize) {
+        self.lighter(bytes);
         let mut inner = self.lock();
         inner.transferring.remove(id);
         inner.in_flight = inner.in_flight.saturating_sub(1);
-        inner.input_bytes = inner.input_bytes.saturating_sub(bytes);
         self.room(&mut inner);
     }
 
@@ -427,9 +467,10 @@ impl Scheduler {
 
     fn room_in(&self, inner: &Inner) -> usize {
         // What waits for a place at fal waits in Redis, in its order and for all workers.
-        if inner.input_bytes >= INPUT_BYTES
-            || inner.claimed.len() >= self.threads.div_ceil(2).min(8)
-        {
+        let most = self
+            .most_claimed(inner)
+            .max(self.threads.div_ceil(2).min(8));
+        if self.input_bytes.load(Ordering::Acquire) >= INPUT_BYTES || inner.claimed.len() >= most {
             0
         } else {
             self.max_in_flight.saturating_sub(inner.in_flight)

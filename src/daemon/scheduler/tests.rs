@@ -155,6 +155,43 @@ fn while_more_waits_in_redis_the_next_claim_comes_before_the_last_claimed_job() 
     assert_eq!(order(false), ["a", "b", "c", "pull"]);
 }
 
+/// What is claimed and not begun waits for us while another worker might begin it: a bigger claim has to be
+/// worth that.
+#[test]
+fn claims_bring_more_only_while_what_they_brought_is_begun_at_once_and_more_waits() {
+    let scheduler = scheduler(8);
+    let pull = |came: Duration, more: bool| {
+        scheduler.left_behind(more);
+        scheduler.lock().came = Some(Instant::now() - came);
+        drop(permit(scheduler.next(&mut 0, &GATE, || ())));
+        scheduler.claim_size()
+    };
+    assert_eq!(scheduler.claim_size(), 4, "nothing is known yet");
+    assert_eq!(pull(MS, true), 8);
+    assert_eq!(pull(MS, false), 4, "it was all there is");
+    assert_eq!(pull(MS, true), 8);
+    assert_eq!(pull(BRISK + MS, true), 4, "they had to wait");
+    for (threads, calm, brisk) in [(1, 1, 1), (2, 1, 2), (32, 8, 16), (512, 8, 16)] {
+        let scheduler = Scheduler::new(threads, 1000);
+        assert_eq!(scheduler.claim_size(), calm);
+        scheduler.lock().brisk = true;
+        assert_eq!(scheduler.claim_size(), brisk);
+    }
+}
+
+#[test]
+fn while_claims_are_used_up_at_once_the_next_one_is_begun_with_half_of_one_left() {
+    let scheduler = scheduler(8);
+    scheduler.lock().brisk = true;
+    let jobs = (0..6).map(|number| named(&format!("{number}"), Phase::Submitting));
+    scheduler.claimed(jobs);
+    scheduler.left_behind(true);
+    let order: Vec<_> = (0..3)
+        .map(|_| name(scheduler.next(&mut 0, &GATE, || ())))
+        .collect();
+    assert_eq!(order, ["0", "1", "pull"]);
+}
+
 #[test]
 fn a_thread_says_that_it_is_idle_before_it_waits_and_without_the_lock() {
     let scheduler = Arc::new(without_permit(2));
@@ -288,7 +325,10 @@ fn inputs_of_sixteen_mebibytes_leave_room_for_paid_jobs_alone() {
     assert_eq!(scheduler.rooms(), (999, 1099));
     scheduler.over(&named("a", Phase::Polling).id, INPUT_BYTES - 1);
     assert_eq!(
-        (scheduler.rooms(), scheduler.lock().input_bytes),
+        (
+            scheduler.rooms(),
+            scheduler.input_bytes.load(Ordering::SeqCst)
+        ),
         ((1000, 1100), 0)
     );
 }

@@ -39,8 +39,9 @@ const IDLE_AGE: Duration = Duration::from_secs(60);
 /// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
 const BUFFER: usize = 16 << 10;
 
-/// Room for the headers of a request, ureq's own among them.
-const HEADERS: usize = 8;
+/// Room for the headers that most requests have: a map for more takes a piece of memory so large that the
+/// allocator has no quick way to it.
+const HEADERS: usize = 6;
 
 /// No exchange takes longer.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -488,38 +488,41 @@ impl Flight {
     /// All that the record should say of this flight: for a give-back, and for a Redis that forgot.
     pub(crate) fn fields(&self) -> Vec<(&'static str, String)> {
         let mut out: Vec<(&'static str, String)> = Vec::with_capacity(FIELDS);
-        out.extend([
-            ("priority", self.priority.as_str().to_owned()),
-            ("attempt", self.attempt.to_string()),
-            ("max_attempts", self.max_attempts.to_string()),
-            ("queued_at", self.queued_at.0.to_string()),
-            ("charged", self.charged.as_str().to_owned()),
-        ]);
-        let mut some = |name, value: Option<String>| {
-            if let Some(value) = value {
-                out.push((name, value));
+        self.each_field(|name, value| out.push((name, value.to_owned())));
+        out
+    }
+
+    /// The same, told one by one.
+    pub(crate) fn each_field(&self, mut tell: impl FnMut(&'static str, &str)) {
+        let mut digits = itoa::Buffer::new();
+        tell("priority", self.priority.as_str());
+        tell("attempt", digits.format(self.attempt));
+        tell("max_attempts", digits.format(self.max_attempts));
+        tell("queued_at", digits.format(self.queued_at.0));
+        tell("charged", self.charged.as_str());
+        let inputs = (self.order.as_ref()).and_then(|order| order.brought.to_text());
+        let small = |json: &&str| json.len() <= LARGE;
+        let texts = [
+            ("model", self.model.as_ref().map(|model| model.as_str())),
+            ("user", self.user.as_deref()),
+            ("meta", self.meta.as_deref()),
+            ("request_id", self.request.as_ref().map(|id| &*id.0)),
+            ("path", self.path.as_deref()),
+            ("units", self.units.as_deref()),
+            ("kind", self.failure.as_ref().map(|(kind, _)| kind.as_str())),
+            ("error", self.failure.as_ref().map(|(_, text)| &**text)),
+            ("tried", Some(&*self.tried).filter(|text| !text.is_empty())),
+            ("rung", Some(&*self.rung).filter(|text| !text.is_empty())),
+            ("result", self.result.as_deref().filter(small)),
+            ("inputs", inputs.as_deref()),
+            ("via", (self.via == Via::Direct).then_some("direct")),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                tell(name, text);
             }
-        };
-        some(
-            "model",
-            self.model.as_ref().map(|model| model.as_str().to_owned()),
-        );
-        some("user", self.user.as_deref().map(str::to_owned));
-        some("meta", self.meta.clone());
-        some(
-            "request_id",
-            self.request.as_ref().map(|request| request.0.to_string()),
-        );
-        some("path", self.path.clone());
-        some("units", self.units.clone());
-        some(
-            "kind",
-            self.failure
-                .as_ref()
-                .map(|(kind, _)| kind.as_str().to_owned()),
-        );
-        some("error", self.failure.as_ref().map(|(_, text)| text.clone()));
-        for (name, at) in [
+        }
+        let times = [
             ("started_at", self.started_at),
             ("submitted_at", self.submitted_at),
             ("completed_at", self.completed_at),
@@ -527,36 +530,18 @@ impl Flight {
             ("running_at", self.running_at),
             ("telling_at", self.telling_at),
             ("cancelling", self.cancelling.map(|wish| wish.since)),
-        ] {
-            some(name, at.map(|at| at.0.to_string()));
+        ];
+        for (name, at) in times {
+            if let Some(at) = at {
+                tell(name, digits.format(at.0));
+            }
         }
-        some(
-            "tried",
-            (!self.tried.is_empty()).then(|| self.tried.clone()),
-        );
-        some("rung", (!self.rung.is_empty()).then(|| self.rung.clone()));
-        some(
-            "result",
-            self.result
-                .as_ref()
-                .filter(|json| json.len() <= LARGE)
-                .map(|json| json.to_string()),
-        );
-        some(
-            "inputs",
-            self.order
-                .as_ref()
-                .and_then(|order| order.brought.to_text()),
-        );
-        some(
-            "via",
-            (self.via == Via::Direct).then(|| "direct".to_owned()),
-        );
         if self.phase != Phase::Submitting {
-            out.push(("phase", self.phase.as_str().to_owned()));
+            tell("phase", self.phase.as_str());
         }
-        out.extend(self.asked_for());
-        out
+        for (name, text) in self.asked_for() {
+            tell(name, &text);
+        }
     }
 }
 

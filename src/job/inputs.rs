@@ -42,6 +42,9 @@ impl Brought {
                 ..Brought::default()
             };
         }
+        if text.is_empty() {
+            return Brought::default(); // most jobs: no parser need say so
+        }
         match serde_json::from_str::<Recorded>(text) {
             Ok(Recorded { at, urls }) if urls.len() == files => Brought {
                 urls: urls.into_iter().map(Some).collect(),

@@ -5,7 +5,7 @@ use super::Worker;
 use crate::job::flight::Flight;
 use crate::job::pattern::first_match;
 use crate::report;
-use crate::store::{Denied, Fault, Store, flight, link};
+use crate::store::{Denied, Fault, Store, link};
 use redis::Connection;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -132,21 +132,16 @@ pub(crate) fn claim(
     if claim.newer {
         report::newer_record();
     }
-    let flights = claim
-        .jobs
-        .into_iter()
-        .map(|claimed| {
-            let mut flight = flight(claimed);
-            if flight.started_at == Some(claim.now) {
-                report::event("started", 1);
-            }
-            if let (None, Some(model)) = (flight.timeout, &flight.model) {
-                let timeouts = &worker.tools.model_timeouts;
-                flight.timeout = first_match(timeouts, model.as_str());
-            }
-            Box::new(flight)
-        })
-        .collect();
+    let mut flights = claim.jobs;
+    for flight in &mut flights {
+        if flight.started_at == Some(claim.now) {
+            report::event("started", 1);
+        }
+        if let (None, Some(model)) = (flight.timeout, &flight.model) {
+            let timeouts = &worker.tools.model_timeouts;
+            flight.timeout = first_match(timeouts, model.as_str());
+        }
+    }
     Ok((flights, claim.more))
 }
 

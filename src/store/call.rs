@@ -90,12 +90,16 @@ pub(super) fn add_patch(cmd: &mut Words, patch: &Patch) {
         cmd.arg(pack.as_bytes());
     }
     for event in &patch.events {
-        let since = event.since.map(|at| at.0.to_string()).unwrap_or_default();
         pack.clear();
         for (name, value) in &event.fields {
             pack.pair(name, value);
         }
-        cmd.arg(event.name).arg(since).arg(pack.as_bytes());
+        cmd.arg(event.name);
+        match event.since {
+            Some(at) => cmd.arg(at.0),
+            None => cmd.arg(""),
+        };
+        cmd.arg(pack.as_bytes());
     }
 }
 
@@ -229,7 +233,11 @@ impl Session {
     }
 
     pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
-        let mut parts = read::<Vec<Value>>(self.script(call)?)?.into_iter();
+        let parts = match self.script(call)? {
+            Value::Array(parts) => parts,
+            other => read(other)?,
+        };
+        let mut parts = parts.into_iter();
         let mut part = || parts.next().unwrap_or(Value::Nil);
         let (word, request): (String, String) = (read(part())?, read(part())?);
         self.store.learn_time(read(part())?);

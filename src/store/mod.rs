@@ -62,8 +62,6 @@ use std::time::{Duration, Instant};
 pub(crate) use tls::refusal as tls_refusal;
 pub(crate) use upkeep::steps_text;
 
-pub(crate) use record::{Claimed, flight};
-
 /// Format number of the records this version writes (contract section 2, field `v`).
 pub const FORMAT: u32 = 1;
 /// A submit of unknown outcome waits at least this long before its repeat when its owner is known to
@@ -199,7 +197,7 @@ pub(crate) enum Written {
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     /// Jobs, ours from now on.
-    pub(crate) jobs: Vec<Claimed>,
+    pub(crate) jobs: Vec<Box<Flight>>,
     /// More wait.
     pub(crate) more: bool,
     /// Jobs that a limit on the rate put off for the first time.
@@ -419,7 +417,8 @@ impl Identity {
 
     fn token(&self) -> Token {
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
-        Token(format!("{}-{number}", self.prefix).into())
+        let mut digits = itoa::Buffer::new();
+        Token([&self.prefix, "-", digits.format(number)].concat().into())
     }
 
     /// The next number of an intake batch. It only rises, so a late call of an old one does nothing.

@@ -10,6 +10,7 @@ type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
 /// The fields of one row.
 pub(super) enum Known<'a> {
     Fields(&'a [(&'static str, String)]),
+    /// Names and values in turn.
     Kept(&'a Args),
 }
 
@@ -88,15 +89,20 @@ impl Store {
             return;
         };
         // The end itself says what became of the result.
-        let mut fields = flight.fields();
-        fields.retain(|(name, _)| *name != "result");
+        let fields = Args::of(|cmd| {
+            flight.each_field(|name, value| {
+                if name != "result" {
+                    cmd.arg(name).arg(value);
+                }
+            });
+        });
         let closed = Closed {
             at: Instant::now(),
             id: flight.id.clone(),
             token: flight.token.clone(),
             seq,
             request: flight.request.clone(),
-            fields: Args::of(|cmd| call::add_fields(cmd, &fields)),
+            fields,
             state: *state,
             patch: call.patch_args(),
         };
@@ -169,7 +175,7 @@ impl Session {
             match fields {
                 Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
                 Known::Kept(args) => {
-                    call.cmd.packed_args(args);
+                    call.cmd.arg(args.count() / 2).packed_args(args);
                 }
             }
         }

@@ -11,19 +11,61 @@ use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use redis::Value;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One job as a claim gives it.
-#[derive(Debug)]
-pub(crate) struct Claimed {
-    pub(crate) id: JobId,
-    pub(crate) token: Token,
-    epoch: u64,
-    spec: String,
-    /// Few enough to be searched: a map would hash each name twice.
-    fields: Vec<(String, String)>,
+/// What a claim says of one job: names and values, in the order of the record. Few enough to be searched, and
+/// where the answer has them: copies of all would be most of what a claim costs us.
+struct Fields<'a>(Vec<(&'a [u8], Cow<'a, str>)>);
+
+/// Room for what most records say.
+const FIELDS: usize = 24;
+
+impl<'a> Fields<'a> {
+    /// Reads them; later parts change what earlier ones say.
+    fn read(unpack: &mut Unpack<'a>, parts: usize) -> Option<Fields<'a>> {
+        let mut fields: Vec<(&[u8], Cow<str>)> = Vec::with_capacity(FIELDS);
+        for part in 0..parts {
+            for _ in 0..unpack.array()? / 2 {
+                let (name, value) = (unpack.bytes()?, text(unpack.bytes()?));
+                let known = fields
+                    .iter_mut()
+                    .find(|(known, _)| part > 0 && *known == name);
+                match known {
+                    Some((_, old)) => *old = value,
+                    None => fields.push((name, value)),
+                }
+            }
+        }
+        Some(Fields(fields))
+    }
+
+    fn take(&mut self, name: &str) -> Option<Cow<'a, str>> {
+        let at = self
+            .0
+            .iter()
+            .position(|(known, _)| *known == name.as_bytes())?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        self.take(name).map(Cow::into_owned)
+    }
+
+    fn ms(&mut self, name: &str) -> Option<UnixMs> {
+        self.take(name)?.parse().ok().map(UnixMs)
+    }
+
+    fn number(&mut self, name: &str) -> Option<u32> {
+        self.take(name)?.parse().ok()
+    }
+}
+
+/// A record is data from outside: what is not UTF-8 in it must not stop the others.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 /// Reads the answer of the audit.
@@ -80,106 +122,82 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
 }
 
 /// Reads one job; `Some(None)`: its id is none. `None`: it is not packed as a claim does it.
-fn claimed(unpack: &mut Unpack<'_>, spec: Value, epoch: u64) -> Option<Option<Claimed>> {
-    // A record is data from outside: what is not UTF-8 in it must not stop the others.
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+fn claimed(unpack: &mut Unpack<'_>, spec: Value, epoch: u64) -> Option<Option<Box<Flight>>> {
     let parts = unpack.array()?;
-    let (id, token) = (unpack.bytes().map(text)?, unpack.bytes().map(text)?);
-    let mut fields: Vec<(String, String)> = Vec::with_capacity(32);
+    let (id, token) = (text(unpack.bytes()?), text(unpack.bytes()?));
     // What the record said, and what the claim changed in it.
-    for part in 2..parts {
-        for _ in 0..unpack.array()? / 2 {
-            let (name, value) = (unpack.bytes().map(text)?, unpack.bytes().map(text)?);
-            let known = fields
-                .iter_mut()
-                .find(|(known, _)| part > 2 && *known == name);
-            match known {
-                Some((_, old)) => *old = value,
-                None => fields.push((name, value)),
-            }
-        }
-    }
+    let fields = Fields::read(unpack, parts.saturating_sub(2))?;
     let spec = match spec {
         Value::BulkString(spec) => {
-            String::from_utf8(spec).unwrap_or_else(|error| text(error.as_bytes()))
+            String::from_utf8(spec).unwrap_or_else(|error| text(error.as_bytes()).into_owned())
         }
         _ => String::new(),
     };
-    Some(JobId::new(&id).map(|id| Claimed {
-        id,
-        token: Token(token.into()),
-        epoch,
-        spec,
-        fields,
-    }))
+    let token = Token(token.into());
+    Some(JobId::new(&id).map(|id| Box::new(flight(id, token, epoch, &spec, fields))))
 }
 
-/// Makes a flight of a claimed job. What the record does not say has the value of a new job.
-pub(crate) fn flight(claimed: Claimed) -> Flight {
-    let Claimed {
-        id,
-        token,
-        epoch,
-        spec: text,
-        mut fields,
-    } = claimed;
-    let mut take = |name: &str| {
-        let at = fields.iter().position(|(known, _)| known == name)?;
-        Some(fields.swap_remove(at).1)
-    };
-    let entry: Option<Arc<str>> = (!text.is_empty()).then(|| text.as_str().into());
+/// Makes a flight of a claimed job. `text`: its entry, empty where that is gone. What the record does not say
+/// has the value of a new job.
+fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_>) -> Flight {
+    let entry: Option<Arc<str>> = (!text.is_empty()).then(|| text.into());
     // A stored entry was checked when it came in: the rules on times are not asked again.
     let parsed: Option<Spec> = (!text.is_empty())
         .then(|| spec::parse(text.as_bytes(), None).ok())
         .flatten();
-    let ms = |value: Option<String>| value.and_then(|value| value.parse().ok()).map(UnixMs);
-    let number = |value: Option<String>| value.and_then(|value| value.parse::<u32>().ok());
-    let request = take("request_id")
+    let request = fields
+        .take("request_id")
         .filter(|id| !id.is_empty())
         .map(|id| RequestId(id.into()));
-    let result: Option<Arc<str>> = take("result").map(Into::into);
+    let result: Option<Arc<str>> = fields.take("result").map(|json| Arc::from(&*json));
     // Whatever the phase says or does not say: what is paid is never submitted again.
-    let phase = match take("phase").and_then(|word| Phase::parse(&word)) {
+    let phase = match fields.take("phase").and_then(|word| Phase::parse(&word)) {
         Some(Phase::Submitting) | None if result.is_some() => Phase::Delivering,
         Some(Phase::Submitting) | None if request.is_some() => Phase::Polling,
         Some(phase) => phase,
         None => Phase::Submitting,
     };
-    let queued_at = ms(take("queued_at")).unwrap_or_default();
+    let queued_at = fields.ms("queued_at").unwrap_or_default();
     let not_before = parsed.as_ref().and_then(|spec| spec.not_before);
-    let kind = take("kind").and_then(|word| Kind::parse(&word));
-    let error = take("error").unwrap_or_default();
-    let units = take("units");
-    let told_to = take("tell").and_then(|tell| Target::from_tell_json(&tell));
+    let kind = fields.take("kind").and_then(|word| Kind::parse(&word));
+    let error = fields.text("error").unwrap_or_default();
+    let units = fields.text("units");
+    let told_to = fields
+        .take("tell")
+        .and_then(|tell| Target::from_tell_json(&tell));
     let mut flight = Flight {
         id,
         token,
-        seq: number(take("seq")).unwrap_or(0),
+        seq: fields.number("seq").unwrap_or(0),
         epoch,
         phase,
-        model: take("model").and_then(|model| Model::new(&model).ok()),
-        user: take("user").map(Arc::from),
-        meta: take("meta"),
-        priority: take("priority")
+        model: fields
+            .take("model")
+            .and_then(|model| Model::new(&model).ok()),
+        user: fields.take("user").map(|user| Arc::from(&*user)),
+        meta: fields.text("meta"),
+        priority: fields
+            .take("priority")
             .and_then(|word| Priority::parse(&word))
             .unwrap_or_default(),
-        attempt: number(take("attempt")).unwrap_or(0),
-        max_attempts: number(take("max_attempts")).unwrap_or(1),
+        attempt: fields.number("attempt").unwrap_or(0),
+        max_attempts: fields.number("max_attempts").unwrap_or(1),
         via: parsed.as_ref().map(|spec| spec.via).unwrap_or_default(),
         timeout: parsed
             .as_ref()
             .and_then(|spec| spec.timeout_s)
             .map(|s| Duration::from_secs(u64::from(s))),
         repay: parsed.as_ref().is_some_and(|spec| spec.repay),
-        free: take("free").is_some(),
+        free: fields.take("free").is_some(),
         request,
-        path: take("path"),
-        tried: take("tried").unwrap_or_default(),
+        path: fields.text("path"),
+        tried: fields.text("tried").unwrap_or_default(),
         result,
         found: Vec::new(),
         result_unsaved: false,
         failure: kind.map(|kind| (kind, error)),
-        charged: take("charged")
+        charged: fields
+            .take("charged")
             .and_then(|word| Charged::parse(&word))
             .unwrap_or_default(),
         units_told: units
@@ -189,17 +207,18 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         units,
         queued_at,
         wanted_at: not_before.filter(|at| *at > queued_at).unwrap_or(queued_at),
-        started_at: ms(take("started_at")),
-        submitted_at: ms(take("submitted_at")),
-        completed_at: ms(take("completed_at")),
-        expires_at: ms(take("expires_at")),
-        running_at: ms(take("running_at")),
+        started_at: fields.ms("started_at"),
+        submitted_at: fields.ms("submitted_at"),
+        completed_at: fields.ms("completed_at"),
+        expires_at: fields.ms("expires_at"),
+        running_at: fields.ms("running_at"),
         watch: Watch::default(),
-        rung: take("rung").unwrap_or_default(),
-        telling_at: ms(take("telling_at")),
-        untold: take("told").as_deref() == Some("no"),
-        tries: number(take("tries")).unwrap_or(0),
-        doubt: take("doubt")
+        rung: fields.text("rung").unwrap_or_default(),
+        telling_at: fields.ms("telling_at"),
+        untold: fields.take("told").as_deref() == Some("no"),
+        tries: fields.number("tries").unwrap_or(0),
+        doubt: fields
+            .take("doubt")
             .map(|word| Doubt::parse(&word))
             .unwrap_or_default(),
         target: None,
@@ -209,7 +228,8 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         verdicts: 0,
         missing: None,
         // Told to stop, perhaps: whether fal heard it, its answer to another cancel tells.
-        cancelling: ms(take("cancelling"))
+        cancelling: fields
+            .ms("cancelling")
             .filter(|_| matches!(phase, Phase::Polling | Phase::Collecting))
             .map(|since| Cancelling {
                 kind: kind.unwrap_or(Kind::Timeout),
@@ -218,7 +238,7 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
                 refused: 0,
                 in_queue: false,
             }),
-        cancel_asked: take("cancel_asked").is_some(),
+        cancel_asked: fields.take("cancel_asked").is_some(),
         redelivers: None,
         untouched: true,
         unsaved: VecDeque::new(),
@@ -228,8 +248,8 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         unfetched_since: None,
         alive: None,
     };
-    let inputs = take("inputs").unwrap_or_default();
-    if take("via").as_deref() == Some("direct") {
+    let inputs = fields.take("inputs").unwrap_or_default();
+    if fields.take("via").as_deref() == Some("direct") {
         flight.via = Via::Direct;
     }
     match parsed {
@@ -247,11 +267,15 @@ pub(crate) fn flight(claimed: Claimed) -> Flight {
         }
         None => flight.target = told_to.map(Arc::new),
     }
-    if let Some(job) = take("redelivers") {
+    if let Some(job) = fields.text("redelivers") {
         let list = |field: Option<String>| field.unwrap_or_default();
-        let (ids, kinds) = (list(take("file_ids")), list(take("file_kinds")));
+        let (ids, kinds) = (
+            list(fields.text("file_ids")),
+            list(fields.text("file_kinds")),
+        );
         flight.redelivers = Some(Box::new(Redelivers::parse(job, &ids, &kinds)));
-        flight.target = take("sent_to")
+        flight.target = fields
+            .take("sent_to")
             .and_then(|to| Target::from_resend_json(&to))
             .map(Arc::new);
     }

@@ -369,7 +369,7 @@ fn paused_or_full_only_what_is_paid_is_claimed_and_settling_stops_all() {
 }
 
 fn flight_of(mut claim: Claim) -> Flight {
-    flight(claim.jobs.remove(0))
+    *claim.jobs.remove(0)
 }
 
 #[test]

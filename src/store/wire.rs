@@ -3,7 +3,7 @@
 //! words.
 
 use redis::{RedisWrite, ToRedisArgs};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 
@@ -14,9 +14,12 @@ const ROOM: usize = 2048;
 /// A larger piece of memory is not kept for the next command.
 const SPARE: usize = 64 << 10;
 
+/// As many are made at a time: what is remembered of an end is made beside its command.
+const SPARES: usize = 2;
+
 thread_local! {
-    /// What the last command of this thread was made in.
-    static LAST: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What the last commands of this thread were made in.
+    static LAST: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A command that is being put together.
@@ -31,7 +34,7 @@ pub(crate) struct Words {
 impl Words {
     /// One without a word.
     pub(crate) fn new() -> Words {
-        let mut bytes = LAST.take();
+        let mut bytes = LAST.with_borrow_mut(Vec::pop).unwrap_or_default();
         bytes.clear();
         bytes.reserve(ROOM);
         bytes.resize(HEAD, 0);
@@ -91,7 +94,12 @@ impl Words {
 impl Drop for Words {
     fn drop(&mut self) {
         if self.bytes.capacity() <= SPARE {
-            LAST.set(std::mem::take(&mut self.bytes));
+            let bytes = std::mem::take(&mut self.bytes);
+            LAST.with_borrow_mut(|last| {
+                if last.len() < SPARES {
+                    last.push(bytes);
+                }
+            });
         }
     }
 }
@@ -165,6 +173,11 @@ impl Args {
     /// Bytes that they take.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// How many words there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 }
 

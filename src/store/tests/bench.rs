@@ -363,7 +363,7 @@ impl Instance {
 
     pub(super) fn claim(&self, n: usize) -> Vec<Flight> {
         let claim = self.session.claim(n, false).expect("claims");
-        claim.jobs.into_iter().map(flight).collect()
+        claim.jobs.into_iter().map(|flight| *flight).collect()
     }
 
     pub(super) fn claim_one(&self) -> Flight {

@@ -87,10 +87,8 @@ fn any_reply(store: &Store, input: &[u8]) -> Outcome {
         claimed.jobs.len() <= jobs.len(),
         "more jobs than were given"
     );
-    for claimed in claimed.jobs {
-        let (id, token) = (claimed.id.clone(), claimed.token.clone());
-        let flight = flight(claimed);
-        hold!(flight.id == id && flight.token == token, "another job");
+    for flight in claimed.jobs {
+        let (id, token) = (flight.id.clone(), flight.token.clone());
         // Two rows of one id may differ: either will do.
         let rows = jobs.iter().filter(|row| {
             row[0].as_str() == Some(id.as_str()) && row[1].as_str() == Some(&token.0)
@@ -107,7 +105,7 @@ fn any_reply(store: &Store, input: &[u8]) -> Outcome {
             flight.is_paid(),
             flight.doubt
         ));
-        words.push(stepped(flight));
+        words.push(stepped(*flight));
     }
     words.truncate(8);
     Ok(words.join(" "))

@@ -670,7 +670,7 @@ impl Walk {
         let claim = self.instances[who].session.claim(n, false);
         let claim = claim.expect("claims");
         let (all, videos) = (places(""), places(VIDEOS));
-        let flights: Vec<Flight> = claim.jobs.into_iter().map(flight).collect();
+        let flights: Vec<Flight> = claim.jobs.into_iter().map(|flight| *flight).collect();
         self.note(format!("claim by {who}: {:?}", ids(&flights)));
         let told = |what: String| format!("{what}: {:#?}", self.history);
         let begun = |before: &BTreeSet<String>, after: &BTreeSet<String>| {

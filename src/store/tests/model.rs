@@ -283,8 +283,7 @@ impl Model {
         assert_eq!(claim.more, more);
         let drop = self.rng.u8(..8) == 0; // nobody ever hears of it: a stranger in the claims
         self.note("claim", format!("by {who}: {expected:?} dropped {drop}"));
-        for claimed in claim.jobs {
-            let flight = flight(claimed);
+        for flight in claim.jobs {
             let job = self.jobs.get_mut(flight.id.as_str()).expect("known");
             let phase = job.phase.unwrap_or(if job.request.is_some() {
                 Phase::Polling
@@ -302,7 +301,7 @@ impl Model {
             job.token = flight.token.0.to_string();
             job.place = Place::Claim(who, flight.token.0.to_string());
             if !drop {
-                self.held[who].push(flight);
+                self.held[who].push(*flight);
             }
         }
     }

@@ -680,8 +680,7 @@ impl Returned {
         for flight in flights.iter_mut() {
             // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
             if let Some(write) = save_large(flight).filter(|_| !flight.closing) {
-                flight.seq += 1;
-                let seq = flight.seq;
+                let seq = flight.number(&write);
                 flight.unsaved.push_back((seq, write));
             }
             match worker.last_flush(flight) {

@@ -108,6 +108,41 @@ impl Redelivers {
     }
 }
 
+/// Fields that come and go within a life. Asking Redis to delete one that is not there costs it a walk through
+/// the record, and mostly none of them is.
+const PASSING: [&str; 11] = [
+    "tried",
+    "error",
+    "kind",
+    "crashes",
+    "cancelling",
+    "doubt",
+    "tries",
+    "inputs",
+    "rung",
+    "due_at",
+    "telling_at",
+];
+
+/// Which of the passing fields the record may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Passing(u16);
+
+impl Passing {
+    /// It has this one from now on.
+    pub(crate) fn note(&mut self, name: &str) {
+        if let Some(at) = PASSING.iter().position(|passing| *passing == name) {
+            self.0 |= 1 << at;
+        }
+    }
+
+    /// Whether it may have the field: always of one that does not pass.
+    pub(crate) fn may_have(self, name: &str) -> bool {
+        let at = PASSING.iter().position(|passing| *passing == name);
+        at.is_none_or(|at| self.0 & 1 << at != 0)
+    }
+}
+
 /// One job in the hands of this process.
 #[derive(Debug)]
 pub struct Flight {
@@ -117,6 +152,8 @@ pub struct Flight {
     pub token: Token,
     /// Number of the last write of this claim.
     pub seq: u32,
+    /// What there may be to delete in its record.
+    pub passing: Passing,
     /// Which identity of this process claimed it: after a takeover of ourselves older ones are dropped.
     pub epoch: u64,
     /// Where it stands.
@@ -257,8 +294,8 @@ impl Event {
 pub struct Patch {
     /// Fields to set.
     pub set: Vec<(&'static str, String)>,
-    /// Fields to set to Redis's time.
-    pub stamp: Vec<&'static str>,
+    /// A field to set to Redis's time.
+    pub stamp: Option<&'static str>,
     /// Fields to delete.
     pub del: Vec<&'static str>,
     /// Events to add.
@@ -283,9 +320,10 @@ impl Patch {
         }
     }
 
-    /// Stamps a field with Redis's time.
+    /// Stamps a field with Redis's time: one of a patch.
     pub(crate) fn stamp(mut self, name: &'static str) -> Patch {
-        self.stamp.push(name);
+        debug_assert!(self.stamp.is_none(), "{name} beside {:?}", self.stamp);
+        self.stamp = Some(name);
         self
     }
 
@@ -385,6 +423,18 @@ impl Write {
 }
 
 impl Flight {
+    /// Gives the write its number.
+    pub(crate) fn number(&mut self, write: &Write) -> u32 {
+        if let Write::Save { patch, .. } = write {
+            let names = patch.set.iter().map(|(name, _)| name);
+            for name in names.chain(&patch.stamp) {
+                self.passing.note(name);
+            }
+        }
+        self.seq += 1;
+        self.seq
+    }
+
     /// Redis's clock was set, by so many milliseconds in all while this process ran: spans that have begun
     /// go on as if it had not been. A moment that a user named stays what it is.
     pub(crate) fn follow_clock(&mut self, set_by: i64) {

@@ -377,9 +377,8 @@ impl Worker {
         let Some(write) = change.write else {
             return change.next;
         };
-        flight.seq += 1;
+        let seq = flight.number(&write);
         flight.closing = write.closes();
-        let seq = flight.seq;
         let call = self.session.prepare(flight, seq, &write);
         let acted = self.slot.as_ref().filter(|slot| slot.is_acting());
         let always = acted.is_some();

@@ -54,9 +54,21 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub(super) fn patch(mut self, patch: &Patch) -> Self {
+    /// One argument of several strings.
+    pub(super) fn pack(mut self, texts: &[&str]) -> Self {
+        let room = texts.iter().map(|text| text.len() + 5).sum();
+        let mut pack = Pack::with_capacity(room);
+        for text in texts {
+            pack.add(text);
+        }
+        self.cmd.arg(pack.as_bytes());
+        self
+    }
+
+    /// The patch; of the fields to delete those that the record may have.
+    pub(super) fn patch(mut self, patch: &Patch, may_have: impl Fn(&str) -> bool) -> Self {
         self.patch = self.cmd.mark();
-        add_patch(&mut self.cmd, patch);
+        add_patch(&mut self.cmd, patch, may_have);
         self
     }
 
@@ -71,34 +83,31 @@ impl<'a> Call<'a> {
     }
 }
 
-pub(super) fn add_patch(cmd: &mut Words, patch: &Patch) {
+fn add_patch(cmd: &mut Words, patch: &Patch, may_have: impl Fn(&str) -> bool) {
     debug_assert!(
-        (patch.del.iter()).all(|name| !patch.stamp.contains(name)
-            && patch.set.iter().all(|(set, _)| set != name)),
+        (patch.del.iter())
+            .all(|name| patch.stamp != Some(name) && patch.set.iter().all(|(set, _)| set != name)),
         "a field both set and deleted: {patch:?}"
     );
     let mut pack = Pack::with_capacity(512);
+    pack.add(patch.stamp.unwrap_or(""));
     for (name, value) in &patch.set {
         pack.pair(name, value);
     }
     cmd.arg(pack.as_bytes());
-    for names in [&patch.stamp, &patch.del] {
-        pack.clear();
-        for name in names {
-            pack.add(name);
-        }
-        cmd.arg(pack.as_bytes());
+    pack.clear();
+    for name in patch.del.iter().filter(|name| may_have(name)) {
+        pack.add(name);
     }
+    cmd.arg(pack.as_bytes());
     for event in &patch.events {
+        let mut digits = itoa::Buffer::new();
         pack.clear();
+        pack.add(event.since.map_or("", |at| digits.format(at.0)));
+        pack.add(event.name);
         for (name, value) in &event.fields {
             pack.pair(name, value);
         }
-        cmd.arg(event.name);
-        match event.since {
-            Some(at) => cmd.arg(at.0),
-            None => cmd.arg(""),
-        };
         cmd.arg(pack.as_bytes());
     }
 }

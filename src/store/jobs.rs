@@ -11,6 +11,11 @@ fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
     }
 }
 
+/// The request id that an owner knows, as scripts take it.
+fn known(request: Option<&RequestId>) -> &str {
+    request.map_or("", |request| &request.0)
+}
+
 impl Session {
     /// Takes up to `n` jobs; `paid_only` looks at `resume` alone.
     pub(crate) fn claim(&self, n: usize, paid_only: bool) -> Result<Claim, Denied> {
@@ -63,7 +68,7 @@ impl Session {
             return Err(Denied::Settling);
         }
         self.store.health.has_memory();
-        record::claim(value, me.epoch, &self.store)
+        record::claim(value, &tokens, me.epoch, &self.store)
     }
 
     /// Moves entries of the inbox to `taken` and gives all that lies there, oldest first.
@@ -133,8 +138,13 @@ impl Session {
     }
 
     /// The command of one write of a flight's owner.
-    pub(crate) fn prepare<'a>(&'a self, flight: &Flight, seq: u32, write: &Write) -> Call<'a> {
+    pub(crate) fn prepare<'a>(&'a self, flight: &Flight, number: u32, write: &Write) -> Call<'a> {
         let keys = &self.store.keys;
+        let mut digits = itoa::Buffer::new();
+        let seq = digits.format(number);
+        // What a Redis that forgot had before may be in its records again.
+        let forgot = self.store.health.written_again() > 0;
+        let may_have = |name: &str| forgot || flight.passing.may_have(name);
         let id = flight.id.as_str();
         let job = keys.job(id);
         let scripts = &self.store.scripts;
@@ -145,18 +155,14 @@ impl Session {
                 attempt,
                 event,
             } => {
-                let [resume, high, default, low] = &keys.ready;
-                let names = [
-                    job.as_str(),
-                    &keys.events,
-                    &keys.later,
-                    resume,
-                    high,
-                    default,
-                    low,
-                    &keys.bell,
-                ];
-                let mut call = Call::new(&scripts.submitted, &names)
+                let names = [job.as_str(), &keys.events, &keys.later, &keys.ready[0]];
+                let tried = ["tried", "doubt", "tries", "crashes"];
+                let names = if tried.into_iter().any(may_have) {
+                    &names[..]
+                } else {
+                    &names[..2]
+                };
+                let mut call = Call::new(&scripts.submitted, names)
                     .arg(id)
                     .arg(&*flight.token.0)
                     .arg(seq)
@@ -173,30 +179,45 @@ impl Session {
                 count,
                 large,
             } => {
-                let (result, silence) = (keys.result(id), self.store.silence());
-                let names = [job.as_str(), &keys.events, &keys.stats, &result, &silence];
-                Call::new(&scripts.save, with_bot(&names))
-                    .arg(&*flight.token.0)
-                    .arg(seq)
-                    .arg(count.unwrap_or(""))
-                    .arg(large.as_deref().unwrap_or(""))
-                    .arg(flight.request.as_ref().map_or("", |request| &request.0))
-                    .patch(patch)
+                let counted = count.map_or("", |_| &*keys.stats);
+                let result = large.as_ref().map(|_| keys.result(id));
+                Call::new(&scripts.save, &[&job])
+                    .pack(&[
+                        &flight.token.0,
+                        seq,
+                        known(flight.request.as_ref()),
+                        &keys.events,
+                        &self.store.silence(),
+                        count.unwrap_or(""),
+                        counted,
+                        large.as_deref().unwrap_or(""),
+                        result.as_deref().unwrap_or(""),
+                    ])
+                    .patch(patch, may_have)
             }
-            Write::Later { wait, known, patch } => {
+            Write::Later {
+                wait,
+                known: request,
+                patch,
+            } => {
                 let claims = keys.claims(&self.store.identity().instance);
-                Call::new(&scripts.later, &[&job, &keys.events, &claims, &keys.later])
-                    .arg(&*flight.token.0)
-                    .arg(seq)
-                    .arg(id)
-                    .arg(wait.as_millis() as u64)
-                    .arg(known.as_ref().map_or("", |request| &request.0))
-                    .patch(patch)
+                Call::new(&scripts.later, &[&job])
+                    .pack(&[
+                        &flight.token.0,
+                        seq,
+                        known(request.as_ref()),
+                        &keys.events,
+                        id,
+                        &wait.as_millis().to_string(),
+                        &claims,
+                        &keys.later,
+                    ])
+                    .patch(patch, may_have)
             }
             Write::End { state, patch } => {
                 let request = flight.request.as_ref();
-                self.prepare_end(id, &flight.token, seq, request, *state)
-                    .patch(patch)
+                self.prepare_end(id, &flight.token, number, request, *state)
+                    .patch(patch, may_have)
             }
         }
     }
@@ -215,26 +236,21 @@ impl Session {
             EndState::Done | EndState::Cancelled => self.store.keep.done,
             EndState::Dead => self.store.keep.dead,
         };
-        let job = keys.job(id);
-        let claims = keys.claims(&self.store.identity().instance);
-        let (spec, result) = (keys.spec(id), keys.result(id));
-        let unreachable = self.store.unreachable();
-        let names = [
-            job.as_str(),
+        let (mut number, mut seconds) = (itoa::Buffer::new(), itoa::Buffer::new());
+        Call::new(&self.store.scripts.end, &[&keys.job(id)]).pack(&[
+            &token.0,
+            number.format(seq),
+            known(request),
             &keys.events,
-            &claims,
+            id,
+            state.as_str(),
+            seconds.format(keep.as_secs()),
+            &keys.claims(&self.store.identity().instance),
             &keys.dead,
-            &spec,
-            &result,
-            &unreachable,
-        ];
-        Call::new(&self.store.scripts.end, with_bot(&names))
-            .arg(&*token.0)
-            .arg(seq)
-            .arg(id)
-            .arg(state.as_str())
-            .arg(keep.as_secs())
-            .arg(request.map_or("", |request| &request.0))
+            &keys.spec(id),
+            &keys.result(id),
+            &self.store.unreachable(),
+        ])
     }
 
     /// One write of a flight's owner.

@@ -65,6 +65,17 @@ impl<'a> Unpack<'a> {
         }
     }
 
+    /// The next string, or `Some(None)` where false stands.
+    pub(super) fn bytes_or_false(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.0.split_first() {
+            Some((0xc2, rest)) => {
+                self.0 = rest;
+                Some(None)
+            }
+            _ => self.bytes().map(Some),
+        }
+    }
+
     /// The next string.
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let (first, rest) = self.0.split_first()?;
@@ -117,6 +128,13 @@ mod tests {
     #[test]
     fn what_is_no_string_is_none_and_so_is_what_is_no_array() {
         assert_eq!(Unpack(&[0xc0]).bytes(), None);
+        assert_eq!(Unpack(&[0xc0]).bytes_or_false(), None);
+        let mut unpack = Unpack(&[0xc2, 0xa1, b'x', 0xc2]);
+        let mut next = || unpack.bytes_or_false();
+        assert_eq!(
+            [next(), next(), next(), next()],
+            [Some(None), Some(Some(&b"x"[..])), Some(None), None]
+        );
         assert_eq!(Unpack(&[0xa0]).array(), None);
         assert_eq!(Unpack(&[0x93]).array(), Some(3));
         assert_eq!(Unpack(&[0xdc, 1, 2]).array(), Some(258));

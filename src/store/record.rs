@@ -5,7 +5,7 @@ use super::rate::chat_name;
 use super::wire::Words;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
-use crate::job::flight::{Cancelling, Doubt, Flight, Order, Redelivers, Token};
+use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, Token};
 use crate::job::inputs::Brought;
 use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
@@ -84,7 +84,14 @@ pub(crate) fn audit(value: Value) -> Result<Audit, Fault> {
 }
 
 /// Reads the answer of a claim.
-pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, Denied> {
+///
+/// `tokens`: those that the call gave, in their order.
+pub(crate) fn claim(
+    value: Value,
+    tokens: &[Token],
+    epoch: u64,
+    store: &Store,
+) -> Result<Claim, Denied> {
     let mut parts: Vec<Value> = read(value)?;
     if parts.len() < 4 {
         return Err(Fault::Refused("claim gave too little".to_owned()).into());
@@ -95,7 +102,7 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
     let more: u8 = read(parts.pop().unwrap_or(Value::Nil))?;
     let word: String = read(parts.pop().unwrap_or(Value::Nil))?;
     match word.as_str() {
-        "ok" => {}
+        "ok" | "fresh" => {}
         "buried" => return Err(Denied::Buried),
         "settling" => return Err(Denied::Settling),
         _ => return Err(Denied::Unregistered),
@@ -112,34 +119,80 @@ pub(crate) fn claim(value: Value, epoch: u64, store: &Store) -> Result<Claim, De
         let packed: Vec<u8> = read(packed)?;
         let mut unpack = Unpack(&packed);
         let strange = || Fault::Refused("claim gave what nobody packed".to_owned());
-        for _ in 0..unpack.array().ok_or_else(strange)? {
-            let spec = jobs.next().unwrap_or(Value::Nil);
-            let job = claimed(&mut unpack, spec, epoch).ok_or_else(strange)?;
+        for place in 0..unpack.array().ok_or_else(strange)? {
+            let spec = spec_text(jobs.next().unwrap_or(Value::Nil));
+            let job = if word == "fresh" {
+                (tokens.get(place)).and_then(|token| fresh(&mut unpack, token, now, &spec, epoch))
+            } else {
+                claimed(&mut unpack, &spec, epoch)
+            };
+            let job = job.ok_or_else(strange)?;
             claim.jobs.extend(job);
         }
     }
     Ok(claim)
 }
 
-/// Reads one job; `Some(None)`: its id is none. `None`: it is not packed as a claim does it.
-fn claimed(unpack: &mut Unpack<'_>, spec: Value, epoch: u64) -> Option<Option<Box<Flight>>> {
-    let parts = unpack.array()?;
-    let (id, token) = (text(unpack.bytes()?), text(unpack.bytes()?));
-    // What the record said, and what the claim changed in it.
-    let fields = Fields::read(unpack, parts.saturating_sub(2))?;
-    let spec = match spec {
+fn spec_text(spec: Value) -> String {
+    match spec {
         Value::BulkString(spec) => {
             String::from_utf8(spec).unwrap_or_else(|error| text(error.as_bytes()).into_owned())
         }
         _ => String::new(),
-    };
+    }
+}
+
+/// Reads one job; `Some(None)`: its id is none. `None`: it is not packed as a claim does it.
+fn claimed(unpack: &mut Unpack<'_>, spec: &str, epoch: u64) -> Option<Option<Box<Flight>>> {
+    let parts = unpack.array()?;
+    let (id, token) = (text(unpack.bytes()?), text(unpack.bytes()?));
+    // What the record said, and what the claim changed in it.
+    let fields = Fields::read(unpack, parts.saturating_sub(2))?;
     let token = Token(token.into());
-    Some(JobId::new(&id).map(|id| Box::new(flight(id, token, epoch, &spec, fields))))
+    Some(JobId::new(&id).map(|id| Box::new(flight(id, token, epoch, spec, fields))))
+}
+
+/// What a claim tells of a job that was never claimed before, in its order; the id follows.
+const FRESH: [&str; 6] = [
+    "queued_at",
+    "expires_at",
+    "max_attempts",
+    "user",
+    "model",
+    "meta",
+];
+
+/// The same of a job that was never claimed before.
+fn fresh(
+    unpack: &mut Unpack<'_>,
+    token: &Token,
+    now: i64,
+    spec: &str,
+    epoch: u64,
+) -> Option<Option<Box<Flight>>> {
+    if unpack.array()? != FRESH.len() + 1 {
+        return None;
+    }
+    let mut fields: Vec<(&[u8], Cow<str>)> = Vec::with_capacity(FRESH.len() + 1);
+    for name in FRESH {
+        if let Some(value) = unpack.bytes_or_false()? {
+            fields.push((name.as_bytes(), text(value)));
+        }
+    }
+    let mut digits = itoa::Buffer::new();
+    fields.push((b"started_at", digits.format(now).into()));
+    let id = text(unpack.bytes()?);
+    let fields = Fields(fields);
+    Some(JobId::new(&id).map(|id| Box::new(flight(id, token.clone(), epoch, spec, fields))))
 }
 
 /// Makes a flight of a claimed job. `text`: its entry, empty where that is gone. What the record does not say
 /// has the value of a new job.
 fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_>) -> Flight {
+    let mut passing = Passing::default();
+    for (name, _) in &fields.0 {
+        passing.note(std::str::from_utf8(name).unwrap_or_default());
+    }
     let entry: Option<Arc<str>> = (!text.is_empty()).then(|| text.into());
     // A stored entry was checked when it came in: the rules on times are not asked again.
     let parsed: Option<Spec> = (!text.is_empty())
@@ -169,6 +222,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         id,
         token,
         seq: fields.number("seq").unwrap_or(0),
+        passing,
         epoch,
         phase,
         model: fields

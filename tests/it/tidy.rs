@@ -224,8 +224,9 @@ fn every_script_has_its_head() {
                 .is_some_and(|line| line.starts_with(&format!("-- {stem}: "))),
             "{name} does not begin with its name"
         );
-        // Pieces that stand in front of others have neither keys nor a caller of their own.
-        if head[0].contains(": shared by ") || head[0].contains(": put in front of ") {
+        // Pieces that stand in front of others or behind them have neither keys nor a caller of their own.
+        let part = [": shared by ", ": put in front of ", ": the rest of "];
+        if part.iter().any(|words| head[0].contains(words)) {
             continue;
         }
         for part in ["KEYS", "ARGV", "GIVES", "CALLER"] {

@@ -1,6 +1,6 @@
 //! Flights for tests: one builder puts a job into any phase.
 
-use super::{Flight, Order, Token};
+use super::{Flight, Order, Passing, Token};
 use crate::job::inputs::Brought;
 use crate::job::pace::Watch;
 use crate::job::spec::{ChatId, FalSwitches, InputFiles, Model, Target, Via};
@@ -19,6 +19,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         id: JobId::new("job-1").unwrap(),
         token: Token("0000000000000001-1".into()),
         seq: 0,
+        passing: Passing::default(),
         epoch: 0,
         phase,
         model: Some(Model::new("fal-ai/flux/dev").unwrap()),

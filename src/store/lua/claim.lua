@@ -8,7 +8,9 @@
 --        fal (same slot on a cluster)
 -- GIVES  {word, more (0, 1; 2 more where a record of a newer version was met), now, jobs newly deferred,
 --        {{id, token, {field, value...}, {field, new value...}}...} packed, spec or nil...}; the last two only with jobs
---        word: ok, buried, unregistered, settling
+--        word: ok, buried, unregistered, settling; fresh: the jobs are such as never were claimed, under the tokens in
+--        their order, and of each comes {queued_at, expires_at, max_attempts, user, model, meta, id}, false for what
+--        it has not
 -- CALLER Store::claim
 local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local number, again = tonumber(ARGV[7]), ARGV[6] == '1'
@@ -19,9 +21,11 @@ if not w[2] then return {'unregistered', 0, 0, 0} end
 -- and a second job under a token in use would stay unseen until the first one has ended.
 local last = tonumber(w[3] or '0')
 if number < last or (number == last and not again) then return {'ok', 0, 0, 0} end
-local lists, marks = 4, false
-if ARGV[4] == '1' then lists = 1 end
-if redis.call('EXISTS', unpack(KEYS, 10)) > 0 then
+local plain = ARGV[4] ~= '1' and not again
+local lists, marks = ARGV[4] == '1' and 1 or 4, false
+-- Mostly nothing stands anywhere but in `default`, and nobody has said anything.
+if not plain or redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4], unpack(KEYS, 10)) > 0 then
+  plain = false
   if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0, 0} end
   if redis.call('EXISTS', KEYS[10]) > 0 then lists = 1 end
   marks = KEYS[12] and redis.call('EXISTS', KEYS[12]) > 0
@@ -29,28 +33,6 @@ end
 local now, now_text = now_ms()
 -- First a write that Redis refuses when it is out of memory: so nothing is taken that could not be kept.
 redis.call('HSET', KEYS[9], 'pulled_at', now_text, 'claim', ARGV[7])
-
-local deferred, given, jobs = 0, {}, {}
-local claims, specs = {'HSET', KEYS[6]}, {'MGET'}
-local function give(id, token, fields, set)
-  jobs[#jobs + 1] = {id, token, fields, set}
-  specs[#specs + 1] = ns .. ':spec:' .. id
-end
-
-if again then
-  local mine = {}
-  for i = 8, 7 + n do mine[ARGV[i]] = true end
-  local all = redis.call('HGETALL', KEYS[6])
-  for i = 1, #all, 2 do
-    local id, token = all[i], all[i + 1]
-    local job = ns .. ':job:' .. id
-    local r = mine[token] and redis.call('HMGET', job, 'state', 'token')
-    if r and r[1] == 'running' and r[2] == token then
-      given[token] = true
-      give(id, token, redis.call('HGETALL', job))
-    end
-  end
-end
 
 local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'user_rate', 'low_after', 'fair', 'fal_concurrency',
   'model_limits')
@@ -62,231 +44,69 @@ local names = {false, 'high', 'default', 'low'}
 -- Under a limit each id is claimed as it comes; without one several go through the same commands.
 local limited = slots > 0 or rate > 0 or c[5] == 'auto' or (tonumber(c[5] or '') or 0) > 0
   or string.find(c[6] or '', '=', 1, true)
-local others = limited and aside()
-local window = limited and others.fal_settings(ns)
 
--- Users and ids that left the list of this priority, in turns still to be passed on.
-local left_list = {}
-local function leaves(p, user, id)
-  if limited then
-    others.pass_turn(ns, p, user, id, others.is_full(ns, user, slots))
-  else
-    left_list[#left_list + 1] = user
-    left_list[#left_list + 1] = id
-  end
-end
-
--- What `pass_turn` does, for all of them: where nobody waits in their lines, as it mostly is, in three commands.
-local function pass_turns(p)
-  local turns, users = ns .. ':turns:' .. p, {}
-  for i = 1, #left_list, 2 do users[#users + 1] = left_list[i] end
-  local ids = redis.call('HMGET', turns, unpack(users))
-  local theirs, lines = {}, {}
-  for i, user in ipairs(users) do
-    if ids[i] == left_list[2 * i] then
-      theirs[#theirs + 1] = user
-      lines[#lines + 1] = ns .. ':waiting:' .. p .. ':' .. user
+-- Jobs that came in and were never claimed since, of the middle priority, where nothing is limited.
+if plain and not limited then
+  local turns, prefix = ns .. ':turns:default', ns .. ':job:'
+  local jobs, claims, specs = {}, {'HSET', KEYS[6]}, {'MGET'}
+  local more, moved
+  repeat
+    local ids = redis.call('LRANGE', KEYS[3], #jobs - n - 1, -1)
+    more, moved = #ids > n - #jobs, false
+    local round, seen, users, theirs, lines = {}, {}, {}, {}, {}
+    for i = #ids, more and 2 or 1, -1 do
+      local id = ids[i]
+      local r = redis.pcall('HMGET', prefix .. id, 'queued_at', 'expires_at', 'max_attempts', 'user', 'model', 'meta',
+        'chat', 'state', 'v')
+      local fields = 3 -- attempt, life, priority
+      for f = 1, 9 do
+        if r[f] then fields = fields + 1 end
+      end
+      -- What else a record may say makes it none of these.
+      if seen[id] or r[8] ~= 'queued' or r[9] ~= ARGV[5] or (r[2] and now > (tonumber(r[2]) or math.huge))
+        or redis.call('HLEN', prefix .. id) ~= fields then
+        plain = false
+        break
+      end
+      seen[id] = true
+      r[7], r[8], r[9] = id, nil, nil
+      round[#round + 1] = r
     end
-  end
-  if #theirs > 0 and redis.call('EXISTS', unpack(lines)) == 0 then
-    redis.call('HDEL', turns, unpack(theirs))
-  elseif #theirs > 0 then
-    others = others or aside()
-    for i, user in ipairs(users) do others.pass_turn(ns, p, user, left_list[2 * i], false) end
-  end
-  left_list = {}
-end
-
--- What waited in `low` for so long counts as `default` from now on, as if it had come in there now. The
--- head of the list tells, since nobody passes it; where `default` is empty it is served all the same.
-local function age_low()
-  for _ = 1, n do
-    local id = redis.call('LINDEX', KEYS[4], -1)
-    if not id then return end
-    local job = ns .. ':job:' .. id
-    local r = redis.call('HMGET', job, 'state', 'queued_at', 'ready_at', 'user', 'v')
-    if r[1] ~= 'queued' or (tonumber(r[5]) or 0) > format then return end
-    if now - (tonumber(r[3] or r[2] or '') or now) <= low_after then return end
-    redis.call('RPOP', KEYS[4])
-    redis.call('HSET', job, 'priority', 'default', 'aged_at', now_text)
-    others = others or aside()
-    if r[4] then others.pass_turn(ns, 'low', r[4], id, others.is_full(ns, r[4], slots)) end
-    others.enter(ns, 'default', r[4], id, fair)
-  end
-end
-
--- Of each limit of models, how many more may come to fal; asked once.
-local function places(limit)
-  limit.free = limit.free or limit.most - redis.call('SCARD', ns .. ':at_fal:' .. limit.pattern)
-  return limit.free
-end
-
--- The next ones of a list, the last of them first; whether more stand there, if that is known; whether they waited for
--- a place of their model: of a priority those come first, where there is one.
-local function next_ids(l, p, most)
-  for _, limit in ipairs(p and limited and window.limits or {}) do
-    if places(limit) > 0 then
-      local id = others.first_of_model(ns, p, limit.pattern)
-      if id then return {id}, false, true end
+    if not plain or #round == 0 then break end
+    redis.call('LTRIM', KEYS[3], 0, -#round - 1)
+    for _, r in ipairs(round) do
+      local user, id, at = r[4], r[7], #jobs + 1
+      local token = ARGV[7 + at]
+      redis.call('XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now_text, 'attempt', '0',
+        pair('user', user, pair('model', r[5], pair('meta', r[6]))))
+      redis.call('HSET', prefix .. id, 'state', 'running', 'token', token, 'seq', '0', 'worker', me, 'phase',
+        'submitting', 'started_at', now_text)
+      jobs[at], claims[2 * at + 1], claims[2 * at + 2], specs[at + 1] = r, id, token, ns .. ':spec:' .. id
+      if user then users[#users + 1] = user end
     end
-  end
-  if limited or most == 1 then return {redis.call('RPOP', KEYS[l]) or nil} end
-  local ids = redis.call('LRANGE', KEYS[l], -most - 1, -1)
-  local more = #ids > most
-  if more then table.remove(ids, 1) end
-  if #ids > 0 then redis.call('LTRIM', KEYS[l], 0, -#ids - 1) end
-  return ids, more
-end
-
--- Whether a limit of its model or its user holds an unpaid job back; then it stands where it waits for that.
-local function held_back(id, job, p, r, waited)
-  local user = r.user
-  if user and others.is_full(ns, user, slots) then
-    local turn = redis.call('HGET', ns .. ':turns:' .. p, user)
-    redis.call('HSET', job, 'state', 'waiting')
-    -- In front, if it stood there before; one that comes for the first time stands behind those.
-    local front = turn == id or r.started_at or waited
-    redis.call(front and 'RPUSH' or 'LPUSH', ns .. ':waiting:' .. p .. ':' .. user, id)
-    if not turn or turn == id then
-      redis.call('HSET', ns .. ':turns:' .. p, user, '')
-      redis.call('SADD', ns .. ':waiters', user)
+    -- What `pass_turn` does, for all of them: where nobody waits in their lines, as it mostly is, in three commands.
+    local turn = #users > 0 and redis.call('HMGET', turns, unpack(users)) or {}
+    for i, user in ipairs(users) do
+      if turn[i] and seen[turn[i]] then
+        theirs[#theirs + 1] = user
+        lines[#lines + 1] = ns .. ':waiting:default:' .. user
+      end
     end
-    return true
-  end
-  local limit = others.limit_of(window, r.model)
-  if limit and places(limit) <= 0 then
-    others.hold_for_model(ns, p, user, id, limit.pattern, fair)
-    if user then others.pass_turn(ns, p, user, id, false) end
-    return true
-  end
-  if not user or rate == 0 or per == 0 or r.rated then return false end
-  -- GCRA: the bucket's time in one key. What must wait takes its own time from it now and is never asked
-  -- again, so a long line costs two claims a job.
-  local bucket = ns .. ':rate:user:' .. user
-  local step = per / rate
-  local tat = math.max(tonumber(redis.call('GET', bucket) or '') or 0, now)
-  local due = math.ceil(tat - (per - step))
-  local expires_at = tonumber(r.expires_at or '')
-  if due > now and expires_at and due > expires_at then
-    due = expires_at + 1 -- it will not live to see its time, so it takes nobody's
-  else
-    tat = tat + step
-    redis.call('SET', bucket, string.format('%.3f', tat), 'PX', math.ceil(tat - now))
-    redis.call('HSET', job, 'rated', 1)
-  end
-  if due <= now then return false end
-  redis.call('HSET', job, 'state', 'later', 'due_at', due)
-  redis.call('ZADD', KEYS[7], due, id)
-  redis.call('ZADD', ns .. ':rate:held', due, id)
-  if redis.call('HSETNX', job, 'deferred_at', now_text) == 1 then
-    redis.call('XADD', KEYS[8], '*', 'event', 'deferred', 'job', id, 'user', user, 'at', now_text, 'attempt',
-      r.attempt or '0', 'kind', 'rate_limited', pair('model', r.model, pair('meta', r.meta)))
-    deferred = deferred + 1
-  end
-  others.pass_turn(ns, p, user, id, false)
-  return true
-end
-
-local size = lists > 1 and limited and window.size and redis.call('SCARD', ns .. ':at_fal')
-
--- One that was taken out of a list; p: its priority, false in `resume`. Gives whether it is claimed under the token.
-local newer = 0
-local function look_at(id, p, token, waited)
-  local job = ns .. ':job:' .. id
-  local flat = redis.pcall('HGETALL', job)
-  if flat.err then return false end -- no record of ours: it takes none of the others with it
-  local r = {}
-  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
-  local user = p and r.user
-  local unpaid = (r.phase or 'submitting') == 'submitting' and not r.request_id
-  local late = unpaid and r.expires_at and now > (tonumber(r.expires_at) or math.huge)
-  -- A person who retried it has seen to that the chat can be reached.
-  local lost = marks and unpaid and not late and r.chat and not r.retried_at
-    and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1
-  if r.state ~= 'queued' then
-    -- Somebody holds it, or nobody knows it: it stands here no more.
-    if user then leaves(p, user, id) end
-    return false
-  elseif r.v ~= ARGV[5] and (tonumber(r.v) or 0) > format then
-    -- A newer version wrote this: leave it to its kind, look again later, and let people know.
-    redis.call('HSET', job, 'state', 'later', 'due_at', now + 5000)
-    redis.call('ZADD', KEYS[7], now + 5000, id)
-    redis.call('ZADD', ns .. ':newer', now, id)
-    redis.call('PEXPIRE', ns .. ':newer', 60000)
-    newer = 2
-    if user then leaves(p, user, id) end
-    return false
-  elseif limited and p and unpaid and not late and not lost and held_back(id, job, p, r, waited) then
-    return false
-  end
-  local phase = r.phase or 'submitting'
-  if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
-  if late or lost then phase = 'telling' end -- which is what nobody tries in a chat that is lost
-  local starts = not r.started_at and phase ~= 'telling'
-  local set = {'state', 'running', 'token', token, 'seq', '0', 'worker', me, 'phase', phase,
-    pair('started_at', starts and now_text, pair('told', lost and 'no',
-      pair('kind', late and 'expired' or lost and 'chat_unreachable',
-      pair('error', late and 'too old to be paid for: it waited beyond expires_at'
-        or lost and 'not paid for: an earlier message could not reach this chat'))))}
-  if starts then
-    redis.call('XADD', KEYS[8], '*', 'event', 'started', 'job', id, 'at', now_text, 'attempt', r.attempt or '0',
-      pair('user', r.user, pair('model', r.model, pair('meta', r.meta))))
-  end
-  if limited and slots > 0 and r.user and phase ~= 'telling' then
-    redis.call('SADD', ns .. ':user:' .. r.user .. ':running', id)
-    set[#set + 1] = 'slot'
-    set[#set + 1] = '1'
-  elseif r.started_at and r.user and not r.slot then
-    -- Claimed before, perhaps by a version that keeps the set always.
-    redis.call('SREM', ns .. ':user:' .. r.user .. ':running', id)
-  end
-  redis.call('HSET', job, unpack(set))
-  claims[#claims + 1] = id
-  claims[#claims + 1] = token
-  if limited and window.any and others.is_at_fal(phase) then
-    others.enter_fal(ns, window, id, r.model, r.at_fal)
-    local limit = others.limit_of(window, r.model)
-    if limit and limit.free and not r.at_fal then limit.free = limit.free - 1 end
-    if size and not r.at_fal then size = size + 1 end
-  end
-  if user then leaves(p, user, id) end
-  give(id, token, flat, set)
-  return true
-end
-
--- Mostly nothing stands anywhere but in `default`.
-local only_default = lists == 4 and not limited and redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4]) == 0
-local next_token, looked, more = 8, 0, false
-for l = 1, lists do
-  local p = names[l]
-  if p == 'default' and low_after > 0 and not only_default and redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then
-    age_low()
-  end
-  while #jobs < n and looked < 64 and (l == 3 or not only_default) do
-    if p and size and size >= window.size then break end
-    local ids, left, waited = next_ids(l, p, math.min(n - #jobs, 64 - looked))
-    more = left or false
-    if #ids == 0 then break end
-    for i = #ids, 1, -1 do
-      while given[ARGV[next_token]] do next_token = next_token + 1 end
-      if look_at(ids[i], p, ARGV[next_token], waited) then next_token = next_token + 1 end
+    if #theirs > 0 and redis.call('EXISTS', unpack(lines)) == 0 then
+      redis.call('HDEL', turns, unpack(theirs))
+    elseif #theirs > 0 then
+      moved = true -- their next ones
+      local others = aside()
+      for _, r in ipairs(round) do
+        if r[4] then others.pass_turn(ns, 'default', r[4], r[7], false) end
+      end
     end
-    looked = looked + #ids
-    if #left_list > 0 then pass_turns(p) end
+  until not moved or #jobs == n
+  if plain or #jobs > 0 then
+    more = more or moved or not plain
+    if more then ring(KEYS[5]) else redis.call('DEL', KEYS[5]) end
+    if #jobs == 0 then return {'ok', 0, now, 0} end
+    redis.call(unpack(claims))
+    return {'fresh', more and 1 or 0, now, 0, cmsgpack.pack(jobs), unpack(redis.call(unpack(specs)))}
   end
 end
-if #claims > 2 then redis.call(unpack(claims)) end
-
--- What no claim may take now is no reason to come again: who makes room for it rings.
-if limited and not more then
-  more = redis.call('EXISTS', KEYS[1]) == 1 or (lists > 1 and others.is_claimable(ns, window))
-elseif not more then
-  more = redis.call('EXISTS', unpack(KEYS, 1, lists)) > 0
-end
-if lists == 4 then
-  -- A claim that leaves ids behind rings for the next puller; one that emptied the lists silences the bell.
-  if more then ring(KEYS[5]) else redis.call('DEL', KEYS[5]) end
-end
-more = (more and 1 or 0) + newer
-if #jobs == 0 then return {'ok', more, now, deferred} end
-return {'ok', more, now, deferred, cmsgpack.pack(jobs), unpack(redis.call(unpack(specs)))}

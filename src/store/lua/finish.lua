@@ -1,10 +1,5 @@
 -- finish: shared by the scripts that end a job's life (end, crash).
 
--- Deletes what a record says of a life that is over, and other fields.
-local function forget_life(job, ...)
-  redis.call('HDEL', job, 'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked', ...)
-end
-
 -- Lets the keys of an ended job go. Keys by name in `k`: record, dead, spec, result, and perhaps one more that is to
 -- go (`mark`); `keep`: seconds, 0 for the bare id only. Token and seq stay, so that a repeat of the end is known as
 -- one.
@@ -36,6 +31,6 @@ end
 -- Makes the record one of an ended job and lets its keys go.
 local function finish(k, id, state, keep, now)
   redis.call('HSET', k.record, 'state', state, 'ended_at', now)
-  forget_life(k.record)
+  redis.call('HDEL', k.record, 'phase', 'due_at', 'doubt', 'tries', 'inputs', 'cancel_asked')
   let_go(k, id, state, keep, now)
 end

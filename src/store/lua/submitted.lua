@@ -1,7 +1,7 @@
 -- submitted: records the request id that fal gave. Never refused: it is paid for. The owner's write
 -- moves the job on; a late one of a former owner is adopted where nobody has submitted since, and
 -- otherwise the caller is told to cancel it at fal.
--- KEYS   1 record   2 events   3 later   4 resume   5 high   6 default   7 low   8 bell
+-- KEYS   1 record   2 events   3, 4 (perhaps) later, resume: the record may have fields of a try before this one
 -- ARGV   1 id   2 token   3 seq   4 request id   5 path at fal ('' for the stem form)   6 attempt
 --        7... pairs of the event `submitted` without at, attempt and request_id
 -- GIVES  {word, request id of the record or '', now}
@@ -10,67 +10,16 @@
 -- MAKES  lists, turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::submitted
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'request_id', 'phase', 'tried')
 local now, now_text = now_ms()
-local state, tried = r[1], r[6]
-if not state then return {'gone', '', now} end
-local mine = r[2] == token
--- Written down again after a Redis that forgot: its event is missing.
-local asserted = r[4] == request and mine and state == 'running' and tonumber(r[3] or '0') < seq
-if r[4] == request and not asserted then
-  return {(mine and state == 'running') and 'ok' or 'adopted', request, now}
-end
--- Given up before, by the owner or by us: a late original of its own write must not bring it back.
-local noted = tried and not asserted and aside().was_tried(tried, request)
--- A claim of the life before this one has asked for it. Any other that the record does not know may be one that
--- Redis forgot: it is paid for, and nobody else will bring it.
-local old_life = not mine and redis.call('HGET', KEYS[1], 'past') == token
-if not asserted and (r[4] or noted or old_life or state == 'done' or state == 'dead' or state == 'cancelled') then
-  -- Noted beside the record's own: whoever looks for a strange bill finds it here.
-  if not noted and (state == 'running' or state == 'queued' or state == 'later' or state == 'waiting') then
-    redis.call('PERSIST', KEYS[1])
-    redis.call('HSET', KEYS[1], 'tried', (tried and (tried .. ' ') or '') .. request)
+-- Its owner, who has written nothing of the kind before: neither this id nor any other can be known.
+if not KEYS[4] then
+  local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'phase', 'request_id')
+  if r[1] == 'running' and r[2] == token and r[4] == 'submitting' and not r[5] and tonumber(r[3] or '0') < seq then
+    redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
+    redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at', now_text,
+      'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
+    redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
+      unpack(ARGV, 7))
+    return {'ok', request, now}
   end
-  if mine and r[4] and state == 'running' then return {'other', r[4], now} end
-  return {'cancel', r[4] or '', now}
 end
-if mine and state == 'running' and tonumber(r[3] or '0') >= seq then return {'ok', '', now} end
-if not asserted and r[5] and r[5] ~= 'submitting' then return {'cancel', '', now} end
-
--- Allowed when Redis is out of memory, and what follows it in a script then is too.
-redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
-if mine and state == 'running' then
-  redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at', now_text,
-    'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
-  redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
-    unpack(ARGV, 7))
-  return {'ok', request, now}
-end
-local o = redis.call('HMGET', KEYS[1], 'attempt', 'priority', 'user', 'model', 'at_fal', 'behind')
--- The takeover, if there was one, has counted the attempt.
-local attempt = mine and ARGV[6] or math.max(1, tonumber(o[1] or '1'))
-redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now_text,
-  pair('path', ARGV[5] ~= '' and ARGV[5]))
-redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', attempt, 'request_id', request,
-  unpack(ARGV, 7))
-if state ~= 'running' then
-  -- It waits for a new submit somewhere: it is paid now, so it is served first.
-  local others, ns = aside(), string.sub(KEYS[1], 1, -#id - 6) -- without `:job:<id>`
-  local p, user = others.standing_in(o[2] or 'default', o[6]), o[3]
-  redis.call('ZREM', KEYS[3], id)
-  redis.call('ZREM', ns .. ':rate:held', id)
-  local slots = others.turn_settings(ns)
-  if user and slots > 0 then others.take_slot(ns, user, id) end -- paid ones pass every limit
-  others.enter_fal(ns, others.fal_settings(ns), id, o[4], o[5])
-  if state == 'queued' then
-    redis.call('LREM', ns .. ':ready:' .. p, -1, id)
-    if user then others.pass_turn(ns, p, user, id, not o[6] and others.is_full(ns, user, slots)) end
-  elseif state == 'waiting' and user then
-    redis.call('LREM', ns .. ':waiting:' .. p .. ':' .. user, -1, id)
-  end
-  redis.call('HSET', KEYS[1], 'state', 'queued')
-  redis.call('HDEL', KEYS[1], 'due_at', 'behind')
-  redis.call('RPUSH', KEYS[4], id)
-  ring(KEYS[8])
-end
-return {'adopted', request, now}

@@ -374,10 +374,8 @@ impl Instance {
 
     /// The flight's next write, as a step makes it.
     pub(super) fn write(&self, flight: &mut Flight, write: &Write) -> Written {
-        flight.seq += 1;
-        self.session
-            .write(flight, flight.seq, write)
-            .expect("answers")
+        let seq = flight.number(write);
+        self.session.write(flight, seq, write).expect("answers")
     }
 
     pub(super) fn submitted(&self, flight: &mut Flight, request: &str) -> Written {

@@ -100,8 +100,9 @@ fn spent(bench: &Bench) -> (f64, (f64, f64)) {
 /// A loop over jobs that go straight through, in claims of four.
 #[test]
 fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
-    let counted = std::env::var("FAL_WORKER_TEST_COUNTED").is_ok();
-    let jobs = if counted { 2000 } else { 400 };
+    // So many jobs, and an end that lets a profiler write what it saw of the server.
+    let counted = std::env::var("FAL_WORKER_TEST_COUNTED").ok();
+    let jobs = (counted.as_deref()).map_or(400, |jobs| jobs.parse().expect("a number"));
     let bench = Bench::start_with(crate::sandbox::redis::RedisOptions::default());
     let one = bench.instance();
     one.store.set_bot("1:secret");
@@ -136,7 +137,7 @@ fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
         each(calls),
         each(inside)
     );
-    if counted {
+    if counted.is_some() {
         let _: Result<String, _> = redis::cmd("SHUTDOWN").arg("NOSAVE").query(
             &mut redis::Client::open(bench.redis.url())
                 .unwrap()
@@ -144,5 +145,5 @@ fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
                 .unwrap(),
         );
     }
-    assert!(each(calls) <= 31.0, "{}", each(calls));
+    assert!(each(calls) <= 31.5, "{}", each(calls));
 }

@@ -77,7 +77,8 @@ fn any_reply(store: &Store, input: &[u8]) -> Outcome {
     }];
     let written: Result<(String, String, i64), Fault> = read(value.clone());
     words.push(written.is_ok().to_string());
-    let claimed = match record::claim(value, 7, store) {
+    let tokens = ["t-0", "t-1"].map(|token| Token(token.into()));
+    let claimed = match record::claim(value, &tokens, 7, store) {
         Ok(claimed) => claimed,
         Err(Denied::Fault(_)) => return Ok(words.join(" ")),
         Err(denied) => return Ok(format!("{denied:?}")),

@@ -1,0 +1,221 @@
+//! The result: recorded together with the intent to deliver it, or what it means that there is none.
+
+use super::*;
+
+/// After fetching the result. `found`: what lies in the output, if it is one.
+pub fn after_collect(
+    flight: &mut Flight,
+    answer: Collected,
+    found: &FoundSummary,
+    policy: &Policy,
+    moment: Moment,
+) -> Change {
+    match answer {
+        Collected::Output(output) => output_there(flight, output, found, moment),
+        Collected::NotYet => {
+            // COMPLETED, then "still in progress": fal put it back on another runner. It is as good as
+            // that word of the status: so it too ends at the time limit.
+            flight.phase = Phase::Polling;
+            let mut change = after_poll(flight, Polled::InProgress, 0, policy, moment);
+            if let Next::In(wait) = &mut change.next {
+                *wait = (*wait).clamp(Duration::from_millis(250), Duration::from_secs(1));
+            }
+            change
+        }
+        Collected::Missing => missing(
+            flight,
+            "the result expired at fal before it was read",
+            moment,
+        ),
+        Collected::Failed(mut failed) => {
+            if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
+                failed.kind = cancelling.kind;
+                failed.text = cancel_text(flight, cancelling.kind);
+                if cancelling.in_queue && failed.units.is_none() {
+                    failed.charged = Charged::No;
+                }
+                return fail(flight, failed, moment);
+            }
+            if failed.kind == Kind::Cancelled {
+                failed.kind = Kind::Unavailable; // cancelled by somebody else: not by us
+            }
+            match failed.remedy {
+                Remedy::Final => fail(flight, failed, moment),
+                Remedy::RetryStep
+                    if failed.kind == Kind::BadAnswer && flight.step_tries >= BAD_ANSWERS =>
+                {
+                    failed.charged = Charged::Yes;
+                    fail(flight, failed, moment)
+                }
+                Remedy::RetryStep => retry_step(flight, &failed, moment),
+                // A new submit is a new payment, and asking again is free: a hiccup of fal's own front may
+                // look like the end of a request whose result is there.
+                Remedy::TryAnew if flight.cancelling.is_none() && flight.verdicts < VERDICTS => {
+                    flight.verdicts += 1;
+                    retry_step(flight, &failed, moment)
+                }
+                Remedy::TryAnew if flight.free && flight.cancelling.is_none() => {
+                    fail(flight, but_stays_free(failed), moment)
+                }
+                // fal has tried up to ten times itself by then: at most one more of ours.
+                Remedy::TryAnew
+                    if flight.attempt < flight.max_attempts.min(2)
+                        && flight.cancelling.is_none() =>
+                {
+                    flight.charge(&failed);
+                    flight.cancelling = None;
+                    later(flight, failed, None, moment)
+                }
+                Remedy::TryAnew => fail(flight, failed, moment),
+            }
+        }
+    }
+}
+
+/// After a direct call.
+pub fn after_direct(
+    flight: &mut Flight,
+    answer: Directed,
+    found: &FoundSummary,
+    moment: Moment,
+) -> Change {
+    match answer {
+        Directed::Output(output, request) => {
+            flight.attempt = flight.attempt.saturating_add(1);
+            flight.request = request;
+            flight.order = None;
+            flight.entry = None;
+            output_there(flight, output, found, moment)
+        }
+        Directed::Unknown(failed) => unknown_submit(flight, failed, moment),
+        Directed::Failed(failed) => match failed.remedy {
+            Remedy::Final => {
+                if failed.charged != Charged::No {
+                    flight.attempt = flight.attempt.saturating_add(1);
+                }
+                fail(flight, failed, moment)
+            }
+            Remedy::RetryStep => later(flight, failed, None, moment),
+            Remedy::TryAnew => {
+                flight.attempt = flight.attempt.saturating_add(1);
+                if flight.attempt >= flight.max_attempts.min(2) {
+                    return fail(flight, failed, moment);
+                }
+                flight.charge(&failed);
+                later(flight, failed, None, moment)
+            }
+        },
+    }
+}
+
+/// A good result: paid, whatever comes after.
+fn output_there(
+    flight: &mut Flight,
+    output: Output,
+    found: &FoundSummary,
+    moment: Moment,
+) -> Change {
+    // Fetched once more, because a crash took a result that was not in the record: told and summed up
+    // already.
+    let again = flight.completed_at.is_some();
+    flight.charged = Charged::Yes;
+    if !again {
+        flight.add_units(output.units.as_deref());
+        flight.completed_at = Some(moment.now);
+    }
+    flight.step_tries = 0;
+    flight.cancelling = None;
+    flight.cancel_asked = false;
+    flight.failure = None;
+    if found.all_flagged {
+        let mut failed = failure(
+            Kind::ContentPolicy,
+            "fal replaced every picture by a black one (nsfw)",
+            Charged::Yes,
+        );
+        failed.units = None;
+        return fail(flight, failed, moment);
+    }
+    if found.items == 0 && flight.target.is_some() {
+        let failed = failure(
+            Kind::NoOutput,
+            "the result holds nothing that can be delivered",
+            Charged::Yes,
+        );
+        return fail(flight, failed, moment);
+    }
+    let json: Arc<str> = output.json.into();
+    let large = json.len() > LARGE;
+    flight.result = Some(json.clone());
+    flight.result_unsaved = large;
+    flight.phase = Phase::Delivering;
+    let mut event = flight
+        .event("completed")
+        .with("charged", flight.charged.as_str());
+    event.since = flight.submitted_at;
+    if let Some(request) = &flight.request {
+        event = event.with("request_id", &*request.0);
+    }
+    if let Some(units) = &flight.units {
+        event = event.with("units", units.clone());
+    }
+    if !found.files.is_empty() {
+        event = event.with("files", json_list(&found.files));
+    }
+    let mut patch = Patch::default()
+        .set("charged", flight.charged.as_str())
+        .set("attempt", flight.attempt.to_string())
+        .set_some("units", flight.units.clone())
+        .set_some(
+            "request_id",
+            flight.request.as_ref().map(|request| &*request.0),
+        )
+        // A direct call has no write of its own for it; else Redis's own stamp stands.
+        .set_some(
+            "submitted_at",
+            flight
+                .submitted_at
+                .filter(|_| flight.via == Via::Direct)
+                .map(|at| at.0.to_string()),
+        )
+        .del(&["error", "kind", "crashes", "cancelling"]);
+    if !again {
+        patch = patch.stamp("completed_at").event(event);
+    }
+    if !large || flight.target.is_none() {
+        // Without a chat the record is the only place where a bot finds it.
+        patch = patch.set("result", json.to_string());
+    }
+    if flight.target.is_some() {
+        // The intent to deliver goes with the result: from here on a message may have gone out.
+        let patch = patch.set("phase", Phase::Delivering.as_str());
+        return Change::write(
+            Write::Save {
+                patch,
+                count: None,
+                large: None,
+            },
+            Next::Now,
+        );
+    }
+    let done = ending(flight, "done").with("files", json_list(&found.files));
+    flight.closing = true;
+    Change::write(
+        Write::End {
+            state: EndState::Done,
+            patch: patch.event(done),
+        },
+        Next::Over,
+    )
+}
+
+/// Puts a result too large for the record into its own key, before a delivery is parked.
+pub fn save_large(flight: &mut Flight) -> Option<Write> {
+    let large = flight.result.clone().filter(|_| flight.result_unsaved)?;
+    flight.result_unsaved = false;
+    Some(Write::Save {
+        patch: Patch::default(),
+        count: None,
+        large: Some(large),
+    })
+}

@@ -1,0 +1,165 @@
+//! Looks at a request: when the next one is due, and when a request counts as lost.
+
+use super::*;
+
+/// Characters of an error at most (contract section 2).
+const ERROR: usize = 300;
+/// Behind why a job ended whose retry was said to be free.
+const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submitted";
+
+/// After a look at the status.
+pub fn after_poll(
+    flight: &mut Flight,
+    answer: Polled,
+    in_flight: usize,
+    policy: &Policy,
+    moment: Moment,
+) -> Change {
+    match &answer {
+        // No word about the job: neither are 404s forgotten for it.
+        Polled::Failed(_) => {}
+        Polled::Missing => flight.step_tries = 0,
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed => {
+            flight.step_tries = 0;
+            flight.missing = None;
+        }
+    }
+    let submitted = flight.submitted_at.unwrap_or(moment.now);
+    let in_queue = matches!(answer, Polled::InQueue { .. });
+    if let (Some(cancelling), true) = (
+        &mut flight.cancelling,
+        in_queue || answer == Polled::InProgress,
+    ) {
+        cancelling.in_queue = in_queue;
+    }
+    match answer {
+        // The look comes before the cancel: what is done is delivered, and what never ran costs nothing.
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Missing
+            if flight.cancel_asked && flight.cancelling.is_none() =>
+        {
+            let change = begin_cancel(flight, Kind::Cancelled, CANCEL_ASKED, moment);
+            seen_in_queue(flight, in_queue);
+            change
+        }
+        Polled::Completed => {
+            if flight.cancelling.is_none() {
+                flight.watch.ended(submitted, &policy.poll, moment.now);
+            }
+            flight.phase = Phase::Collecting;
+            Change::quiet(Next::Now)
+        }
+        Polled::InQueue { .. } | Polled::InProgress if flight.cancelling.is_some() => {
+            still_there(flight, moment)
+        }
+        Polled::InQueue { .. }
+            if flight.running_at.is_none()
+                && since(submitted, moment.now) > policy.queue_timeout =>
+        {
+            let text = format!(
+                "still in fal's queue after {} s",
+                since(submitted, moment.now).as_secs()
+            );
+            let change = begin_cancel(flight, Kind::Timeout, &text, moment);
+            seen_in_queue(flight, true);
+            change
+        }
+        Polled::InQueue { .. } | Polled::InProgress => {
+            if matches!(answer, Polled::InProgress) && flight.running_at.is_none() {
+                flight.running_at = Some(moment.now);
+            }
+            let limit = flight.timeout.unwrap_or(policy.job_timeout);
+            if flight
+                .running_at
+                .is_some_and(|at| since(at, moment.now) > limit)
+            {
+                return begin_cancel(
+                    flight,
+                    Kind::Timeout,
+                    &format!("not finished after {} s", limit.as_secs()),
+                    moment,
+                );
+            }
+            flight.watch.in_flight = in_flight;
+            let look = (moment.now, moment.random);
+            let wait = flight
+                .watch
+                .next_look(Some(&answer), submitted, &policy.poll, look);
+            Change::quiet(Next::In(wait))
+        }
+        Polled::Missing => missing(flight, "fal no longer knows this request", moment),
+        Polled::Failed(failure) => {
+            if let Some(cancelling) = &mut flight.cancelling {
+                cancelling.refused = 0; // fal is away: that the cancel failed too says nothing
+            }
+            match grace_is_over(flight, moment) {
+                // Told to stop, and silent since then: nobody waits for it any longer.
+                Some(kind) => stopped_unseen(flight, kind, moment),
+                None => retry_step(flight, &failure, moment),
+            }
+        }
+    }
+}
+
+/// 404 of the status or the result: believed only after three over fifteen seconds.
+pub(super) fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change {
+    if let Some(cancelling) = flight
+        .cancelling
+        .filter(|cancelling| cancelling.asked_at.is_some())
+    {
+        // What runs never vanishes: it completes, cancelled or not. A result may vanish.
+        let charged = if cancelling.in_queue && flight.phase == Phase::Polling {
+            Charged::No
+        } else {
+            Charged::Unknown
+        };
+        return stopped(flight, cancelling.kind, charged, moment);
+    }
+    let (seen, first) = flight.missing.unwrap_or((0, moment.now));
+    flight.missing = Some((seen + 1, first));
+    if seen + 1 < 3 || since(first, moment.now) < Duration::from_secs(15) {
+        return Change::quiet(Next::In(Duration::from_millis(7500)));
+    }
+    lost(flight, text, moment)
+}
+
+/// A paid request that fal cannot give back.
+fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
+    if let Some(cancelling) = flight.cancelling {
+        return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
+    }
+    let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
+    if flight.free {
+        failure = but_stays_free(failure);
+    } else if flight.repay && flight.attempt < flight.max_attempts {
+        failure.remedy = Remedy::TryAnew;
+        flight.charge(&failure);
+        return later(flight, failure, None, moment);
+    }
+    fail(flight, failure, moment)
+}
+
+/// Else this failure would have led to a new submit.
+pub(super) fn but_stays_free(mut failed: Failure) -> Failure {
+    let kept = ERROR - STAYS_FREE.len();
+    failed.text = failed.text.chars().take(kept).collect::<String>() + STAYS_FREE;
+    failed
+}
+
+/// The same request again, later; a failure on the way says nothing about the job.
+pub(super) fn retry_step(flight: &mut Flight, failure: &Failure, moment: Moment) -> Change {
+    let wait = backoff(
+        flight.step_tries,
+        Duration::from_millis(500),
+        Duration::from_secs(30),
+        moment.random,
+    )
+    .max(failure.retry_after.unwrap_or_default())
+    .max(Duration::from_millis(100));
+    flight.step_tries += 1;
+    let say = Say::Retrying {
+        kind: failure.kind,
+        wait,
+        text: failure.text.clone(),
+    };
+    Change::quiet(Next::In(wait)).saying(say)
+}

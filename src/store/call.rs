@@ -244,7 +244,11 @@ impl Session {
     pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
         let parts = match self.script(call)? {
             Value::Array(parts) => parts,
-            other => read(other)?,
+            // Done, and nothing to say but when.
+            time => {
+                self.store.learn_time(read(time)?);
+                return Ok(("ok".to_owned(), None));
+            }
         };
         let mut parts = parts.into_iter();
         let mut part = || parts.next().unwrap_or(Value::Nil);

@@ -68,8 +68,10 @@ impl Session {
                 answer => answer,
             }
         };
-        // The word comes first; what follows it is of no use to anybody any more.
-        let said: Vec<Value> = read(answer?)?;
+        // The word comes first; what follows it is of no use to anybody any more. No list: it stands.
+        let Value::Array(said) = answer? else {
+            return Ok(Replayed::Settled);
+        };
         let word: String = read(said.into_iter().next().unwrap_or(Value::Nil))?;
         Ok(match (word.as_str(), paid) {
             ("gone", paid) => Replayed::Gone(paid),

@@ -5,7 +5,8 @@
 --        the names of unreachable chats ('' none)
 -- MAKES  events, claims, dead, spec, large result, the name of its chat, turns and slots of the user, places at fal
 --        (same slot on a cluster)
--- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
+-- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned); where it is ok
+--        mostly now alone: a list costs both sides several times as much
 -- CALLER Store::end
 local job = KEYS[1]
 local token, seq, known, events, id, state, keep, claims, dead, spec, result, marks = cmsgpack.unpack(ARGV[1])
@@ -24,5 +25,5 @@ local mark = reached and marks .. ':' .. chat or nil
 if keep > 0 and state ~= 'dead' and not slot and not at_fal then
   if mark then redis.call('DEL', spec, result, mark) else redis.call('DEL', spec, result) end
   redis.call('EXPIRE', job, keep)
-  return {'ok', request or '', now}
+  return now_text
 end

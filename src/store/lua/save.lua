@@ -3,7 +3,7 @@
 -- ARGV   as in owned; 1: token, seq, request id that the owner knows ('' none), events, the bot's wishes for silence
 --        (see rate; '' none), counter to raise in stats ('' none), stats, large result ('' none), its key
 -- GIVES  {word, request id of the record or '', now, ms until any silence ends}; word: ok, stale, gone,
---        adopted (see owned)
+--        adopted (see owned); where it is ok and nobody wants silence mostly now alone
 -- MAKES  events, stats, large result, places at fal (same slot on a cluster)
 -- CALLER Store::save
 local job = KEYS[1]
@@ -19,4 +19,7 @@ for i = 4, #ARGV do add_event(events, now, now_text, cmsgpack.unpack(ARGV[i])) e
 if count ~= '' then redis.call('HINCRBY', stats, count, 1) end
 if large ~= '' then redis.call('SET', result, large) end
 local left = silence ~= '' and redis.call('PTTL', silence) or 0
-if not at_fal then return {'ok', request or '', now, left} end
+if not at_fal then
+  if left > 0 then return {'ok', request or '', now, left} end
+  return now_text
+end

@@ -4,7 +4,7 @@
 -- KEYS   1 record   2 events   3, 4 (perhaps) later, resume: the record may have fields of a try before this one
 -- ARGV   1 id   2 token   3 seq   4 request id   5 path at fal ('' for the stem form)   6 attempt
 --        7... pairs of the event `submitted` without at, attempt and request_id
--- GIVES  {word, request id of the record or '', now}
+-- GIVES  {word, request id of the record or '', now}; of its owner mostly now alone: recorded
 --        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
 --        other: the record has another id, which wins; cancel: nobody needs this one; gone: no record
 -- MAKES  lists, turns and slots of the user, places at fal (same slot on a cluster)
@@ -20,6 +20,6 @@ if not KEYS[4] then
       'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
     redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
       unpack(ARGV, 7))
-    return {'ok', request, now}
+    return now_text
   end
 end

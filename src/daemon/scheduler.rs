@@ -174,8 +174,11 @@ impl Scheduler {
                 return Work::Step(flight, None);
             }
             // While more waits in Redis the next claim is under way before the last one is used up: or all
-            // threads would wait for it.
-            if may_pull && inner.more && inner.claimed.len() <= self.few(&inner) {
+            if may_pull
+                && inner.more
+                && inner.claimed.len() <= self.few(&inner)
+                && self.room_in(&inner) > 0
+            {
                 return self.pull(inner, gate, now);
             }
             if let Some((flight, place)) = self.begin(&mut inner, gate, now) {

@@ -192,6 +192,18 @@ fn while_claims_are_used_up_at_once_the_next_one_is_begun_with_half_of_one_left(
     assert_eq!(order, ["0", "1", "pull"]);
 }
 
+/// A pull without room asks Redis for what is paid alone: an exchange a claim that brings nothing.
+#[test]
+fn no_claim_comes_early_where_there_is_no_room_for_it() {
+    let scheduler = scheduler(128); // an eighth of it is more than may be claimed and not begun
+    scheduler.claimed((0..9).map(|number| named(&number.to_string(), Phase::Submitting)));
+    scheduler.left_behind(true);
+    let order: Vec<_> = (0..3)
+        .map(|_| name(scheduler.next(&mut 0, &GATE, || ())))
+        .collect();
+    assert_eq!(order, ["0", "1", "pull"]);
+}
+
 #[test]
 fn a_thread_says_that_it_is_idle_before_it_waits_and_without_the_lock() {
     let scheduler = Arc::new(without_permit(2));

@@ -214,11 +214,13 @@ fn times_that_suddenly_triple_are_learnt_within_ten_jobs_and_so_is_the_way_back(
             Cost::add(&mut first, sim.jobs(1, draw));
             sim.jobs(8, draw);
             Cost::add(&mut tenth, sim.jobs(3, draw));
-            sim.jobs(40, draw);
-            Cost::add(&mut usual, sim.jobs(10, draw));
+            // One that never knew anything else: what is never learnt is as dear later as at first.
+            let mut other = Sim::new(1000 + seed, BOUNDS);
+            other.jobs(40, draw);
+            Cost::add(&mut usual, other.jobs(10, draw));
         }
         println!(
-            "{from} s -> {to} s: looks and delay of the first {:.1} {:.2}, of the tenth {:.1} {:.2}, later {:.1} {:.2}",
+            "{from} s -> {to} s: looks and delay of the first {:.1} {:.2}, of the tenth {:.1} {:.2}, usually {:.1} {:.2}",
             first.looks(),
             first.delay(),
             tenth.looks(),
@@ -444,6 +446,22 @@ fn every_wait_lies_within_the_bounds_and_grows_with_what_is_in_flight() {
                 wait >= least && wait <= BOUNDS.max.mul_f64(1.1),
                 "{age}: {wait:?}"
             );
+        }
+        // Its first look, of a model that is known and of one that is not.
+        for pace in [sim.paces.of(MODEL), None] {
+            for _ in 0..1000 {
+                let mut watch = Watch {
+                    pace: pace.clone(),
+                    in_flight,
+                    ..Watch::default()
+                };
+                let moment = (UnixMs(0), sim.rng.f64());
+                let wait = watch.next_look(None, UnixMs(0), &BOUNDS, moment);
+                assert!(
+                    wait >= BOUNDS.min.mul_f64(0.9) && wait <= BOUNDS.max.mul_f64(1.1),
+                    "{in_flight}: {wait:?}"
+                );
+            }
         }
     }
 }

@@ -143,8 +143,8 @@ impl Scheduler {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next thing to do; waits for it. `turn` is the calling thread's own count; before it waits it does
-    /// what is `idle`, without the lock. A claimed job is handed out only with a place at fal, so that jobs
+    /// The next thing to do; waits for it. `turn` is the calling thread's own count; before it waits, or ends, it
+    /// does what is `idle`, without the lock. A claimed job is handed out only with a place at fal, so that jobs
     /// begin in the order of their priorities however full fal's bulkhead is.
     pub(crate) fn next<'a>(&'a self, turn: &mut u32, gate: &'a Gate, idle: impl Fn()) -> Work<'a> {
         *turn = turn.wrapping_add(1);
@@ -155,6 +155,8 @@ impl Scheduler {
             if inner.stage == Stage::Stop {
                 self.followers.notify_all();
                 self.leader.notify_all();
+                drop(inner);
+                idle();
                 return Work::Stop;
             }
             let may_pull = inner.stage == Stage::Run && inner.permit.is_some_and(|at| at <= now);
@@ -174,6 +176,7 @@ impl Scheduler {
                 return Work::Step(flight, None);
             }
             // While more waits in Redis the next claim is under way before the last one is used up: or all
+            // threads would wait for it. Not without room: that claim could bring only what is paid.
             if may_pull
                 && inner.more
                 && inner.claimed.len() <= self.few(&inner)

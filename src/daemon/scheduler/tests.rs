@@ -221,6 +221,21 @@ fn a_thread_says_that_it_is_idle_before_it_waits_and_without_the_lock() {
     assert_eq!(said.load(Ordering::SeqCst), 1);
 }
 
+/// Or a step file that outlives a stop, since Redis was away, would charge a parked job a crash.
+#[test]
+fn a_thread_says_that_it_is_idle_before_it_ends() {
+    let scheduler = without_permit(2);
+    let said = AtomicUsize::new(0);
+    scheduler.park(named("a", Phase::Polling), Instant::now() - MS);
+    scheduler.set_stage(Stage::Stop);
+    let idle = || {
+        said.fetch_add(1, Ordering::SeqCst);
+        assert!(scheduler.inner.try_lock().is_ok(), "under the lock");
+    };
+    assert_eq!(name(scheduler.next(&mut 0, &GATE, idle)), "stop");
+    assert_eq!(said.load(Ordering::SeqCst), 1);
+}
+
 /// Without this each eighth turn would begin one job of its claim and hoard the others behind the
 /// stream of due steps.
 #[test]

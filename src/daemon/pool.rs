@@ -363,7 +363,7 @@ impl Engine {
                 Next::In(wait) => {
                     self.scheduler.dropped(before - after);
                     worker.idle_soon();
-                    // Room for four writes is as much again as a parked flight needs.
+                    // Room for a write is a sixth of what a parked flight needs.
                     flight.unsaved.shrink_to_fit();
                     let due = Instant::now() + wait;
                     if worker.moves_bytes {

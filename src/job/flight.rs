@@ -40,7 +40,7 @@ impl Doubt {
     }
 }
 
-/// What a submit needs; dropped once fal has it, so that a parked job is small.
+/// What a submit needs; dropped once fal has it, and boxed, so that a parked job is small.
 #[derive(Debug)]
 pub struct Order {
     /// The model's input, byte for byte as it was pushed.
@@ -227,7 +227,7 @@ pub struct Flight {
     /// Where the result goes.
     pub target: Option<Arc<Target>>,
     /// What to submit; `None` after the submit.
-    pub order: Option<Order>,
+    pub order: Option<Box<Order>>,
     /// The entry as it was pushed, for a Redis that forgot; dropped after the submit.
     pub entry: Option<Arc<str>>,
 
@@ -252,7 +252,7 @@ pub struct Flight {
     /// By how much Redis's clock had been set when its times were last looked at, ms.
     pub clock_set_by: Option<i64>,
     /// When its next message may go out.
-    pub turn: Option<Turn>,
+    pub turn: Option<Box<Turn>>,
     /// Since when the file that is next cannot be fetched.
     pub unfetched_since: Option<UnixMs>,
     /// While it lives, the chat is shown signs of life.

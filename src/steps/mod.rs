@@ -385,6 +385,8 @@ impl Worker {
         if let Some(slot) = acted {
             slot.brought(call.script_name(), call.packed());
         }
+        // Room for one: there is hardly ever a second, and of its own accord it would make room for four.
+        flight.unsaved.reserve_exact(1);
         flight.unsaved.push_back((seq, write));
         let flushed = self.flush_with(flight, Some((seq, call)));
         if flushed == Flushed::Away {

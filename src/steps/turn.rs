@@ -42,7 +42,7 @@ impl Worker {
             Ok(turn) => {
                 let (job, in_ms) = (job(flight).job, turn.wait.as_millis() as u64);
                 report::debug("delivery waits", &[("job", &job), ("in_ms", &in_ms)]);
-                flight.turn = Some(self.later(chat, messages, turn.wait));
+                flight.turn = Some(Box::new(self.later(chat, messages, turn.wait)));
                 Err(turn.wait)
             }
             Err(Fault::Away(_)) => Err(REDIS_AWAY),
@@ -65,7 +65,11 @@ impl Worker {
 
     /// The turn of this call has come, and nothing has gone out.
     pub(super) fn keep_turn(&self, flight: &mut Flight, call: &Call) {
-        flight.turn = Some(self.later(call.chat(), call.messages(), Duration::ZERO));
+        flight.turn = Some(Box::new(self.later(
+            call.chat(),
+            call.messages(),
+            Duration::ZERO,
+        )));
     }
 
     /// How long the turn that the job has is away.
@@ -107,7 +111,7 @@ impl Worker {
             self.tools.signs.silence(&target.chat, wait);
         }
         if let Some(wait) = self.heard(call, refusal) {
-            flight.turn = Some(self.later(call.chat(), call.messages(), wait));
+            flight.turn = Some(Box::new(self.later(call.chat(), call.messages(), wait)));
         }
         let (job, why) = (job(flight), refusal.to_string());
         let fields: &[(&str, &dyn report::Value)] = &[("job", &job.job), ("why", &why.as_str())];

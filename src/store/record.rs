@@ -310,12 +310,12 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         Some(spec) => {
             flight.target = spec.telegram.map(Arc::new);
             if phase == Phase::Submitting {
-                flight.order = Some(Order {
+                flight.order = Some(Box::new(Order {
                     input: spec.input,
                     switches: spec.fal,
                     brought: Brought::parse(&inputs, spec.files.len()),
                     files: spec.files,
-                });
+                }));
                 flight.entry = entry;
             }
         }

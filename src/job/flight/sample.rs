@@ -56,11 +56,13 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         tries: 0,
         doubt: super::Doubt::None,
         target: Some(Target::to_chat(ChatId::Id(7)).into()),
-        order: (!submitted).then(|| Order {
-            input: RawValue::from_string(r#"{"prompt":"secret"}"#.to_owned()).unwrap(),
-            switches: FalSwitches::default(),
-            files: InputFiles::default(),
-            brought: Brought::default(),
+        order: (!submitted).then(|| {
+            Box::new(Order {
+                input: RawValue::from_string(r#"{"prompt":"secret"}"#.to_owned()).unwrap(),
+                switches: FalSwitches::default(),
+                files: InputFiles::default(),
+                brought: Brought::default(),
+            })
         }),
         entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),
         step_tries: 0,

@@ -1,6 +1,7 @@
 //! Many in flight: generations cost memory, not threads. And what a worker with nothing to do asks for.
 //! The figures are the benches' (`cargo bench --bench worker`); here is what may never break.
 
+use crate::support::tap::Tap;
 use crate::support::{SOON, World, eventually, job};
 use fal_worker::sandbox::child::Usage;
 use std::time::{Duration, Instant};
@@ -49,6 +50,38 @@ fn an_idle_worker_asks_redis_less_than_three_times_a_second() {
     let (asked, took) = (asked(&mut world) - before, began.elapsed());
     let a_second = asked as f64 / took.as_secs_f64();
     assert!(a_second < 3.0, "{asked} round trips in {took:?}");
+}
+
+/// Beside what time alone brings: beats, audits, what is told of models and minutes.
+#[test]
+fn a_single_job_of_an_idle_worker_takes_seven_round_trips_to_redis() {
+    let mut world = World::new();
+    let tap = Tap::new(&world);
+    tap.insert(&mut world, true);
+    let _daemon = world.daemon(&[]);
+    let mut counted = Vec::new();
+    // The first one is not counted: it opens connections.
+    for id in ["first", "second"] {
+        world.wait_idle();
+        tap.count();
+        world.push(job(id).chat(7).json());
+        world.wait_state(id, "done");
+        counted = tap.counted();
+    }
+    let others = ["submit", "status", "result", "sendphoto"];
+    let upkeep = ["audit", "models", "minutes", "promote"];
+    counted.retain(|label| !others.contains(&&**label) && !upkeep.contains(&&**label));
+    counted.sort();
+    let each_once = [
+        "bell",
+        "claim",
+        "end",
+        "inbox",
+        "intake",
+        "save",
+        "submitted",
+    ];
+    assert_eq!(counted, each_once);
 }
 
 /// Commands beside those that ran inside of a script and those of the test.

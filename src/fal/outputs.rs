@@ -158,26 +158,24 @@ fn names_a_file(key: &str) -> bool {
 
 /// What models repeat of the input, and what fal adds around a result.
 fn is_echo(key: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "input",
-        "inputs",
-        "arguments",
-        "parameters",
-        "params",
-        "request",
-        "logs",
-        "metrics",
-        "timings",
-        "detail",
-        "status_url",
-        "response_url",
-        "cancel_url",
-        "webhook_url",
-    ];
-    NAMES.contains(&key)
-        || key.ends_with("prompt")
-        || key.ends_with("prompts")
-        || key.starts_with("input_")
+    let named = matches!(
+        key,
+        "input"
+            | "inputs"
+            | "arguments"
+            | "parameters"
+            | "params"
+            | "request"
+            | "logs"
+            | "metrics"
+            | "timings"
+            | "detail"
+            | "status_url"
+            | "response_url"
+            | "cancel_url"
+            | "webhook_url"
+    );
+    named || key.ends_with("prompt") || key.ends_with("prompts") || key.starts_with("input_")
 }
 
 fn is_side(key: &str) -> bool {

@@ -2,8 +2,10 @@
 
 use super::flood::{Flood, Held, Sort};
 use super::line::{self, Fields, Shown};
-use env_logger::fmt::{Formatter, WriteStyle};
+use anstream::{AutoStream, ColorChoice};
+use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use memchr::memmem::Finder;
 use std::io::{self, IsTerminal, Write};
 use std::os::linux::fs::MetadataExt;
 use std::sync::{OnceLock, PoisonError, RwLock};
@@ -69,7 +71,14 @@ fn stderr_is_journal() -> bool {
 static STYLE: OnceLock<Style> = OnceLock::new();
 
 /// Texts that no line may hold, the longest first. Written at start, read by every line.
-static HIDDEN: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static HIDDEN: RwLock<Vec<Hidden>> = RwLock::new(Vec::new());
+
+/// A secret, and the means to find it. Each line is looked through several times: what a search prepares is
+/// prepared once.
+struct Hidden {
+    text: String,
+    finder: Finder<'static>,
+}
 
 /// Keeps a flood of lines out of the log.
 static FLOOD: Flood = Flood::new();
@@ -83,16 +92,11 @@ pub fn init_logging(style: Style) {
         .ok()
         .filter(|filter| !filter.trim().is_empty());
     let style = *STYLE.get_or_init(|| style);
-    let color = if style == Style::Terminal {
-        WriteStyle::Auto
-    } else {
-        WriteStyle::Never
-    };
+    let color = style == Style::Terminal && AutoStream::choice(&io::stderr()) != ColorChoice::Never;
     let logger = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
         .parse_filters(filter.as_deref().unwrap_or("info"))
-        .write_style(color)
-        .format(move |out, record| write_record(out, style, record))
+        .format(move |out, record| write_record(out, style, color, record))
         .build();
     let most = logger.filter();
     if log::set_boxed_logger(Box::new(Gate(logger))).is_ok() {
@@ -107,10 +111,13 @@ pub fn hide(secret: &str) {
         return;
     }
     let mut hidden = HIDDEN.write().unwrap_or_else(PoisonError::into_inner);
-    if !hidden.iter().any(|known| known == secret) {
-        hidden.push(secret.to_owned());
+    if !hidden.iter().any(|known| known.text == secret) {
+        hidden.push(Hidden {
+            text: secret.to_owned(),
+            finder: Finder::new(secret).into_owned(),
+        });
         // The longest first: a part must not be cut out of a whole that would then stay.
-        hidden.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        hidden.sort_by_key(|known| std::cmp::Reverse(known.text.len()));
     }
 }
 
@@ -118,8 +125,8 @@ pub fn hide(secret: &str) {
 pub fn without_secrets(mut text: String) -> String {
     let hidden = HIDDEN.read().unwrap_or_else(PoisonError::into_inner);
     for secret in &*hidden {
-        if text.contains(secret) {
-            text = text.replace(secret, "***");
+        if secret.finder.find(text.as_bytes()).is_some() {
+            text = text.replace(&secret.text, "***");
         }
     }
     text
@@ -251,7 +258,12 @@ impl Log for Gate {
     }
 }
 
-fn write_record(out: &mut Formatter, style: Style, record: &Record<'_>) -> io::Result<()> {
+fn write_record(
+    out: &mut Formatter,
+    style: Style,
+    color: bool,
+    record: &Record<'_>,
+) -> io::Result<()> {
     let level = record.level();
     let built = record.target() == BUILT;
     let body = body(style, record.target(), record.args().to_string(), built);
@@ -263,8 +275,8 @@ fn write_record(out: &mut Formatter, style: Style, record: &Record<'_>) -> io::R
         }
         Style::Terminal => {
             let ts = out.timestamp_millis();
-            let color = out.default_level_style(level);
-            writeln!(out, "{ts} {color}{level:<5}{color:#} {body}")
+            let (on, off) = if color { painted(level) } else { ("", "") };
+            writeln!(out, "{ts} {on}{level:<5}{off} {body}")
         }
         Style::Json | Style::JsonJournal => {
             if style == Style::JsonJournal {
@@ -288,6 +300,19 @@ pub(super) fn body(style: Style, target: &str, message: String, built: bool) -> 
         ),
     };
     without_secrets(body)
+}
+
+/// What turns a level's colour on, and off again. Written here: env_logger's own colours take each line apart
+/// once more on its way out, also where there is no terminal.
+fn painted(level: Level) -> (&'static str, &'static str) {
+    let on = match level {
+        Level::Error => "\x1b[31m",
+        Level::Warn => "\x1b[33m",
+        Level::Info => "\x1b[32m",
+        Level::Debug => "\x1b[34m",
+        Level::Trace => "\x1b[36m",
+    };
+    (on, "\x1b[0m")
 }
 
 /// syslog's numbers, as systemd reads them.

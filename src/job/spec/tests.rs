@@ -458,6 +458,28 @@ fn an_over_long_entry_still_tells_its_user_and_a_broken_one_nobody() {
 }
 
 #[test]
+fn a_model_is_parts_between_slashes_of_which_none_is_empty_or_dots() {
+    for good in [
+        "a/b",
+        "fal-ai/flux/dev",
+        "a/.b",
+        "A_1/b.c-d",
+        "a/b..c",
+        "a/...",
+    ] {
+        assert_eq!(Model::new(good).unwrap().as_str(), good);
+    }
+    for wrong in [
+        "", "/", "a", "a/", "/a", "a//b", "a/..", "./a", "a/./b", "a b/c", "é/a",
+    ] {
+        assert!(Model::new(wrong).is_err(), "{wrong:?}");
+    }
+    let long = "a/".to_owned() + &"b".repeat(MAX_MODEL - 2);
+    assert!(Model::new(&long).is_ok());
+    assert!(Model::new(&(long + "b")).is_err());
+}
+
+#[test]
 fn the_stem_is_owner_and_alias_below_an_optional_namespace() {
     for (model, stem) in [
         ("fal-ai/flux", "fal-ai/flux"),

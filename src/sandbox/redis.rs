@@ -3,12 +3,13 @@
 //! Tests and the load test need a Redis that they may kill, freeze and restart; nobody's real one will
 //! do. It keeps its append-only file in a folder of its own, so a restart finds what was written.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::SandboxError;
@@ -302,10 +303,18 @@ fn spawn_from_own_thread(mut command: Command) -> io::Result<(Child, mpsc::Sende
     Ok((child, nurse))
 }
 
+/// One that no other of this process ever had: a daemon whose Redis is away asks at its port again and again,
+/// and would take the jobs of whoever got that port meanwhile.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    static HAD: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut had = HAD.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        if had.insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 fn converse(mut stream: impl Read + Write, text: &str) -> io::Result<String> {

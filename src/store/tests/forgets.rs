@@ -1,0 +1,350 @@
+//! A Redis that forgets, or has no room: what is held is written again, what is paid goes through.
+
+use super::requests::adopted_under_a_new_owner;
+use super::*;
+
+// ---- a Redis that forgets
+
+#[test]
+fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let flight = one.claim_one();
+    let remembered = |result: usize, times: usize| {
+        for _ in 0..times {
+            let mut write = ending(&flight, EndState::Done);
+            if let Write::End { patch, .. } = &mut write {
+                patch.set.push(("result", "x".repeat(result)));
+            }
+            let call = one.session.prepare(&flight, 2, &write);
+            one.store.remember_closed(&flight, 2, &write, &call);
+        }
+        one.store.ended.lock().unwrap().size()
+    };
+    let (ends, bytes) = remembered(10, 3000);
+    assert_eq!(ends, 3000, "{bytes} bytes");
+    let (ends, bytes) = remembered(4 << 20, 20);
+    assert!(
+        ends >= 4 && bytes < 25 << 20,
+        "{ends} ends of {bytes} bytes"
+    );
+    // One that is larger than all is still remembered.
+    let (ends, bytes) = remembered(30 << 20, 1);
+    assert_eq!(ends, 1, "{bytes} bytes");
+}
+
+#[test]
+fn after_a_flush_all_that_is_held_and_all_that_just_ended_is_written_again() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["new", "polls", "ended", "dead"]);
+    let mut flights = one.claim(4);
+    for (flight, request) in flights.iter_mut().skip(1).zip(["r1", "r2", "r3"]) {
+        one.submitted(flight, request);
+    }
+    let save = completed(&mut flights[2]);
+    one.write(&mut flights[2], &save);
+    one.end(&mut flights[2], EndState::Done);
+    one.end(&mut flights[3], EndState::Dead);
+    let before: Vec<_> = ["new", "polls"].map(|id| bench.record(id)).to_vec();
+    bench.ask::<()>("FLUSHALL");
+    bench.ask::<()>("SCRIPT FLUSH");
+    // The first write sees it, before any beat does.
+    assert!(!one.store.health.forgot());
+    let save = completed(&mut flights[1]);
+    flights[1].seq += 1;
+    assert_eq!(one.session.write(&flights[1], 2, &save), Ok(Written::Gone));
+    assert!(one.store.health.forgot());
+    assert_eq!(one.session.claim(1, false).unwrap_err(), Denied::Settling);
+    flights[1].seq -= 1;
+    flights[1].phase = Phase::Polling;
+    assert!(one.beat().fresh);
+    let held: Vec<Remembered> = flights[..2].iter().map(remembered).collect();
+    for _ in 0..2 {
+        one.proxy.lose_an_answer();
+        assert_eq!(one.session.reassert(&held), Ok(vec![]));
+    }
+    for (id, old) in ["new", "polls"].iter().zip(&before) {
+        let now = bench.record(id);
+        for name in [
+            "v",
+            "state",
+            "token",
+            "worker",
+            "phase",
+            "attempt",
+            "request_id",
+            "model",
+            "max_attempts",
+        ] {
+            assert_eq!(now.get(name), old.get(name), "{id}.{name}");
+        }
+        assert_eq!(bench.ttl(&format!("job:{id}")), -1);
+    }
+    assert_eq!(
+        bench.ask::<String>("GET t:spec:new"),
+        job("new", r#""priority":"default""#)
+    );
+    for (id, state, event, ttl) in [
+        ("ended", "done", "done", 3600),
+        ("dead", "dead", "failed", 7200),
+    ] {
+        assert_eq!(bench.state(id), state);
+        assert_eq!(bench.events_of(id), [event], "once");
+        assert_eq!(bench.ttl(&format!("job:{id}")), ttl);
+    }
+    assert_eq!(one.beat().claims, 2);
+    one.store.health.set_forgot(false);
+    assert_eq!(one.session.write(&flights[1], 2, &save), Ok(Written::Ok));
+}
+
+#[test]
+fn a_reassert_never_overwrites_what_the_record_knows_better() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let early = remembered(&flight);
+    one.submitted(&mut flight, "r1");
+    let before = bench.dump();
+    assert_eq!(
+        one.session.reassert(std::slice::from_ref(&early)),
+        Ok(vec![])
+    );
+    assert_eq!(bench.dump(), before);
+    // Another owner has it.
+    one.session.give_back(&[&flight]).expect("given");
+    let mut new = two.claim_one();
+    let before = bench.dump();
+    assert_eq!(
+        one.session.reassert(&[remembered(&flight)]),
+        Ok(vec![flight.id.clone()])
+    );
+    assert_eq!(bench.dump(), before);
+    two.end(&mut new, EndState::Done);
+    let before = bench.dump();
+    assert_eq!(
+        one.session.reassert(&[remembered(&flight)]),
+        Ok(vec![flight.id.clone()])
+    );
+    assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+    assert_eq!(bench.dump(), before);
+    one.dies(&two, true);
+    assert_eq!(one.session.reassert(&[early]).unwrap_err(), Denied::Buried);
+}
+
+#[test]
+fn after_a_partial_rollback_the_owner_takes_his_job_out_of_the_queue() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a", "b"]);
+    let save_state = |id: &str| bench.ask::<Vec<u8>>(&format!("DUMP t:job:{id}"));
+    let (queued_a, queued_b) = (save_state("a"), save_state("b"));
+    let mut a = one.claim_one();
+    one.submitted(&mut a, "r1");
+    let mut b = one.claim_one();
+    one.submitted(&mut b, "r2");
+    one.end(&mut b, EndState::Done);
+    let restore = |id: &str, state: &[u8]| {
+        let mut con = redis::Client::open(bench.redis.url())
+            .and_then(|client| client.get_connection())
+            .expect("connects");
+        redis::cmd("RESTORE")
+            .arg(format!("t:job:{id}"))
+            .arg(0)
+            .arg(state)
+            .arg("REPLACE")
+            .exec(&mut con)
+            .expect("restores");
+        bench.ask::<()>(&format!("LPUSH t:ready:default {id}"));
+    };
+    restore("a", &queued_a);
+    restore("b", &queued_b);
+    bench.ask::<()>(&format!("DEL t:claims:{}", one.name()));
+    assert_eq!(one.session.reassert(&[remembered(&a)]), Ok(vec![]));
+    assert_eq!(
+        (
+            bench.state("a").as_str(),
+            bench.field("a", "request_id").as_deref()
+        ),
+        ("running", Some("r1"))
+    );
+    assert_eq!(bench.state("b"), "done");
+    assert!(two.claim(9).is_empty(), "nobody pays again");
+    assert_eq!(one.end(&mut a, EndState::Done), Written::Ok);
+}
+
+#[test]
+fn a_delivery_rolled_back_to_resume_is_not_made_twice() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a", "b"]);
+    let mut states = Vec::new();
+    for request in ["r1", "r2"] {
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, request);
+        one.session.give_back(&[&flight]).expect("given");
+        states.push(bench.ask::<Vec<u8>>(&format!("DUMP t:job:{}", flight.id)));
+        // Not served while the other one is made.
+        bench.ask::<()>("DEL t:ready:resume");
+    }
+    for id in ["a", "b"] {
+        bench.ask::<()>(&format!("LPUSH t:ready:resume {id}"));
+    }
+    let (a, mut b) = (two.claim_one(), two.claim_one());
+    two.end(&mut b, EndState::Done);
+    for (id, state) in ["a", "b"].iter().zip(&states) {
+        let mut con = redis::Client::open(bench.redis.url())
+            .and_then(|client| client.get_connection())
+            .expect("connects");
+        redis::cmd("RESTORE")
+            .arg(format!("t:job:{id}"))
+            .arg(0)
+            .arg(state.as_slice())
+            .arg("REPLACE")
+            .exec(&mut con)
+            .expect("restores");
+        bench.ask::<()>(&format!("LPUSH t:ready:resume {id}"));
+    }
+    assert_eq!(two.session.reassert(&[remembered(&a)]), Ok(vec![]));
+    assert_eq!(
+        (bench.state("a").as_str(), bench.state("b").as_str()),
+        ("running", "done")
+    );
+    assert!(one.claim(9).is_empty());
+}
+
+#[test]
+fn of_two_request_ids_the_recorded_one_survives_a_reassert() {
+    let bench = Bench::start();
+    let (_one, two, mut new) = adopted_under_a_new_owner(&bench);
+    let write = accepted(&mut new, "r2"); // not written yet
+    new.seq = 1;
+    assert_eq!(two.session.reassert(&[remembered(&new)]), Ok(vec![]));
+    assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
+    assert_eq!(
+        two.session.write(&new, 1, &write),
+        Ok(Written::Other(written("r1")))
+    );
+}
+
+#[test]
+fn an_end_that_a_reassert_overtook_still_ends_the_job() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a", "b"]);
+    let (mut a, mut b) = (one.claim_one(), one.claim_one());
+    // Decided, numbered, not written: Redis was away. Then the keeper re-asserts what memory says.
+    let end = ending(&a, EndState::Done);
+    a.seq += 1;
+    let later = retrying(&b, Duration::from_secs(5));
+    b.seq += 1;
+    assert_eq!(
+        one.session.reassert(&[remembered(&a), remembered(&b)]),
+        Ok(vec![])
+    );
+    for _ in 0..2 {
+        assert_eq!(one.session.write(&a, 1, &end), Ok(Written::Ok));
+        assert_eq!(one.session.write(&b, 1, &later), Ok(Written::Ok));
+    }
+    assert_eq!(
+        (bench.state("a").as_str(), bench.state("b").as_str()),
+        ("done", "later")
+    );
+    assert_eq!(bench.events_of("a"), ["queued", "started", "done"]);
+    assert_eq!(one.beat().claims, 0);
+}
+
+#[test]
+fn ends_are_kept_for_the_next_try_when_redis_fails_in_the_middle() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a", "b"]);
+    for _ in 0..2 {
+        let mut flight = one.claim_one();
+        one.end(&mut flight, EndState::Done);
+    }
+    bench.ask::<()>("FLUSHALL");
+    one.beat();
+    bench
+        .redis
+        .ask(&["SET", "t:claims:x", "1"])
+        .expect("answers");
+    bench.ask::<()>(&format!("SET t:claims:{} 1", one.name())); // the wrong type: every row fails
+    assert!(one.session.reassert(&[]).is_err());
+    bench.ask::<()>(&format!("DEL t:claims:{}", one.name()));
+    assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+    assert_eq!(
+        (bench.state("a").as_str(), bench.state("b").as_str()),
+        ("done", "done")
+    );
+}
+
+#[test]
+fn a_restarted_redis_is_not_claimed_from_before_the_keeper_has_re_asserted() {
+    let mut bench = Bench::start();
+    let one = bench.instance();
+    assert!(!one.store.health.forgot());
+    bench.redis.restart().expect("restarts");
+    let bench = bench; // its own connection is gone too; only the instance's matters
+    // The very connection that the claim opens shows the new run id.
+    assert_eq!(one.session.claim(1, false).unwrap_err(), Denied::Settling);
+    assert!(one.store.health.forgot());
+    drop(bench);
+}
+
+// ---- out of memory
+
+#[test]
+fn without_memory_intake_and_claim_change_nothing_and_what_is_paid_or_ended_goes_through() {
+    let bench = Bench::start();
+    let (one, two, three) = (bench.instance(), bench.instance(), bench.instance());
+    fill(&bench, &one, &["a", "b", "c", "d", "e", "f", "g"]);
+    let mut flights = one.claim(5);
+    let mut fresh = three.claim_one();
+    bench.push(&job("x", ""));
+    let entries = two.entries();
+    bench.push(&job("y", ""));
+    let gone = three.claim_one();
+    assert_eq!(gone.id.as_str(), "g");
+    bench.oom();
+    let before = bench.dump();
+    let away = |denied: Denied| matches!(denied, Denied::Fault(Fault::Away(_)));
+    assert!(away(two.session.claim(1, false).unwrap_err()));
+    assert!(away(two.session.intake(&entries, &DEFAULTS).unwrap_err()));
+    assert!(away(two.session.take(100, 1 << 20).unwrap_err()));
+    assert_eq!(bench.dump(), before);
+
+    assert!(
+        two.session
+            .beat(1, 0, 0, None)
+            .expect("a full Redis is nobody's death")
+            .is_some()
+    );
+    assert_eq!(one.submitted(&mut flights[0], "r1"), Written::Ok);
+    let save = completed(&mut flights[0]);
+    assert_eq!(one.write(&mut flights[0], &save), Written::Ok);
+    assert_eq!(one.end(&mut flights[0], EndState::Done), Written::Ok);
+    let later = retrying(&flights[1], Duration::from_secs(5));
+    assert_eq!(one.write(&mut flights[1], &later), Written::Ok);
+    assert_eq!(one.session.give_back(&[&flights[2]]), Ok(1));
+    assert_eq!(one.session.crash(&flights[3].id, &flights[3].token), Ok(1));
+    assert_eq!(one.session.reassert(&[remembered(&flights[4])]), Ok(vec![]));
+    flights[4].seq += 1; // as a record that knows less
+    assert_eq!(one.session.reassert(&[remembered(&flights[4])]), Ok(vec![]));
+    assert_eq!(three.submitted(&mut fresh, "r2"), Written::Ok);
+    assert_eq!(three.dies(&two, true), 2);
+    assert_eq!(three.submitted(&mut fresh, "r2"), Written::Stale);
+    bench.memory_back();
+    assert_eq!(bench.state("a"), "done");
+    assert_eq!(bench.field("g", "doubt").as_deref(), Some("submit"));
+    assert_eq!(bench.ready("resume"), ["f"]);
+    assert_eq!(
+        two.session
+            .intake(&entries, &DEFAULTS)
+            .expect("takes in")
+            .made,
+        1
+    );
+}

@@ -1,0 +1,191 @@
+//! Intake: what lies in the inbox becomes records, once.
+
+use super::*;
+
+#[test]
+fn intake_makes_records_in_the_order_of_priorities_and_a_not_before_waits() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bench.push(&job("l", r#""priority":"low""#));
+    bench.push(&job("d1", r#""user_id":42,"meta":{"o":1}"#));
+    bench.push(&job("d2", r#""expires_at":1795003600"#));
+    bench.push(&job("h", r#""priority":"high""#));
+    bench.push(&job("n", r#""not_before":4000000000"#));
+    bench.push(r#"{"id":"bad","model":"a/b","input":null}"#);
+    bench.push(r#"{"id":"told","model":"a/b","input":null,"telegram":{"chat_id":7}}"#);
+    bench.push(&job("h", ""));
+    let done = one.intake();
+    assert_eq!(
+        (done.made, done.dead, done.duplicates, done.left),
+        (5, 2, 1, 0)
+    );
+    assert_eq!(bench.ready("default"), ["d1", "d2"]);
+    assert_eq!(
+        (bench.ready("high"), bench.ready("low")),
+        (vec!["h".into()], vec!["l".into()])
+    );
+    assert_eq!(
+        (bench.ready("resume"), bench.later()),
+        (vec!["told".into()], vec!["n".into()])
+    );
+    for id in ["l", "d1", "d2", "h", "n", "bad", "told"] {
+        assert_eq!(bench.field(id, "v").as_deref(), Some("1"), "{id}");
+        let forever = if id == "bad" {
+            KEEP.dead.as_secs() as i64
+        } else {
+            -1
+        };
+        assert_eq!(bench.ttl(&format!("job:{id}")), forever, "{id}");
+    }
+    assert_eq!(
+        bench.ask::<String>("GET t:spec:d1"),
+        job("d1", r#""user_id":42,"meta":{"o":1}"#)
+    );
+    assert_eq!(bench.ttl("spec:d1"), -1);
+    assert_eq!(
+        bench.field("d2", "expires_at").as_deref(),
+        Some("1795003600000")
+    );
+    assert_eq!(bench.field("n", "due_at").as_deref(), Some("4000000000000"));
+    assert_eq!(bench.events_of("bad"), ["failed"]);
+    assert!(bench.events_of("told").is_empty());
+    assert_eq!(bench.events_of("h"), ["queued", "duplicate"]);
+    let (_, queued) = &bench.events()[1];
+    assert_eq!(
+        (queued["user"].as_str(), queued["meta"].as_str()),
+        ("42", r#"{"o":1}"#)
+    );
+    assert_eq!(bench.ask::<u64>("LLEN t:bell"), 1);
+    assert_eq!(bench.ask::<u64>(&format!("LLEN t:taken:{}", one.name())), 0);
+}
+
+#[test]
+fn a_batch_taken_in_twice_or_late_is_taken_in_once() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bench.push(&job("a", ""));
+    bench.push(r#"{"model":"a/b","input":{}}"#);
+    one.proxy.lose_an_answer(); // of the take
+    let entries = one.entries();
+    assert_eq!(entries.len(), 2);
+    one.proxy.lose_an_answer();
+    let done = one.session.intake(&entries, &DEFAULTS).expect("known");
+    assert_eq!(done.made, 0, "the repeat did nothing");
+    assert_eq!(bench.ready("default").len(), 2);
+
+    // A call that comes after its own repeat, while new entries lie there.
+    bench.push(r#"{"model":"a/b","input":{}}"#);
+    let entries = one.entries();
+    one.proxy.hold_a_request();
+    assert_eq!(
+        one.session
+            .intake(&entries, &DEFAULTS)
+            .expect("repeated")
+            .made,
+        1
+    );
+    bench.push(r#"{"model":"a/b","input":{}}"#);
+    assert_eq!(one.entries().len(), 1);
+    assert_eq!(one.proxy.release(), 1);
+    assert_eq!(bench.ready("default").len(), 3, "the late call did nothing");
+    assert_eq!(one.intake().made, 1);
+    assert_eq!(bench.ready("default").len(), 4);
+}
+
+#[test]
+fn intake_does_nothing_when_other_entries_lie_at_the_right_end() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bench.push(&job("a", ""));
+    bench.push(&job("b", ""));
+    let entries = one.entries();
+    let taken = format!("{NS}:taken:{}", one.name());
+    bench.ask::<()>(&format!("RPUSH {taken} other"));
+    let before = bench.dump();
+    let done = one.session.intake(&entries, &DEFAULTS).expect("answers");
+    assert_eq!((done.made, done.left), (0, 1), "it is to look again");
+    assert_eq!(bench.dump(), before);
+    bench.ask::<()>(&format!("DEL {taken}"));
+    assert_eq!(
+        one.session
+            .intake(&entries, &DEFAULTS)
+            .expect("answers")
+            .made,
+        0
+    );
+    assert!(bench.ready("default").is_empty());
+}
+
+#[test]
+fn who_is_buried_or_not_registered_neither_takes_in_nor_claims() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    bench.push(&job("a", ""));
+    bench.push(&job("b", ""));
+    let entries = one.entries();
+    one.dies(&two, true);
+    // The unread entries lie in the inbox again, in their old order.
+    let inbox: Vec<String> = bench.ask("LRANGE t:inbox 0 -1");
+    assert_eq!(inbox, [job("b", ""), job("a", "")]);
+    let before = bench.dump();
+    assert_eq!(one.session.take(9, 999).unwrap_err(), Denied::Buried);
+    assert_eq!(
+        one.session.intake(&entries, &DEFAULTS).unwrap_err(),
+        Denied::Buried
+    );
+    assert_eq!(one.session.claim(1, false).unwrap_err(), Denied::Buried);
+    assert_eq!(one.session.beat(0, 0, 0, None), Ok(None));
+    one.store.rename();
+    assert_eq!(one.session.take(9, 999).unwrap_err(), Denied::Unregistered);
+    assert_eq!(
+        one.session.intake(&entries, &DEFAULTS).unwrap_err(),
+        Denied::Unregistered
+    );
+    assert_eq!(
+        one.session.claim(1, false).unwrap_err(),
+        Denied::Unregistered
+    );
+    assert_eq!(bench.dump(), before);
+    one.beat();
+    assert_eq!(one.intake().made, 2);
+    assert_eq!(bench.ready("default"), ["a", "b"]);
+}
+
+#[test]
+fn a_valid_job_takes_the_place_of_an_invalid_one_also_when_only_the_bare_id_is_left() {
+    for (keep, chat) in [
+        (7200, ""),
+        (7200, r#","telegram":{"chat_id":7}"#),
+        (0, ""),
+        (0, r#","telegram":{"chat_id":7}"#),
+    ] {
+        let bench = Bench::start();
+        let dead = Duration::from_secs(keep);
+        let one = bench.instance_keeping(Keep { dead, ..KEEP });
+        let bad = format!(r#"{{"id":"x","model":"a/b","input":null{chat}}}"#);
+        bench.push(&bad);
+        one.intake();
+        if !chat.is_empty() {
+            let mut flight = one.claim_one();
+            assert_eq!(flight.phase, Phase::Telling);
+            let end = Write::End {
+                state: EndState::Dead,
+                patch: Patch::default()
+                    .set("kind", "invalid_job")
+                    .event(flight.event("failed")),
+            };
+            assert_eq!(one.write(&mut flight, &end), Written::Ok);
+        }
+        assert_eq!(bench.events_of("x"), ["failed"], "{keep}{chat}");
+        assert_eq!(bench.ttl("job:x"), if keep == 0 { 86400 } else { 7200 });
+        bench.push(&bad);
+        assert_eq!(one.intake().duplicates, 1);
+        bench.push(&job("x", ""));
+        assert_eq!(one.intake().made, 1, "{keep}{chat}");
+        assert_eq!(
+            (bench.state("x").as_str(), bench.ttl("job:x")),
+            ("queued", -1)
+        );
+        assert_eq!(bench.ask::<u64>("ZCARD t:dead"), 0);
+    }
+}

@@ -11,10 +11,10 @@
 
 use super::compose::{caption, keyboard_due, media_args, put_mode, send_args};
 use super::kind::{SendKind, file_name, kind, media_type};
-use super::{
-    After, Caption, DeliveryMode, Op, Parcel, Piece, Progress, Way, first_way, growing, in_doubt,
-    is_last, repaired, settled, upload_rung,
-};
+use super::outcome::{growing, in_doubt, repaired};
+use super::progress::{Caption, Progress, Way, is_last, settled};
+use super::rung::{first_way, upload_rung};
+use super::{After, DeliveryMode, Op, Parcel, Piece};
 use crate::job::answer::{File, Item};
 use crate::telegram::refusal::{Cause, Refusal, Repair};
 use crate::telegram::{Call, Method, Sent};

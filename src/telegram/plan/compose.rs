@@ -2,9 +2,9 @@
 //! It decides no step; it only reads the progress and leaves out what was refused before.
 
 use super::kind::{SendKind, file_name, is_http, media_type};
-use super::{
-    ATTACHED, Caption, Edit, Op, Parcel, Progress, Way, editing, into_caption, is_last, way,
-};
+use super::progress::{Caption, Edit, Progress, Way, editing, into_caption, is_last};
+use super::rung::way;
+use super::{ATTACHED, Op, Parcel};
 use crate::job::answer::File;
 use crate::job::spec::{ChatId, ParseMode};
 use crate::telegram::text::{self, CAPTION, MESSAGE};

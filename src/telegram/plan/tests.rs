@@ -1,12 +1,14 @@
 //! Ladders walked from both ends: each table row is a delivery told as its outcomes, and the calls it
 //! must make; then random refusals, which every ladder must survive within a bound.
 
-use super::kind::file_name;
+use super::kind::{file_name, is_http};
 use super::*;
-use crate::job::answer::Held;
+use crate::job::answer::{File, Held};
+use crate::job::failure::Remedy;
 use crate::job::spec::{ChatId, ParseMode, SendAs};
 use crate::telegram::Method;
-use crate::telegram::text::MESSAGE;
+use crate::telegram::refusal::Repair;
+use crate::telegram::text::{self, CAPTION, MESSAGE};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

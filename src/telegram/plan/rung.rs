@@ -1,0 +1,62 @@
+//! On which rung of the ladder a file stands, and where it enters it.
+
+use super::kind::{SendKind, is_data, is_http, kind, misshapen, taken_by_url};
+use super::progress::{Progress, Way};
+use super::{DeliveryMode, FORM_BYTES, Parcel};
+use crate::job::answer::File;
+
+/// The rung of the item under way.
+pub(super) fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {
+    if p.way != Way::Undecided {
+        return p.way;
+    }
+    if file.held.is_some() {
+        return Way::Held;
+    }
+    first_way(parcel, p.item < p.no_url, file)
+}
+
+/// The rung where a file that Telegram does not have enters the ladder. `no_url`: its URL was refused already.
+pub(super) fn first_way(parcel: &Parcel<'_>, no_url: bool, file: &File) -> Way {
+    let kind = kind(parcel.target.send_as, file);
+    if is_data(&file.url) {
+        return upload_rung(parcel, file, kind);
+    }
+    if !is_http(&file.url) || !(parcel.may_fetch)(&file.url) {
+        return Way::Link;
+    }
+    let limits = &parcel.limits;
+    let by_url_limit = if kind == SendKind::Photo {
+        limits.photo_by_url
+    } else {
+        limits.file_by_url
+    };
+    let by_url = parcel.delivery != DeliveryMode::Upload
+        && !no_url
+        && taken_by_url(kind, file)
+        && file.size.is_none_or(|size| size <= by_url_limit)
+        && !(kind == SendKind::Photo && misshapen(file));
+    if by_url {
+        Way::Url
+    } else if parcel.delivery == DeliveryMode::Url
+        || file
+            .size
+            .is_some_and(|size| size.saturating_add(FORM_BYTES) > limits.upload_body)
+    {
+        Way::Link
+    } else {
+        upload_rung(parcel, file, kind)
+    }
+}
+
+/// Where a file that is uploaded enters the ladder: no photo that cannot be one.
+pub(super) fn upload_rung(parcel: &Parcel<'_>, file: &File, kind: SendKind) -> Way {
+    let too_big = file
+        .size
+        .is_some_and(|size| size > parcel.limits.photo_upload);
+    if kind == SendKind::Photo && (too_big || misshapen(file)) {
+        Way::Document
+    } else {
+        Way::Upload
+    }
+}

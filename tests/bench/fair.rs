@@ -231,7 +231,7 @@ fn push(con: &mut Connection, entries: impl IntoIterator<Item = String>) {
 
 /// Events of this name so far, looked at seldom: the looking itself must not be what is measured.
 fn count(con: &mut Connection, name: &str) -> usize {
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(100)); // the pace of the looks; the caller has the condition
     let total: usize = redis::cmd("EVAL")
         .arg(
             "local n = 0

@@ -77,6 +77,7 @@ fn run(name: &str, flags: &[&str], medians: &[u64], jobs: usize) -> String {
             push(&mut con, *median);
         }
         if turn % 4 == 0 {
+            // The pace of the pushes: jobs that begin apart are generated apart, and each has its own end to learn.
             std::thread::sleep(Duration::from_millis(slowest / 8));
         }
     }
@@ -88,7 +89,7 @@ fn run(name: &str, flags: &[&str], medians: &[u64], jobs: usize) -> String {
         for median in medians {
             push(&mut con, *median);
         }
-        std::thread::sleep(pause);
+        std::thread::sleep(pause); // the pace of the pushes: the jobs of the figure come evenly, not as a burst
     }
     wait_for(ended);
 

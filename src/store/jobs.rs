@@ -179,6 +179,7 @@ impl Session {
                 count,
                 large,
             } => {
+                let mut attempt = itoa::Buffer::new();
                 let counted = count.map_or("", |_| &*keys.stats);
                 let result = large.as_ref().map(|_| keys.result(id));
                 Call::new(&scripts.save, &[&job])
@@ -186,6 +187,7 @@ impl Session {
                         &flight.token.0,
                         seq,
                         known(flight.request.as_ref()),
+                        attempt.format(flight.attempt),
                         &keys.events,
                         &self.store.silence(),
                         count.unwrap_or(""),

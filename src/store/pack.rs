@@ -14,6 +14,11 @@ impl Pack {
 
     /// Adds one.
     pub(super) fn add(&mut self, text: &str) {
+        self.add_bytes(text.as_bytes());
+    }
+
+    /// Adds one that may be a pack itself.
+    pub(super) fn add_bytes(&mut self, text: &[u8]) {
         let len = text.len();
         match len {
             0..32 => self.0.push(0xa0 | len as u8),
@@ -28,7 +33,7 @@ impl Pack {
                     .extend(u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
             }
         }
-        self.0.extend_from_slice(text.as_bytes());
+        self.0.extend_from_slice(text);
     }
 
     /// Adds a name and its value.

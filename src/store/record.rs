@@ -344,6 +344,7 @@ pub(crate) fn entry_args(cmd: &mut Words, entry: &Entry, defaults: &Defaults) {
     let id = entry.id.as_str();
     let at = |time: Option<UnixMs>| time.map(|at| at.0.to_string()).unwrap_or_default();
     let (mut who, mut fields) = (Pack::with_capacity(256), Pack::with_capacity(256));
+    let mut row = Pack::with_capacity(640);
     who.pair("job", id);
     let mut both = |name, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
@@ -365,12 +366,17 @@ pub(crate) fn entry_args(cmd: &mut Words, entry: &Entry, defaults: &Defaults) {
             if let Some(to) = &spec.telegram {
                 fields.pair("chat", &chat_name(&to.chat));
             }
-            cmd.arg(&entry.raw).arg("job").arg(id);
-            cmd.arg(spec.user.as_deref().unwrap_or(""))
-                .arg(spec.priority.as_str());
-            cmd.arg(at(spec.not_before))
-                .arg(at(spec.expires_at))
-                .arg("");
+            for text in [
+                id,
+                spec.user.as_deref().unwrap_or(""),
+                spec.priority.as_str(),
+                "job",
+                &at(spec.not_before),
+                &at(spec.expires_at),
+                "",
+            ] {
+                row.add(text);
+            }
         }
         Err(invalid) => {
             both("user", invalid.user.as_deref());
@@ -382,13 +388,22 @@ pub(crate) fn entry_args(cmd: &mut Words, entry: &Entry, defaults: &Defaults) {
             fields.pair("priority", "default");
             fields.pair("raw", &spec::raw_excerpt(&entry.raw));
             let tell = (invalid.tell.as_ref()).map(Target::to_tell_json);
-            cmd.arg(&entry.raw).arg("bad").arg(id);
-            cmd.arg(invalid.user.as_deref().unwrap_or(""))
-                .arg(&invalid.error);
-            cmd.arg("").arg("").arg(tell.unwrap_or_default());
+            for text in [
+                id,
+                invalid.user.as_deref().unwrap_or(""),
+                &invalid.error,
+                "bad",
+                "",
+                "",
+                tell.as_deref().unwrap_or(""),
+            ] {
+                row.add(text);
+            }
         }
     }
-    cmd.arg(who.as_bytes()).arg(fields.as_bytes());
+    row.add_bytes(who.as_bytes());
+    row.add_bytes(fields.as_bytes());
+    cmd.arg(&entry.raw).arg(row.as_bytes());
 }
 
 /// Reads the answer of a beat; with Redis's time.

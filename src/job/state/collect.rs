@@ -164,12 +164,7 @@ fn output_there(
     }
     let mut patch = Patch::default()
         .set("charged", flight.charged.as_str())
-        .set("attempt", flight.attempt.to_string())
         .set_some("units", flight.units.clone())
-        .set_some(
-            "request_id",
-            flight.request.as_ref().map(|request| &*request.0),
-        )
         // A direct call has no write of its own for it; else Redis's own stamp stands.
         .set_some(
             "submitted_at",
@@ -179,6 +174,13 @@ fn output_there(
                 .map(|at| at.0.to_string()),
         )
         .del(&["error", "kind", "crashes", "cancelling"]);
+    if flight.via == Via::Direct || flight.target.is_none() {
+        // Else the submit's own write said both, and a save says them to a Redis that forgot it.
+        patch = patch.set("attempt", flight.attempt.to_string()).set_some(
+            "request_id",
+            flight.request.as_ref().map(|request| &*request.0),
+        );
+    }
     if !again {
         patch = patch.stamp("completed_at").event(event);
     }

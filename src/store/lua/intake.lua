@@ -5,9 +5,9 @@
 -- KEYS   1 taken of the instance   2 its hash   3 events   4 bell   5 resume   6 high   7 default
 --        8 low   9 later   10 dead   11 inbox
 -- ARGV   1 namespace   2 batch number   3 n   4 format   5 keep dead, seconds   6 max wait, ms (0 none)
---        then n times 10: raw entry, verdict ('job', 'bad'), id, user, priority (of a bad one: its error),
---        not_before ms, expires_at ms, whom to tell of a bad one ('' for none), whose events they are and what its
---        record says besides: pairs of field and value, packed (see owned)
+--        then n times 2: raw entry, and packed (see owned): id, user, priority (of a bad one: its error), verdict ('job',
+--        'bad'), not_before ms, expires_at ms, whom to tell of a bad one ('' for none), whose events they are and what
+--        its record says besides: pairs of field and value, packed once more
 -- MAKES  records and specs of the ids, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
@@ -22,7 +22,7 @@ if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[
 local have = redis.call('LRANGE', KEYS[1], -n, -1)
 if #have ~= n then return {'mismatch', 0, 0, 0, 0, ''} end
 for i = 1, n do
-  if have[n - i + 1] ~= ARGV[7 + (i - 1) * 10] then return {'mismatch', 0, 0, 0, 0, ''} end
+  if have[n - i + 1] ~= ARGV[5 + 2 * i] then return {'mismatch', 0, 0, 0, 0, ''} end
 end
 
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
@@ -33,8 +33,11 @@ local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'L
 local resume = {'LPUSH', KEYS[5]}
 local until_then = string.format('%d', now + max_wait)
 -- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch.
-local all, seen = {}, {}
-for i = 1, n do all[i] = ns .. ':job:' .. ARGV[9 + (i - 1) * 10] end
+local rows, all, seen = {}, {}, {}
+for i = 1, n do
+  rows[i] = {cmsgpack.unpack(ARGV[6 + 2 * i])}
+  all[i] = ns .. ':job:' .. rows[i][1]
+end
 local some_are_known = redis.call('EXISTS', unpack(all)) > 0
 
 -- Who has a turn already, as far as this batch knows, and what goes into the lines: of each priority that comes.
@@ -42,8 +45,8 @@ local _, fair = turn_settings(ns)
 local has_turn, new_turns, lines = {}, {}, {}
 local function look_at_turns(p)
   local users = {}
-  for a = 6, 6 + (n - 1) * 10, 10 do
-    if ARGV[a + 2] == 'job' and ARGV[a + 4] ~= '' and ARGV[a + 5] == p then users[#users + 1] = ARGV[a + 4] end
+  for _, row in ipairs(rows) do
+    if row[4] == 'job' and row[2] ~= '' and row[3] == p then users[#users + 1] = row[2] end
   end
   local ids, known = redis.call('HMGET', ns .. ':turns:' .. p, unpack(users)), {}
   for i, user in ipairs(users) do known[user] = ids[i] and true end
@@ -71,10 +74,8 @@ local function place(p, user, id)
   return 'waiting'
 end
 for i = 1, n do
-  local a = 6 + (i - 1) * 10
-  local raw, verdict, id, user, priority = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
-  local not_before, expires_at, tell = ARGV[a + 6], ARGV[a + 7], ARGV[a + 8]
-  local who, fields = ARGV[a + 9], ARGV[a + 10]
+  local raw = ARGV[5 + 2 * i]
+  local id, user, priority, verdict, not_before, expires_at, tell, who, fields = unpack(rows[i])
   local job = all[i]
   local known = {}
   if some_are_known or seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end

@@ -329,6 +329,16 @@ fn a_burst_of_a_thousand_equal_jobs_does_not_look_in_step() {
             assert!(most <= Some(500), "{median} s: {most:?}");
         }
     }
+    // Of times that are all the same everything is known, and all of them end at once.
+    for ms in [8000, 20_000, 60_000] {
+        for seed in 0..10 {
+            let mut sim = Sim::new(seed, BOUNDS);
+            sim.jobs(30, |_| ms);
+            sim.now += 600_000;
+            let looks = sim.burst(1000, |_| ms);
+            assert_not_in_step(&format!("always {ms} ms"), &looks);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What polling costs on the wire: polls a job and the time between the end at fal and the poll that sees
-//! it, of a daemon that learns and one with fixed polling, both at once on the same generation times.
+//! it, of a daemon that learns and one with fixed polling, both at once on the same generation times. Then whether
+//! a burst looks in step.
 //! Prints figures and judges nothing.
 //!
 //! `cargo bench --bench polls` (about five minutes), or `cargo bench --bench polls -- JOBS MEDIAN_MS...`.
@@ -41,6 +42,63 @@ fn main() {
             print!("{}", thread.join().expect("a run"));
         }
     });
+    burst();
+}
+
+/// A thousand jobs of a model that is known, all at once: the looks of each tenth of a second.
+fn burst() {
+    const JOBS: u64 = 1000;
+    let sandbox = Sandbox::start().expect("sandbox");
+    let (least, most) = (Duration::from_secs(6), Duration::from_secs(11));
+    sandbox.fal.set_generation(least, most);
+    let mut con = redis::Client::open(sandbox.redis.url())
+        .and_then(|client| client.get_connection())
+        .expect("redis");
+    let _daemon = Daemon::start(&sandbox, &["--poll-min", "250ms", "--poll-max", "5s"]);
+    let mut ended = 0;
+    let mut push = |jobs: u64| {
+        let entry = r#"{"model":"fal-ai/flux/dev","input":{"prompt":"x"}}"#;
+        let mut cmd = redis::cmd("LPUSH");
+        cmd.arg("fal:inbox");
+        for _ in 0..jobs {
+            cmd.arg(entry);
+        }
+        let () = cmd.query(&mut con).expect("push");
+        ended += jobs;
+        ended
+    };
+    for _ in 0..4 {
+        let ended = push(8);
+        wait_for(|| sandbox.fal.totals().results >= ended);
+    }
+    let before = sandbox.fal.totals();
+    let (ended, began) = (push(JOBS), Instant::now());
+    let mut counts = vec![(Duration::ZERO, 0)];
+    while sandbox.fal.totals().results < ended {
+        assert!(began.elapsed() < Duration::from_secs(120), "not all ended");
+        std::thread::sleep(Duration::from_millis(100)); // the pace of the counting
+        let now = sandbox.fal.totals();
+        let looks = now.polls + now.results - before.polls - before.results;
+        counts.push((began.elapsed(), looks));
+    }
+    let looks = counts.last().map_or(0, |(_, looks)| *looks);
+    let middle = looks / 20..=looks * 19 / 20;
+    let a_tenth: Vec<f64> = counts
+        .windows(2)
+        .filter(|two| middle.contains(&two[0].1) && middle.contains(&two[1].1))
+        .map(|two| (two[1].1 - two[0].1) as f64 / (two[1].0 - two[0].0).as_secs_f64() / 10.0)
+        .collect();
+    let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len().max(1) as f64;
+    let around = |at: usize| mean(&a_tenth[at.saturating_sub(5)..(at + 6).min(a_tenth.len())]);
+    let ratios = (a_tenth.iter().enumerate()).map(|(at, some)| some / around(at));
+    println!(
+        "\n{JOBS} equal jobs of 6 to 11 s at once: {:.1} looks a job; in 100 ms {:.0} on average and {:.0} at most, \
+         which is never more than {:.2} of the second around it",
+        looks as f64 / JOBS as f64,
+        mean(&a_tenth),
+        a_tenth.iter().copied().fold(0.0, f64::max),
+        ratios.fold(0.0, f64::max)
+    );
 }
 
 /// One daemon, all models at once: first those that teach it, then those that count, which come evenly.

@@ -38,6 +38,7 @@ impl Words {
         bytes.clear();
         bytes.reserve(ROOM);
         bytes.resize(HEAD, 0);
+        bytes[HEAD - 2..].copy_from_slice(b"\r\n");
         Words {
             bytes,
             from: HEAD,
@@ -81,13 +82,23 @@ impl Words {
 
     fn counts(&mut self, more: usize) {
         self.count += more;
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(self.count).as_bytes();
-        self.from = HEAD - digits.len() - 3;
-        let head = &mut self.bytes[self.from..HEAD];
-        head[0] = b'*';
-        head[1..=digits.len()].copy_from_slice(digits);
-        head[digits.len() + 1..].copy_from_slice(b"\r\n");
+        let head = &mut self.bytes[..HEAD - 2];
+        let at = write_digits(head, self.count) - 1;
+        head[at] = b'*';
+        self.from = at;
+    }
+}
+
+/// Writes a number to the end of this; gives where it begins. Nearly all have one digit or two.
+fn write_digits(room: &mut [u8], mut number: usize) -> usize {
+    let mut at = room.len();
+    loop {
+        at -= 1;
+        room[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return at;
+        }
     }
 }
 
@@ -106,11 +117,13 @@ impl Drop for Words {
 
 impl RedisWrite for Words {
     fn write_arg(&mut self, arg: &[u8]) {
-        let mut digits = itoa::Buffer::new();
-        self.bytes.push(b'$');
-        self.bytes
-            .extend_from_slice(digits.format(arg.len()).as_bytes());
-        self.bytes.extend_from_slice(b"\r\n");
+        // In few pieces: each costs more than the few bytes in it, and a job's writes have two hundred words.
+        let mut head = *b"                     \r\n";
+        let digits = head.len() - 2;
+        let at = write_digits(&mut head[..digits], arg.len()) - 1;
+        head[at] = b'$';
+        self.bytes.reserve(head.len() + arg.len() + 2);
+        self.bytes.extend_from_slice(&head[at..]);
         self.bytes.extend_from_slice(arg);
         self.bytes.extend_from_slice(b"\r\n");
         self.counts(1);

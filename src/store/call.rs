@@ -66,9 +66,15 @@ impl<'a> Call<'a> {
     }
 
     /// The patch; of the fields to delete those that the record may have.
-    pub(super) fn patch(mut self, patch: &Patch, may_have: impl Fn(&str) -> bool) -> Self {
+    /// `gone`: fields to delete beside those that the patch names; of all only those that `may_have` says.
+    pub(super) fn patch(
+        mut self,
+        patch: &Patch,
+        gone: &[&str],
+        may_have: impl Fn(&str) -> bool,
+    ) -> Self {
         self.patch = self.cmd.mark();
-        add_patch(&mut self.cmd, patch, may_have);
+        add_patch(&mut self.cmd, patch, gone, may_have);
         self
     }
 
@@ -83,7 +89,7 @@ impl<'a> Call<'a> {
     }
 }
 
-fn add_patch(cmd: &mut Words, patch: &Patch, may_have: impl Fn(&str) -> bool) {
+fn add_patch(cmd: &mut Words, patch: &Patch, gone: &[&str], may_have: impl Fn(&str) -> bool) {
     debug_assert!(
         (patch.del.iter())
             .all(|name| patch.stamp != Some(name) && patch.set.iter().all(|(set, _)| set != name)),
@@ -96,7 +102,7 @@ fn add_patch(cmd: &mut Words, patch: &Patch, may_have: impl Fn(&str) -> bool) {
     }
     cmd.arg(pack.as_bytes());
     pack.clear();
-    for name in patch.del.iter().filter(|name| may_have(name)) {
+    for name in patch.del.iter().chain(gone).filter(|name| may_have(name)) {
         pack.add(name);
     }
     cmd.arg(pack.as_bytes());

@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// Fields that say how a life goes, and nothing once it is over: beside those that every end deletes.
+const OF_A_LIFE: [&str; 4] = ["due_at", "doubt", "tries", "inputs"];
+
 /// Names of keys, the last one only if there is a bot that it belongs to.
 fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
     match names.split_last() {
@@ -195,7 +198,7 @@ impl Session {
                         large.as_deref().unwrap_or(""),
                         result.as_deref().unwrap_or(""),
                     ])
-                    .patch(patch, may_have)
+                    .patch(patch, &[], may_have)
             }
             Write::Later {
                 wait,
@@ -214,12 +217,12 @@ impl Session {
                         &claims,
                         &keys.later,
                     ])
-                    .patch(patch, may_have)
+                    .patch(patch, &[], may_have)
             }
             Write::End { state, patch } => {
                 let request = flight.request.as_ref();
                 self.prepare_end(id, &flight.token, number, request, *state)
-                    .patch(patch, may_have)
+                    .patch(patch, &OF_A_LIFE, may_have)
             }
         }
     }

@@ -325,7 +325,7 @@ fn proxied(threads: &str) -> (World, Daemon, Proxy) {
 #[test]
 fn a_lost_answer_of_a_claim_loses_no_job() {
     let (mut world, daemon, proxy) = proxied("4");
-    proxy.hold_with(Flow::Answers, "queued_at"); // only a claim tells a record
+    proxy.hold_with(Flow::Answers, "fresh"); // only the claim of a new job says so
     world.push(job("lost").json());
     proxy.wait_held(SOON);
     assert_eq!(world.state("lost"), "running");
@@ -340,7 +340,7 @@ fn a_lost_answer_of_a_claim_loses_no_job() {
 #[test]
 fn a_claim_whose_answer_is_lost_twice_is_found_by_the_comparison_of_claims() {
     let (mut world, daemon, proxy) = proxied("4");
-    proxy.hold_with(Flow::Answers, "queued_at"); // only a claim tells a record
+    proxy.hold_with(Flow::Answers, "fresh"); // only the claim of a new job says so
     world.push(job("lost").json());
     proxy.wait_held(SOON);
     proxy.refuse(true); // the repeat finds nobody

@@ -402,13 +402,15 @@ impl Scheduler {
 
     /// How many jobs the next claim may bring: what is claimed and not begun waits for us, while another worker
     /// might begin it. So half of the threads' worth; all of it where the last ones were begun at once, since
-    /// threads that run dry wait for one claim after the other.
+    /// threads that run dry wait for one claim after the other. Not with large inputs: sixteen of a MiB at a time
+    /// would take twice the memory that is meant for all.
     pub(crate) fn claim_size(&self) -> usize {
         self.most_claimed(&self.lock())
     }
 
     fn most_claimed(&self, inner: &Inner) -> usize {
-        if inner.brisk {
+        let light = self.input_bytes.load(Ordering::Acquire) < INPUT_BYTES / 4;
+        if inner.brisk && light {
             self.threads.clamp(1, 16)
         } else {
             (self.threads / 2).clamp(1, 8)

@@ -135,8 +135,8 @@ fn run(name: &str, flags: &[&str], medians: &[u64], jobs: usize) -> String {
             push(&mut con, *median);
         }
         if turn % 4 == 0 {
-            // The pace of the pushes: jobs that begin apart are generated apart, and each has its own end to learn.
-            std::thread::sleep(Duration::from_millis(slowest / 8));
+            // Jobs that begin apart are generated apart, and each has its own end to learn.
+            std::thread::sleep(Duration::from_millis(slowest / 8)); // the pace of the pushes
         }
     }
     let ended = || (sandbox.fal.submits().iter()).all(|submit| submit.fetches > 0);

@@ -176,6 +176,8 @@ fn claims_bring_more_only_while_what_they_brought_is_begun_at_once_and_more_wait
         assert_eq!(scheduler.claim_size(), calm);
         scheduler.lock().brisk = true;
         assert_eq!(scheduler.claim_size(), brisk);
+        scheduler.came(1, INPUT_BYTES / 4);
+        assert_eq!(scheduler.claim_size(), calm, "large inputs");
     }
 }
 

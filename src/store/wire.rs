@@ -1,6 +1,5 @@
 //! One command as it goes over the wire, made in one piece: redis-rs's own builder keeps the words and
-//! their places apart, and copies all of them once more to send them. A job's writes have some two hundred
-//! words.
+//! their places apart, and copies all of them once more to send them.
 
 use redis::{RedisWrite, ToRedisArgs};
 use std::cell::RefCell;
@@ -117,7 +116,7 @@ impl Drop for Words {
 
 impl RedisWrite for Words {
     fn write_arg(&mut self, arg: &[u8]) {
-        // In few pieces: each costs more than the few bytes in it, and a job's writes have two hundred words.
+        // In few pieces: each costs more than the few bytes in it.
         let mut head = *b"                     \r\n";
         let digits = head.len() - 2;
         let at = write_digits(&mut head[..digits], arg.len()) - 1;

@@ -101,9 +101,15 @@ fn gather(view: &mut View, id: &JobId) -> Result<Facts, Fault> {
         living: view.living()?,
         ..Facts::default()
     };
+    if facts.record.is_empty() {
+        facts.inbox = view.in_inbox(id)?;
+        if facts.inbox.is_none() {
+            // A worker may have made a job of it between these looks.
+            facts.record = view.record(id)?;
+        }
+    }
     let state = facts.get("state").unwrap_or_default().to_owned();
     if state.is_empty() {
-        facts.inbox = view.in_inbox(id)?;
         facts.now = view.now()?;
         return Ok(facts);
     }

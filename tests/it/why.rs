@@ -1,9 +1,11 @@
 //! `why` on a live system: for each situation that a job can be in, the reason it gives is the real one.
 
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job};
 use fal_worker::sandbox::fal::Script;
 use fal_worker::sandbox::faults::{Fault, Rule};
 use serde_json::{Value, json};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const MODEL: &str = "fal-ai/flux/dev";
@@ -63,6 +65,45 @@ fn an_entry_that_nobody_has_read_and_one_that_nobody_knows() {
         text.starts_with("a is inbox. It lies in the inbox"),
         "{text}"
     );
+}
+
+/// An entry goes from the inbox into a worker's hands, and a record is made of it, each step while `why` is
+/// between two looks: no moment shows a job that was pushed as unknown.
+#[test]
+fn an_entry_is_found_while_a_worker_reads_it() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.redis.url());
+    world.push(job("a").json());
+    let _: u64 = world.redis(&["ZADD", "fal:workers", "1", "w~1"]);
+    let ask = |world: &World| {
+        let mut command = world.cli(&["why", "a", "--json"]);
+        let command = command.env("REDIS_URL", format!("redis://{}/0", proxy.address()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let said = |child: Child| -> Value {
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{error}"))
+    };
+
+    proxy.hold_with(Flow::Requests, "fal:inbox");
+    let asked = ask(&world);
+    proxy.wait_held(SOON);
+    let step = ["LMOVE", "fal:inbox", "fal:taken:w~1", "RIGHT", "LEFT"];
+    let _: String = world.redis(&step);
+    proxy.pass_held();
+    assert_eq!(said(asked)["reason"], "intake");
+
+    proxy.hold_with(Flow::Requests, "fal:taken:w~1");
+    let asked = ask(&world);
+    proxy.wait_held(SOON);
+    let _: u64 = world.redis(&["HSET", "fal:job:a", "state", "done"]);
+    let _: u64 = world.redis(&["DEL", "fal:taken:w~1"]);
+    proxy.pass_held();
+    assert_eq!(said(asked)["state"], "done");
+    // The worker and its record were the test's own: the auditor knows neither.
+    let _: u64 = world.redis(&["DEL", "fal:job:a", "fal:workers"]);
 }
 
 #[test]

@@ -205,18 +205,25 @@ impl View {
         Ok(Lines { list, users, whole })
     }
 
-    /// Looks for an id among the entries that no worker has made a job of yet: in the inbox, and in the hands of
-    /// the workers that read it. The last ones to be read are not looked at where there are very many.
+    /// Looks for an id among the entries that no worker has made a job of yet: in the inbox, then in the hands of
+    /// the workers that read it, the way an entry goes. It may become a job meanwhile: where none is found, look
+    /// for the record after this. The last ones to be read are not looked at where there are very many.
     pub fn in_inbox(&mut self, id: &JobId) -> Result<Option<InInbox>, Fault> {
+        let inbox = self.keys.inbox.clone();
+        if let Some(ahead) = self.in_list(&inbox, id)? {
+            return Ok(Some(InInbox {
+                ahead,
+                taken_by: None,
+            }));
+        }
         let workers: Vec<String> =
             self.ask(redis::cmd("ZRANGE").arg(&self.keys.workers).arg(0).arg(-1))?;
-        let taken = workers
-            .into_iter()
-            .map(|one| (self.keys.taken(&one), Some(one)));
-        let lists: Vec<_> = taken.chain([(self.keys.inbox.clone(), None)]).collect();
-        for (list, taken_by) in lists {
-            if let Some(ahead) = self.in_list(&list, id)? {
-                return Ok(Some(InInbox { ahead, taken_by }));
+        for worker in workers {
+            if let Some(ahead) = self.in_list(&self.keys.taken(&worker), id)? {
+                return Ok(Some(InInbox {
+                    ahead,
+                    taken_by: Some(worker),
+                }));
             }
         }
         Ok(None)

@@ -138,6 +138,14 @@ impl Proxy {
         }
     }
 
+    /// Lets go what [`Proxy::hold_with`] held.
+    pub fn pass_held(&self) {
+        let mut state = self.shared.lock();
+        state.watch = None;
+        state.held.clear();
+        self.shared.changed.notify_all();
+    }
+
     /// Cuts the connections that hold something: it never arrives.
     pub fn cut_held(&self) {
         let mut state = self.shared.lock();

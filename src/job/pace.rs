@@ -7,6 +7,9 @@
 //! likely finish the hazard is small and the first look far, around the likely one looks are close, between
 //! two populations (two sizes of picture) they are far again, and what is late beyond all that was seen
 //! is looked at ever more rarely. All of it stays within the bounds of the operator.
+//!
+//! What takes less than the shortest interval is beyond that rule. Its first look, which no other precedes, comes
+//! when nearly all of its kind have ended: right behind the submit, if they take no time at all.
 
 use super::schedule::{PollBounds, poll_wait};
 use super::window::Heard;
@@ -31,9 +34,15 @@ const DOUBT_WIDTH: f32 = 1.5;
 pub(crate) const MODELS: usize = 1000;
 /// Models told and asked about in one exchange with Redis.
 const EXCHANGED: usize = 50;
-/// Bounds of what is learnt, ms. It is also the first edge of the table.
+/// The first edge of the table, ms.
 const SHORTEST: f32 = 50.0;
+/// Bounds of what is learnt, ms. No clock here tells less than the first.
+const LEAST: u32 = 1;
 const LONGEST: f32 = 7_200_000.0;
+/// Nearly all of a kind.
+const NEARLY_ALL: f32 = 0.9;
+/// What a pool has in its hands at once is no crowd.
+const FEW: usize = 100;
 /// Steps of the table: this many to a factor of e, up to two hours.
 const STEPS_PER_E: f32 = 16.0;
 const STEPS: usize = 192;
@@ -48,6 +57,8 @@ const MEASURED: usize = 8;
 pub struct Pace {
     /// Times of generations, ms, the newest last; never empty.
     samples: Vec<u32>,
+    /// By when nearly all have ended, ms.
+    nearly_all: u32,
     /// Looks that are due until an age, at the edges of the table.
     due: Box<[f32; STEPS + 1]>,
 }
@@ -60,8 +71,12 @@ impl Pace {
         if samples.is_empty() {
             return None;
         }
-        let due = table(&samples);
-        Some(Pace { samples, due })
+        let mut all: Vec<_> = weighted(&samples).collect();
+        Some(Pace {
+            nearly_all: part(&mut all, NEARLY_ALL).unwrap_or(LONGEST as u32),
+            due: table(&samples),
+            samples,
+        })
     }
 
     /// Reads what Redis holds: times in ms, separated by spaces. What is no time is left out.
@@ -69,7 +84,7 @@ impl Pace {
         let words = text.split_ascii_whitespace().rev().take(SAMPLES);
         let mut samples: Vec<u32> = words
             .filter_map(|word| word.parse().ok())
-            .filter(|ms| (1..=LONGEST as u32).contains(ms))
+            .filter(|ms| (LEAST..=LONGEST as u32).contains(ms))
             .collect();
         samples.reverse();
         Pace::new(samples)
@@ -94,7 +109,7 @@ impl Pace {
 
     /// The part of generations that take no longer than this.
     fn ended_by(&self, age: Duration) -> f32 {
-        let age_ms = age.as_millis() as u64;
+        let age_ms = (age.as_millis() as u64).max(u64::from(LEAST));
         let (mut ended, mut all) = (0.0, 0.0);
         for (ms, weight) in weighted(&self.samples) {
             all += weight;
@@ -372,14 +387,21 @@ impl Watch {
             0.9 + 0.2 * random,
             (self.in_flight as f64 / 1000.0).min(1.0),
         );
-        let least = bounds.min.max(crowd).mul_f64(spread + 0.8 * burst * random);
+        let jitter = spread + 0.8 * burst * random;
+        let least = bounds.min.max(crowd).mul_f64(jitter);
         let early = if first {
             burst * (random * 1e4).fract()
         } else {
             0.0
         };
         let most = bounds.max.mul_f64(spread - 0.8 * early);
-        wait.max(least).min(most)
+        let wait = wait.max(least).min(most);
+        if !first {
+            return wait;
+        }
+        let ended = Duration::from_millis(u64::from(pace.nearly_all));
+        let crowd = Duration::from_secs_f64(self.in_flight.saturating_sub(FEW) as f64 / 4000.0);
+        wait.min(ended.max(crowd).mul_f64(jitter))
     }
 
     /// It has ended, well or not: how long it took is the middle of what the looks leave open. Not where they
@@ -456,7 +478,7 @@ impl Paces {
 
     /// A generation of this model took so long.
     pub(crate) fn learn(&mut self, model: &str, took: Duration) {
-        let ms = took.as_millis().clamp(1, LONGEST as u128) as u32;
+        let ms = took.as_millis().clamp(u128::from(LEAST), LONGEST as u128) as u32;
         let known = self.known(model);
         if known.fresh.len() < SAMPLES {
             known.fresh.push(ms);

@@ -466,6 +466,7 @@ fn every_wait_lies_within_the_bounds_and_grows_with_what_is_in_flight() {
                     ..Watch::default()
                 };
                 let moment = (UnixMs(0), sim.rng.f64());
+                // This model takes longer than the shortest interval.
                 let wait = watch.next_look(None, UnixMs(0), &BOUNDS, moment);
                 assert!(
                     wait >= BOUNDS.min.mul_f64(0.9) && wait <= BOUNDS.max.mul_f64(1.1),
@@ -474,6 +475,42 @@ fn every_wait_lies_within_the_bounds_and_grows_with_what_is_in_flight() {
             }
         }
     }
+}
+
+#[test]
+fn what_takes_less_than_the_shortest_interval_is_looked_at_when_it_has_ended() {
+    println!("generation  looks a job   mean delay, s (before the first was learnt)");
+    for (ms, looks, delay) in [(0, 1.0, 0.002), (30, 1.15, 0.08), (100, 1.2, 0.12)] {
+        let mut all = Cost::default();
+        let mut first = Cost::default();
+        for seed in 0..20 {
+            let mut sim = Sim::new(seed, BOUNDS);
+            let draw = |sim: &mut Sim| sim.draw(f64::from(ms) / 1000.0, 0.25);
+            first.add(sim.jobs(1, draw));
+            sim.jobs(60, draw);
+            all.add(sim.jobs(100, draw));
+        }
+        println!(
+            "{ms:6} ms   {:5.2}   {:.3} ({:.3})",
+            all.looks(),
+            all.delay(),
+            first.delay()
+        );
+        assert!(
+            all.looks() <= looks && all.delay() <= delay,
+            "{ms}: {all:?}"
+        );
+        assert!(all.price() < first.price(), "{ms}: {all:?} {first:?}");
+    }
+    // A burst of them is no more in step than any other, and a crowd waits for its turn.
+    let mut sim = Sim::new(1, BOUNDS);
+    sim.jobs(60, |_| 0);
+    let mut watch = sim.paces.begin(MODEL, UnixMs(0));
+    watch.in_flight = 2000;
+    let crowd = watch.next_look(None, UnixMs(0), &BOUNDS, (UnixMs(0), 0.5));
+    assert!(crowd >= BOUNDS.min, "{crowd:?}");
+    sim.now += 600_000;
+    assert_not_in_step("at once", &sim.burst(1000, |_| 0));
 }
 
 #[test]

@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// A look that is due so soon comes at once: to park a job and take it up again would take as long.
+const AT_ONCE: Duration = Duration::from_millis(2);
+
 /// What may keep a job from being submitted at all, looked at right before the submit.
 pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
     if flight.model.is_none() {
@@ -107,7 +110,11 @@ fn accepted_by_fal(
         attempt: flight.attempt,
         event,
     };
-    Change::write(write, Next::In(wait))
+    let next = match wait < AT_ONCE {
+        true => Next::Now,
+        false => Next::In(wait),
+    };
+    Change::write(write, next)
 }
 
 pub(super) fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: Moment) -> Change {

@@ -1,8 +1,8 @@
 //! Names to addresses, remembered. ureq asks its resolver for each request, also on kept connections, and
 //! its own one starts a thread each time when there is a time limit. So it is given one that knows nothing
 //! ([`Unasked`]), and who opens a connection asks here. An address is fresh for a minute; after that it is
-//! served up to an hour while one thread looks it up again, so a DNS server that is slow or away stops
-//! nothing that worked before.
+//! served while one thread looks it up again, until that has failed for an hour: so a DNS server that is slow or
+//! away stops nothing that worked before, however long ago a kept connection last needed it.
 
 use super::socket::Trace;
 use crossbeam_channel::{Receiver, Sender};
@@ -18,7 +18,7 @@ use ureq::{Error, Timeout, config::Config};
 
 /// How long an answer is used without asking again.
 const FRESH: Duration = Duration::from_secs(60);
-/// How long it is used while asking again fails.
+/// How long it is used from the first time on that asking again failed.
 const STALE: Duration = Duration::from_secs(3600);
 /// Pause after a failed refresh.
 const RETRY: Duration = Duration::from_secs(5);
@@ -59,6 +59,14 @@ struct Found {
     addrs: Vec<IpAddr>,
     at: Instant,
     ask_again: Instant,
+    /// Since when asking again fails.
+    failing: Option<Instant>,
+}
+
+impl Found {
+    fn serves(&self, now: Instant) -> bool {
+        self.failing.is_none_or(|since| now < since + STALE)
+    }
 }
 
 impl CachingResolver {
@@ -93,7 +101,7 @@ impl CachingResolver {
         self.0.changed.notify_all();
     }
 
-    /// Addresses of a name, at `now`. Only a name never found, or not for an hour, is waited for.
+    /// Addresses of a name, at `now`. Only a name never found, or looked for in vain for an hour, is waited for.
     fn addrs(&self, host: &str, now: Instant, limit: Duration) -> Result<Vec<IpAddr>, Error> {
         let mut memory = self.0.lock();
         if memory.closed {
@@ -107,7 +115,7 @@ impl CachingResolver {
             return Err(Error::HostNotFound);
         };
         if let Some(found) = &name.found
-            && now < found.at + STALE
+            && found.serves(now)
         {
             let addrs = found.addrs.clone();
             if now >= found.ask_again && !name.looking {
@@ -141,7 +149,7 @@ impl CachingResolver {
                 Some(name) if name.finished == before => {}
                 Some(Name {
                     found: Some(found), ..
-                }) if found.at + STALE > now => return Ok(found.addrs.clone()),
+                }) if found.serves(now) => return Ok(found.addrs.clone()),
                 _ => return Err(Error::HostNotFound),
             }
         }
@@ -168,9 +176,13 @@ impl Inner {
                         addrs,
                         at: now,
                         ask_again: now + FRESH,
+                        failing: None,
                     });
                 }
-                (None, Some(found)) => found.ask_again = now + RETRY,
+                (None, Some(found)) => {
+                    found.ask_again = now + RETRY;
+                    found.failing.get_or_insert(now);
+                }
                 (None, None) => {}
             }
         }
@@ -289,6 +301,22 @@ mod tests {
         });
         let gone = resolver.addrs("a.test", now + STALE + FRESH, LIMIT);
         assert!(matches!(gone, Err(Error::HostNotFound)), "{gone:?}");
+        away.store(0, Ordering::SeqCst);
+        let back = resolver.addrs("a.test", now + STALE + FRESH, LIMIT);
+        assert_eq!(back.unwrap(), [ONE]);
+    }
+
+    #[test]
+    fn a_name_that_kept_connections_did_not_need_for_hours_outlives_an_outage_too() {
+        let (resolver, asked, away) = counted();
+        let now = Instant::now();
+        resolver.addrs("a.test", now, LIMIT).unwrap();
+        away.store(1, Ordering::SeqCst);
+        let later = now + 5 * STALE;
+        assert_eq!(resolver.addrs("a.test", later, LIMIT).unwrap(), [ONE]);
+        eventually("it is looked up again", || {
+            asked.load(Ordering::SeqCst) == 2
+        });
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Bounds of the wait between two polls of one job (`--poll-min`, `--poll-max`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollBounds {
-    /// Never sooner (unless it equals `max`: then polling is fixed).
+    /// Never sooner, between two looks (unless it equals `max`: then polling is fixed).
     pub min: Duration,
     /// Never later.
     pub max: Duration,

@@ -21,8 +21,9 @@ use crate::daemon::{self, StartError};
 use crate::report;
 use crate::sandbox::{demo, loadtest};
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -314,50 +315,71 @@ pub(crate) struct RedeliverArgs {
 /// Runs the process's command line. `started`: when the process began.
 pub fn main(started: Instant) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = match Cli::try_parse_from(&args) {
+    let env = Environment::of_process();
+    let run_args = match run_alone(&args) {
+        Some(run_args) => run_args,
+        None => match all_commands(&args, &env) {
+            ControlFlow::Continue(run_args) => run_args,
+            ControlFlow::Break(code) => return code,
+        },
+    };
+    // The last call here, and every other command behind a single one: where the program is put together, what the
+    // last call leads to is laid first. So the daemon's code lies together, without the commands' between, and an
+    // idle daemon has fewer pages of it in memory.
+    run(&run_args, &env, started)
+}
+
+/// What was typed after `run`, read without the other commands: their definitions are memory that a daemon would
+/// keep. `None`: another command, or what the whole command line has to answer, such as `--help` or a mistake.
+fn run_alone(args: &[OsString]) -> Option<RunArgs> {
+    let words = args
+        .get(1..)
+        .filter(|words| words.first().is_some_and(|word| word == "run"))?;
+    let command = RunArgs::augment_args(clap::Command::new("run"));
+    let matches = command.try_get_matches_from(words).ok()?;
+    RunArgs::from_arg_matches(&matches).ok()
+}
+
+/// Reads the whole command line, and does what it says unless that is `run`.
+#[inline(never)]
+fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, RunArgs> {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return match error.kind() {
+            return ControlFlow::Break(match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 // systemd must not restart into the same mistake.
                 _ if args.get(1).is_some_and(|word| word == "run") => ExitCode::from(CONFIGURATION),
                 _ => ExitCode::from(USAGE),
-            };
+            });
         }
     };
-    let env = Environment::of_process();
-    match cli.command {
-        Command::Run(args) => run(&args, &env, started),
+    ControlFlow::Break(match cli.command {
+        Command::Run(args) => return ControlFlow::Continue(args),
         Command::Enqueue(args) => {
-            with_store(&args.store, &env, |store| enqueue::enqueue(&args, store))
+            with_store(&args.store, env, |store| enqueue::enqueue(&args, store))
         }
-        Command::Status(args) => {
-            with_store(&args.store, &env, |store| status::status(&args, store))
-        }
-        Command::Jobs(args) => with_store(&args.store, &env, |store| jobs::jobs(&args, store)),
-        Command::Show(args) => with_store(&args.store, &env, |store| show::show(&args, store)),
-        Command::Events(args) => {
-            with_store(&args.store, &env, |store| events::events(&args, store))
-        }
-        Command::Why(args) => with_store(&args.store, &env, |store| why::why(&args, store)),
+        Command::Status(args) => with_store(&args.store, env, |store| status::status(&args, store)),
+        Command::Jobs(args) => with_store(&args.store, env, |store| jobs::jobs(&args, store)),
+        Command::Show(args) => with_store(&args.store, env, |store| show::show(&args, store)),
+        Command::Events(args) => with_store(&args.store, env, |store| events::events(&args, store)),
+        Command::Why(args) => with_store(&args.store, env, |store| why::why(&args, store)),
         Command::Cancel(args) => {
-            with_store(&args.store, &env, |store| operate::cancel(&args, store))
+            with_store(&args.store, env, |store| operate::cancel(&args, store))
         }
         Command::Redeliver(args) => {
-            with_store(&args.store, &env, |store| operate::redeliver(&args, store))
+            with_store(&args.store, env, |store| operate::redeliver(&args, store))
         }
-        Command::Check(args) => ExitCode::from(check::check(&args, &env)),
-        Command::Retry(args) => with_store(args.store(), &env, |store| retry::retry(&args, store)),
+        Command::Check(args) => ExitCode::from(check::check(&args, env)),
+        Command::Retry(args) => with_store(args.store(), env, |store| retry::retry(&args, store)),
         Command::Delete(args) => {
-            with_store(args.store(), &env, |store| delete::delete(&args, store))
+            with_store(args.store(), env, |store| delete::delete(&args, store))
         }
         Command::Pause(args) => {
-            with_store(args.store(), &env, |store| pause::pause(&args, store, &env))
+            with_store(args.store(), env, |store| pause::pause(&args, store, env))
         }
-        Command::Resume(args) => {
-            with_store(args.store(), &env, |store| pause::resume(&args, store))
-        }
+        Command::Resume(args) => with_store(args.store(), env, |store| pause::resume(&args, store)),
         Command::Completions(args) => ExitCode::from(shell::completions(&args)),
         Command::Man => ExitCode::from(shell::man()),
         Command::Demo => ExitCode::from(demo::run()),
@@ -370,7 +392,7 @@ pub fn main(started: Instant) -> ExitCode {
             threads: args.threads,
             json: args.json,
         })),
-    }
+    })
 }
 
 fn run(args: &RunArgs, env: &Environment, started: Instant) -> ExitCode {
@@ -412,5 +434,49 @@ fn with_store(
             eprintln!("fal-worker: {error}");
             ExitCode::from(CONFIGURATION)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_is_read_alone_as_it_is_among_all_commands() {
+        for (line, is_read) in [
+            ("run", true),
+            ("run --threads 8 --listen off", true),
+            (
+                "run --threads=8 --file-host a.example --file-host b.example",
+                true,
+            ),
+            ("run --redis-url=", true),
+            ("run --threads 8 --threads 9", false),
+            ("run --threads", false),
+            ("run --thread 8", false),
+            ("run --no-such-flag", false),
+            ("run word", false),
+            ("run --help", false),
+            ("run -h", false),
+            ("run --version", false),
+            ("run -V", false),
+            ("run help", false),
+            ("--version", false),
+            ("status", false),
+            ("", false),
+        ] {
+            let args: Vec<OsString> = std::iter::once("fal-worker")
+                .chain(line.split_whitespace())
+                .map(OsString::from)
+                .collect();
+            let alone = run_alone(&args).map(|args| format!("{args:?}"));
+            let among = match Cli::try_parse_from(&args).map(|cli| cli.command) {
+                Ok(Command::Run(args)) => Some(format!("{args:?}")),
+                Ok(_) | Err(_) => None,
+            };
+            assert_eq!(alone, among, "{line}");
+            assert_eq!(alone.is_some(), is_read, "{line}");
+        }
+        assert!(run_alone(&[]).is_none());
     }
 }

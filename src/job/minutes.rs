@@ -82,7 +82,7 @@ impl Counts {
             let number = *number as f64;
             if below + number >= wanted {
                 let inside = (wanted - below) / number;
-                let ms = 2f64.powf((f64::from(*class) - 1.0 + inside) / CLASSES_PER_2);
+                let ms = libm::exp2((f64::from(*class) - 1.0 + inside) / CLASSES_PER_2);
                 return Some(Duration::from_micros((ms * 1000.0) as u64));
             }
             below += number;
@@ -125,7 +125,7 @@ impl fmt::Display for Counts {
 fn class(delay: Duration) -> u8 {
     let ms = delay.as_secs_f64() * 1000.0;
     // A cast of a float keeps to the bounds of its type; the logarithm of nothing is far below them.
-    ((ms.log2() * CLASSES_PER_2).ceil() as u8).min(CLASSES)
+    ((libm::log2(ms) * CLASSES_PER_2).ceil() as u8).min(CLASSES)
 }
 
 /// What this process counted and Redis does not know yet.

@@ -176,12 +176,12 @@ impl fmt::Debug for Pace {
 
 /// Where a time lies in the table, in steps.
 fn place(ms: f32) -> f32 {
-    ((ms.max(SHORTEST) / SHORTEST).ln() * STEPS_PER_E).min(STEPS as f32)
+    (libm::logf(ms.max(SHORTEST) / SHORTEST) * STEPS_PER_E).min(STEPS as f32)
 }
 
 /// An edge of the table, ms.
 fn edge(step: usize) -> f64 {
-    f64::from(SHORTEST) * (step as f64 / f64::from(STEPS_PER_E)).exp()
+    f64::from(SHORTEST) * libm::exp(step as f64 / f64::from(STEPS_PER_E))
 }
 
 /// The times, each with its weight.
@@ -223,7 +223,7 @@ fn table(samples: &[u32]) -> Box<[f32; STEPS + 1]> {
     // Width by Silverman's rule, from the spread of the middle half: one outlier does not widen all.
     let at = |part: usize| place(sorted[(sorted.len() - 1) * part / 4].0 as f32);
     let spread = (at(3) - at(1)) / 1.34 / STEPS_PER_E;
-    let width = (0.9 * spread * (sorted.len() as f32).powf(-0.2)).clamp(0.05, 0.3);
+    let width = (0.9 * spread * libm::powf(sorted.len() as f32, -0.2)).clamp(0.05, 0.3);
     let reach = 2.45 * width * STEPS_PER_E; // a triangle as wide as a bell of that deviation
 
     let mut chance = [0.0_f32; STEPS];
@@ -243,10 +243,10 @@ fn table(samples: &[u32]) -> Box<[f32; STEPS + 1]> {
     let doubt = DOUBT / whole / (2.0 * fall);
     let mut due = Box::new([0.0; STEPS + 1]);
     let (mut left, mut sum) = (1.0_f32, 0.0_f32);
-    let widen = (1.0 / STEPS_PER_E).exp();
+    let widen = libm::expf(1.0 / STEPS_PER_E);
     let mut seconds = SHORTEST / 1000.0 * (widen - 1.0);
-    let mut doubted = doubt * (-middle / fall).exp();
-    let (rise, drop) = ((1.0 / fall).exp(), (-1.0 / fall).exp());
+    let mut doubted = doubt * libm::expf(-middle / fall);
+    let (rise, drop) = (libm::expf(1.0 / fall), libm::expf(-1.0 / fall));
     for step in 0..STEPS {
         let here = chance[step] + doubted;
         let still = (left - here / 2.0).max(1e-6);

@@ -3,13 +3,13 @@
 //! its way. It believes only the events and the stand-ins' ledgers, never the daemon's own words.
 
 use super::Sandbox;
+use super::bar::Bar;
 use super::child::{WorkerChild, WorkerCommand};
 use super::fal::{Outcome, Script};
 use super::telegram::{ChatKind, Kind, Message};
 use crate::store::view::View;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use indicatif::{ProgressBar, ProgressStyle};
 use redis::IntoConnectionInfo;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -131,13 +131,7 @@ fn follow(
     daemon: &mut WorkerChild,
     started: Instant,
 ) -> Result<HashMap<String, Seen>, String> {
-    let bar = std::io::stdout().is_terminal().then(|| {
-        let bar = ProgressBar::new(script.len() as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} jobs ended  {msg}") {
-            bar.set_style(style);
-        }
-        bar
-    });
+    let mut bar = std::io::stdout().is_terminal().then(Bar::new).flatten();
     let mut seen: HashMap<String, Seen> = HashMap::new();
     let mut last = "0".to_owned();
     let mut shown = 0;
@@ -147,16 +141,14 @@ fn follow(
             .iter()
             .filter(|scripted| seen.get(scripted.id).is_some_and(|seen| seen.ends > 0))
             .count();
-        match &bar {
-            Some(bar) => bar.set_position(ended as u64),
-            None if ended != shown => println!("{ended}/{} jobs ended", script.len()),
+        let words = format!("{ended}/{} jobs ended", script.len());
+        match &mut bar {
+            Some(bar) => bar.show("", ended as f64 / script.len() as f64, &words),
+            None if ended != shown => println!("{words}"),
             None => {}
         }
         shown = ended;
         if ended == script.len() || started.elapsed() > LIMIT {
-            if let Some(bar) = bar {
-                bar.finish_and_clear();
-            }
             return Ok(seen);
         }
         if INTERRUPTED.load(Ordering::Acquire) {

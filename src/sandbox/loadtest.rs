@@ -6,12 +6,12 @@
 //! threads shows in what is left of it beside the generation, the services' own times and the polling.
 
 use super::Sandbox;
+use super::bar::Bar;
 use super::child::{Usage, WorkerChild, WorkerCommand};
 use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use indicatif::{ProgressBar, ProgressStyle};
 use redis::Connection;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -193,7 +193,7 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
     let ramp = options.generation.max(LEAST / 2);
     let measured = (options.generation * 2).max(LEAST);
     let from = ramp + ramp / 2;
-    let bar = bar(users, from + measured);
+    let mut bar = Bar::new();
     let began = Instant::now();
     let mut before: Option<(Instant, Usage, u64, u64)> = None;
     let mut at_fal = 0;
@@ -210,16 +210,14 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
         if INTERRUPTED.load(Ordering::Acquire) {
             return Err("interrupted".to_owned());
         }
-        if let Some(bar) = &bar {
-            bar.set_position(began.elapsed().as_millis() as u64);
+        if let Some(bar) = &mut bar {
+            show(bar, users, began.elapsed(), from + measured);
         }
         std::thread::sleep(LOOK);
     }
     let used = usage(&mut worker)?;
     let (start, used_before, polls, submits) = before.ok_or("it took no time")?;
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    drop(bar);
     let took = start.elapsed();
     let totals = sandbox.fal.totals();
     worker.kill();
@@ -236,15 +234,13 @@ fn usage(worker: &mut WorkerChild) -> Result<Usage, String> {
     worker.usage().map_err(|error| error.to_string())
 }
 
-fn bar(users: u64, lasts: Duration) -> Option<ProgressBar> {
-    std::io::stderr().is_terminal().then(|| {
-        let bar = ProgressBar::new(lasts.as_millis() as u64);
-        if let Ok(style) = ProgressStyle::with_template("{msg:>12} {bar:40} {eta} left") {
-            bar.set_style(style);
-        }
-        bar.set_message(format!("{users} users"));
-        bar
-    })
+fn show(bar: &mut Bar, users: u64, gone: Duration, lasts: Duration) {
+    let left = lasts.saturating_sub(gone).as_secs();
+    bar.show(
+        &format!("{:>12} ", format!("{users} users")),
+        gone.as_secs_f64() / lasts.as_secs_f64(),
+        &format!("{left} s left"),
+    );
 }
 
 /// The users, each with a chat of his own.

@@ -5,6 +5,7 @@
 //! misbehave on demand. They share no type with our clients: a stand-in that used our parser would
 //! agree with our mistakes. The daemon never imports this room.
 
+mod bar;
 pub mod child;
 pub mod demo;
 pub mod fal;

@@ -43,23 +43,53 @@ impl Script {
         self.sha.get_or_init(|| digest(&self.code()))
     }
 
-    /// What Redis gets. Comments are for people who have the source: half of the text. Their lines stay, empty, so
-    /// that the numbers in Redis's errors count lines of the pieces.
+    /// What Redis gets.
     pub(crate) fn code(&self) -> String {
-        let mut code = String::new();
-        for line in self.pieces.iter().flat_map(|piece| piece.lines()) {
-            let line = line.trim_start();
-            if !line.starts_with("--") {
-                code.push_str(line);
-            }
-            code.push('\n');
-        }
-        code
+        self.pieces.concat()
     }
 }
 
+/// Without comments and indents, which are for people who have the source: half of the text. The lines of comments
+/// stay, empty, so that the numbers in Redis's errors count lines of the pieces. `N`: how long it becomes, which
+/// is the second part of what is given; of one that is longer the beginning.
+const fn less_comments<const N: usize>(text: &str) -> ([u8; N], usize) {
+    let text = text.as_bytes();
+    let (mut code, mut length, mut at) = ([0; N], 0, 0);
+    while at < text.len() {
+        while at < text.len() && matches!(text[at], b' ' | b'\t') {
+            at += 1;
+        }
+        let is_comment = at + 1 < text.len() && text[at] == b'-' && text[at + 1] == b'-';
+        loop {
+            let ends = at == text.len() || text[at] == b'\n';
+            let byte = if ends { b'\n' } else { text[at] };
+            if ends || !is_comment {
+                if length < N {
+                    code[length] = byte;
+                }
+                length += 1;
+            }
+            at += 1;
+            if ends {
+                break;
+            }
+        }
+    }
+    (code, length)
+}
+
 macro_rules! lua {
-    ($($file:literal),+) => { &[$(include_str!(concat!("lua/", $file, ".lua"))),+] };
+    ($($file:literal),+) => {{
+        const PIECES: &[&str] = &[$({
+            const TEXT: &str = include_str!(concat!("lua/", $file, ".lua"));
+            const CODE: &[u8] = &less_comments::<{ less_comments::<0>(TEXT).1 }>(TEXT).0;
+            match str::from_utf8(CODE) {
+                Ok(code) => code,
+                Err(_) => panic!("only whole lines are left out"),
+            }
+        }),+];
+        PIECES
+    }};
 }
 
 macro_rules! scripts {
@@ -118,4 +148,30 @@ scripts! {
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],
     depths: ["head", "window", "depths"],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_indents_are_left_out_and_lines_keep_their_numbers() {
+        const TEXT: &str = "-- head\nlocal a = 1 -- é\n\n\t  -- more\n  return a - -1\n -\n--";
+        const LENGTH: usize = less_comments::<0>(TEXT).1;
+        let (code, length) = less_comments::<LENGTH>(TEXT);
+        let code = str::from_utf8(&code).unwrap();
+        assert_eq!(code, "\nlocal a = 1 -- é\n\n\nreturn a - -1\n-\n\n");
+        assert_eq!(length, code.len());
+        assert_eq!(less_comments::<0>("").1, 0);
+
+        let scripts = Scripts::new(None);
+        let code = scripts.claim.code();
+        assert!(code.lines().all(|line| !line.starts_with([' ', '-'])));
+        let source = include_str!("lua/head.lua").lines();
+        for (code, source) in code.lines().zip(source) {
+            let source = source.trim();
+            let left = if source.starts_with("--") { "" } else { source };
+            assert_eq!(code.trim_end(), left);
+        }
+    }
 }

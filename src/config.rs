@@ -530,6 +530,8 @@ impl Reader<'_> {
         }))
     }
 
+    /// Once for all that it is parsed into.
+    #[inline(never)]
     fn texts(&self, flag: &Flag) -> Result<Vec<String>, ConfigError> {
         let values = match self.typed.get(flag.name) {
             Some(values) => values.iter().map(|value| value.as_os_str()).collect(),

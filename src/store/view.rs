@@ -53,8 +53,13 @@ impl View {
     }
 
     pub(super) fn ask<T: redis::FromRedisValue>(&mut self, cmd: &redis::Cmd) -> Result<T, Fault> {
-        let value: Value = self.con.ask(|con| cmd.query(con))?;
-        read(value)
+        read(self.answer(cmd)?)
+    }
+
+    /// Once for all that it is read into.
+    #[inline(never)]
+    fn answer(&mut self, cmd: &redis::Cmd) -> Result<Value, Fault> {
+        self.con.ask(|con| cmd.query(con))
     }
 
     pub(super) fn ask_all<T: redis::FromRedisValue>(

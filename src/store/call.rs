@@ -79,7 +79,7 @@ impl<'a> Call<'a> {
     }
 
     /// The patch, with which it ends.
-    pub(super) fn patch_args(&self) -> Args {
+    pub(super) fn patch_args(&self) -> Args<'_> {
         self.cmd.since(self.patch)
     }
 

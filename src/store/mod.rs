@@ -8,6 +8,7 @@
 mod board;
 mod call;
 mod depths;
+mod ended;
 mod erase;
 pub mod inspect;
 mod jobs;
@@ -162,7 +163,7 @@ pub struct Store {
     clock_set_by: AtomicI64,
     started: Instant,
     /// Ends of the last seconds, written again when Redis forgot them.
-    ended: Mutex<reassert::Ended>,
+    ended: Mutex<ended::Ended>,
     bot: OnceLock<rate::Bot>,
 }
 

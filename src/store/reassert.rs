@@ -1,9 +1,9 @@
 //! After a Redis that forgot: what an instance holds, and what it ended in the last seconds, is written
 //! down again.
 
-use super::wire::Args;
+use super::ended::End;
+use super::wire::{Args, Words};
 use super::*;
-use std::collections::VecDeque;
 
 type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
 
@@ -11,7 +11,7 @@ type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
 pub(super) enum Known<'a> {
     Fields(&'a [(&'static str, String)]),
     /// Names and values in turn.
-    Kept(&'a Args),
+    Kept(Args<'a>),
 }
 
 /// What memory knows of one flight, for a Redis that forgot.
@@ -22,58 +22,6 @@ pub(crate) struct Remembered {
     pub(crate) seq: u32,
     pub(crate) entry: Option<Arc<str>>,
     pub(crate) fields: Vec<(&'static str, String)>,
-}
-
-/// How long an end is remembered.
-const REMEMBERED: Duration = Duration::from_secs(10);
-/// Most that the remembered ends take, about: a job without a chat ends with its result, which may have
-/// many MiB. Redis loses its last second or two; thousands of ends a second still fit that.
-const REMEMBERED_BYTES: usize = 24 << 20;
-
-/// What was ended in the last seconds, oldest first.
-#[derive(Default)]
-pub(super) struct Ended {
-    list: VecDeque<Arc<Closed>>,
-    bytes: usize,
-}
-
-impl Ended {
-    fn push(&mut self, closed: Closed) {
-        self.bytes += closed.bytes();
-        self.list.push_back(Arc::new(closed));
-        while self.bytes > REMEMBERED_BYTES && self.list.len() > 1
-            || self
-                .list
-                .front()
-                .is_some_and(|old| old.at.elapsed() > REMEMBERED)
-        {
-            self.bytes -= self.list.pop_front().map_or(0, |old| old.bytes());
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn size(&self) -> (usize, usize) {
-        (self.list.len(), self.bytes)
-    }
-}
-
-pub(super) struct Closed {
-    at: Instant,
-    id: JobId,
-    token: Token,
-    seq: u32,
-    request: Option<RequestId>,
-    fields: Args,
-    state: EndState,
-    patch: Args,
-}
-
-impl Closed {
-    /// About what it takes in memory.
-    fn bytes(&self) -> usize {
-        let texts = self.id.as_str().len() + self.fields.len() + self.patch.len();
-        size_of::<Closed>() + 128 + texts
-    }
 }
 
 impl Store {
@@ -89,25 +37,30 @@ impl Store {
             return;
         };
         // The end itself says what became of the result.
-        let fields = Args::of(|cmd| {
-            flight.each_field(|name, value| {
-                if name != "result" {
-                    cmd.arg(name).arg(value);
-                }
-            });
+        let mut fields = Words::new();
+        let mark = fields.mark();
+        flight.each_field(|name, value| {
+            if name != "result" {
+                fields.arg(name).arg(value);
+            }
         });
-        let closed = Closed {
-            at: Instant::now(),
-            id: flight.id.clone(),
-            token: flight.token.clone(),
+        let end = End {
+            id: flight.id.as_str(),
+            token: &flight.token.0,
             seq,
-            request: flight.request.clone(),
-            fields,
+            request: flight.request.as_ref().map(|request| &*request.0),
             state: *state,
+            fields: fields.since(mark),
             patch: call.patch_args(),
         };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push(closed);
+        ended.push(&end, Instant::now());
+    }
+
+    /// For the time when nothing ends.
+    pub(super) fn forget_old_ends(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.forget_old(Instant::now());
     }
 }
 
@@ -147,17 +100,14 @@ impl Session {
 
     /// Writes down again what ended in the last seconds. It stays known: Redis may forget once more.
     pub(super) fn reassert_ended(&self) -> Result<(), Denied> {
-        let ended: Vec<Arc<Closed>> = {
-            let ended = self
-                .store
-                .ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let young = |old: &&Arc<Closed>| old.at.elapsed() < REMEMBERED;
-            ended.list.iter().filter(young).cloned().collect()
-        };
-        for old in &ended {
-            self.reassert_closed(old)?;
+        let ended = &self.store.ended;
+        let chunks = ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .chunks();
+        let now = Instant::now();
+        for end in chunks.iter().flat_map(|chunk| chunk.ends(now)) {
+            self.reassert_closed(&end)?;
         }
         Ok(())
     }
@@ -175,7 +125,7 @@ impl Session {
             match fields {
                 Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
                 Known::Kept(args) => {
-                    call.cmd.arg(args.count() / 2).packed_args(args);
+                    call.cmd.arg(args.count() / 2).packed_args(*args);
                 }
             }
         }
@@ -189,19 +139,20 @@ impl Session {
     }
 
     /// The row before the last write (seq - 1), then that write itself, if Redis lost it.
-    pub(super) fn reassert_closed(&self, old: &Closed) -> Result<(), Denied> {
+    pub(super) fn reassert_closed(&self, end: &End<'_>) -> Result<(), Denied> {
         let row = (
-            old.id.as_str(),
-            &*old.token.0,
-            old.seq.saturating_sub(1),
+            end.id,
+            end.token,
+            end.seq.saturating_sub(1),
             None,
-            Known::Kept(&old.fields),
+            Known::Kept(end.fields),
         );
         let answers = self.reassert_rows(&[row])?;
         if answers.first().is_some_and(|answer| answer != "lost") {
-            let (id, request) = (old.id.as_str(), old.request.as_ref());
-            let mut call = self.prepare_end(id, &old.token, old.seq, request, old.state);
-            call.cmd.packed_args(&old.patch);
+            let token = Token(end.token.into());
+            let request = end.request.map(|request| RequestId(request.into()));
+            let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end.state);
+            call.cmd.packed_args(end.patch);
             self.word(&call)?;
         }
         Ok(())

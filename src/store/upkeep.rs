@@ -79,6 +79,7 @@ impl Session {
             .arg(&["threads", process.threads.to_string().as_str()]);
         let (beat, now) = record::beat(self.script(&call)?)?;
         self.store.learn_time(now);
+        self.store.forget_old_ends();
         Ok(beat)
     }
 

@@ -52,8 +52,8 @@ impl Words {
     }
 
     /// Adds words that are packed already.
-    pub(crate) fn packed_args(&mut self, args: &Args) -> &mut Words {
-        self.bytes.extend_from_slice(&args.bytes);
+    pub(crate) fn packed_args(&mut self, args: Args<'_>) -> &mut Words {
+        self.bytes.extend_from_slice(args.bytes);
         self.counts(args.count);
         self
     }
@@ -67,9 +67,9 @@ impl Words {
     }
 
     /// All words since then.
-    pub(crate) fn since(&self, mark: Mark) -> Args {
+    pub(crate) fn since(&self, mark: Mark) -> Args<'_> {
         Args {
-            bytes: self.bytes[mark.at..].into(),
+            bytes: &self.bytes[mark.at..],
             count: self.count - mark.count,
         }
     }
@@ -166,25 +166,22 @@ pub(crate) struct Mark {
     count: usize,
 }
 
-/// Words of a command in one piece of memory, kept for another one. As texts of their own, what is
-/// remembered of an end would take three times as much, and a busy worker remembers thousands.
-pub(crate) struct Args {
-    bytes: Box<[u8]>,
+/// Words of a command, as they stand in it: they may go into another one.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a> {
+    bytes: &'a [u8],
     count: usize,
 }
 
-impl Args {
-    /// Of what `add` adds to a command.
-    pub(crate) fn of(add: impl FnOnce(&mut Words)) -> Args {
-        let mut words = Words::new();
-        let mark = words.mark();
-        add(&mut words);
-        words.since(mark)
+impl<'a> Args<'a> {
+    /// What [`Args::bytes`] and [`Args::count`] said of others.
+    pub(crate) fn new(bytes: &'a [u8], count: usize) -> Args<'a> {
+        Args { bytes, count }
     }
 
-    /// Bytes that they take.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+    /// As they go over the wire.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// How many words there are.
@@ -193,7 +190,7 @@ impl Args {
     }
 }
 
-impl fmt::Debug for Args {
+impl fmt::Debug for Args<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Args({} words)", self.count) // they may hold a prompt
     }
@@ -228,11 +225,12 @@ mod tests {
         let mark = first.mark();
         first.arg("field").arg("value");
         let patch = first.since(mark);
-        let fields = Args::of(|words| {
-            words.arg(2).arg("é");
-        });
+        let mut other = Words::new();
+        let mark = other.mark();
+        other.arg(2).arg("é");
+        let fields = other.since(mark);
         let mut second = Words::new();
-        second.arg("SET").packed_args(&patch).packed_args(&fields);
+        second.arg("SET").packed_args(patch).packed_args(fields);
         assert_eq!(
             String::from_utf8_lossy(second.bytes()),
             "*5\r\n$3\r\nSET\r\n$5\r\nfield\r\n$5\r\nvalue\r\n$1\r\n2\r\n$2\r\né\r\n"

@@ -20,7 +20,7 @@ fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
             let call = one.session.prepare(&flight, 2, &write);
             one.store.remember_closed(&flight, 2, &write, &call);
         }
-        one.store.ended.lock().unwrap().size()
+        one.store.ended.lock().unwrap().size(Instant::now())
     };
     let (ends, bytes) = remembered(10, 3000);
     assert_eq!(ends, 3000, "{bytes} bytes");

@@ -96,6 +96,17 @@ fn is_name(host: &str) -> bool {
     last != b'.'
 }
 
+/// The host of a URL as nearly all are: `https://`, a name in small letters, `/`, and then only what no
+/// two readings differ about. `None`: it has to be taken apart.
+pub(super) fn plain_host(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://")?;
+    let (host, path) = rest.split_at(rest.find('/')?);
+    let small = |b: u8| !b.is_ascii_uppercase();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.');
+    let fits = url.len() < 2048 && is_name(host) && host.bytes().all(small);
+    (fits && path.bytes().all(plain)).then_some(host)
+}
+
 /// Plain http: to loopback, or to a host the operator named (HOST or HOST:PORT).
 pub(super) fn may_speak_plain(place: &Place, named: &[String]) -> bool {
     place.is_loopback()
@@ -155,13 +166,20 @@ impl FileHosts {
         Ok(FileHosts(rules))
     }
 
-    /// Whether files may be fetched from this URL.
+    /// Whether files may be fetched from this URL. Each file is asked about several times.
     pub fn allows(&self, url: &str) -> bool {
-        Place::of(url).is_some_and(|place| self.allow(&place))
+        match plain_host(url) {
+            Some(host) => self.cover(true, host, Place::default_port(true)),
+            None => Place::of(url).is_some_and(|place| self.allow(&place)),
+        }
     }
 
     pub(super) fn allow(&self, place: &Place) -> bool {
-        self.0.iter().any(|rule| rule.covers(place))
+        self.cover(place.tls, &place.host, place.port)
+    }
+
+    fn cover(&self, tls: bool, host: &str, port: u16) -> bool {
+        self.0.iter().any(|rule| rule.covers(tls, host, port))
     }
 
     /// Whether Telegram can be given this URL. The same set: a host the operator names counts as reachable.
@@ -171,17 +189,17 @@ impl FileHosts {
 }
 
 impl Rule {
-    fn covers(&self, place: &Place) -> bool {
-        let host = match place.host.strip_suffix(&self.host) {
+    fn covers(&self, tls: bool, host: &str, port: u16) -> bool {
+        let host = match host.strip_suffix(&self.host) {
             Some(before) if self.below => before.len() > 1 && before.ends_with('.'),
             Some(before) => before.is_empty(),
             None => false,
         };
         let port = match self.port {
-            Some(port) => port == place.port,
-            None => self.named || place.port == Place::default_port(place.tls),
+            Some(known) => known == port,
+            None => self.named || port == Place::default_port(tls),
         };
-        host && port && (place.tls || self.named)
+        host && port && (tls || self.named)
     }
 }
 
@@ -255,6 +273,38 @@ mod tests {
             assert_eq!(hosts.allows(url), allowed, "{url}");
             assert_eq!(hosts.public(url), allowed, "{url}");
         }
+    }
+
+    #[test]
+    fn a_plain_url_is_read_as_one_that_is_taken_apart() {
+        let rows = [
+            ("https://v3.fal.media/files/b/Cat-1_x.png", true),
+            ("https://fal.media/", true),
+            ("https://127.0.0.1/a", true),
+            ("https://a_b-c.example//..", true),
+            ("https://fal.media", false),
+            ("https://V3.fal.media/a", false),
+            ("https://v3.fal.media:443/a", false),
+            ("https://v3.fal.media@evil.example/a", false),
+            ("https://v3.fal.media/a?b", false),
+            ("https://v3.fal.media/a b", false),
+            ("https://v3.fal.media?/a", false),
+            ("https://.fal.media/a", false),
+            ("https://fal.media./a", false),
+            ("https:///a", false),
+            ("http://fal.media/a", false),
+            ("HTTPS://fal.media/a", false),
+        ];
+        for (url, is_plain) in rows {
+            let host = plain_host(url);
+            assert_eq!(host.is_some(), is_plain, "{url}");
+            if let Some(host) = host {
+                let place = Place::of(url).expect(url);
+                assert_eq!((place.tls, &*place.host, place.port), (true, host, 443));
+            }
+        }
+        let long = format!("https://fal.media/{}", "a".repeat(70_000));
+        assert_eq!((plain_host(&long), Place::of(&long)), (None, None));
     }
 
     #[test]

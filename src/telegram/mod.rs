@@ -14,10 +14,14 @@ pub use look::Look;
 
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use refusal::{Refusal, classify, tidy};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::fmt;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -367,10 +371,11 @@ fn without_token(text: &str, token: &str) -> String {
 
 /// JSON first, whatever the status; then the status.
 fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
-    if answer.body.trim_ascii_start().starts_with(b"{")
-        && let Ok(Wire { ok: true, result }) = serde_json::from_slice(&answer.body)
+    let text = std::str::from_utf8(&answer.body).map_or("", str::trim_ascii_start);
+    if text.starts_with('{')
+        && let Some(sent) = usual(text).or_else(|| any(text))
     {
-        return Ok(result.map(sent).unwrap_or_default());
+        return Ok(sent);
     }
     // Struck out before a description is shortened, or half a token might be left at the end.
     let body = without_token(&String::from_utf8_lossy(&answer.body), token);
@@ -382,103 +387,154 @@ fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
     ))
 }
 
-// Of an answer only the members that are used are read, each on its own: what else is in it, and what
-// one of them turns out to be, must not spoil a success.
+// Of an answer only the members that are used are read: what else is in it, and what one of them turns out
+// to be, must not spoil a success. So each is taken as it stands and read on its own (`Raw`), which goes over
+// a photo's sizes four times; what is as the documentation says, nearly always, is read in one go before that.
+
+type Raw<'a> = &'a RawValue;
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct Wire<R> {
     ok: bool,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
+    result: Option<R>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Message<'a> {
-    #[serde(borrow)]
-    message_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    photo: Option<&'a RawValue>,
-    #[serde(borrow)]
-    animation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    video: Option<&'a RawValue>,
-    #[serde(borrow)]
-    audio: Option<&'a RawValue>,
-    #[serde(borrow)]
-    document: Option<&'a RawValue>,
-    #[serde(borrow)]
-    voice: Option<&'a RawValue>,
-    #[serde(borrow)]
-    video_note: Option<&'a RawValue>,
-    #[serde(borrow)]
-    sticker: Option<&'a RawValue>,
+#[derive(Deserialize)]
+struct Message<Id, Photo, File> {
+    message_id: Option<Id>,
+    photo: Option<Photo>,
+    animation: Option<File>,
+    video: Option<File>,
+    audio: Option<File>,
+    document: Option<File>,
+    voice: Option<File>,
+    video_note: Option<File>,
+    sticker: Option<File>,
 }
 
 /// A file of a message, or one size of a photo.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Kept<'a> {
-    #[serde(borrow)]
-    file_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    width: Option<&'a RawValue>,
-    #[serde(borrow)]
-    height: Option<&'a RawValue>,
+#[derive(Deserialize)]
+struct Kept<Text, Number> {
+    file_id: Option<Text>,
+    width: Option<Number>,
+    height: Option<Number>,
 }
 
-/// serde would take a list for an object whose members stand in order.
-fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
-    raw.get().starts_with('{').then(|| part(raw))?
+/// A message that has been read.
+type Said<Text> = Message<i64, Vec<Object<Kept<Text, u64>>>, Object<Kept<Text, u64>>>;
+
+/// An object. serde alone would take a list for one whose members stand in order.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Members(PhantomData))
+    }
 }
 
-fn part<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+fn part<'a, T: Deserialize<'a>>(raw: Raw<'a>) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// A Message, an array of them, or `true`.
-fn sent(result: &RawValue) -> Sent {
+/// What one message says, where all that is used of it is as documented.
+fn usual(text: &str) -> Option<Sent> {
+    let wire: Wire<Object<Said<&str>>> = serde_json::from_str(text).ok()?;
     let mut sent = Sent::default();
-    let messages: Vec<&RawValue> = match result.get().starts_with('[') {
-        true => part(result).unwrap_or_default(),
-        false => vec![result],
-    };
-    for message in messages.into_iter().filter_map(object::<Message>) {
-        let id: Option<i64> = message.message_id.and_then(part);
-        sent.message_ids.extend(id.filter(|id| *id != 0));
-        if let Some((kind, id)) = file_id(&message) {
-            sent.file_ids.push(id);
-            sent.file_kinds.push(kind);
-        }
-    }
-    sent
+    sent.add(wire.result.filter(|_| wire.ok)?.0);
+    Some(sent)
 }
 
-/// An animation also comes as `document`, a silent video as `animation`: the first that is there.
-fn file_id(message: &Message) -> Option<(&'static str, String)> {
-    let kinds = [
-        ("animation", message.animation),
-        ("video", message.video),
-        ("audio", message.audio),
-        ("document", message.document),
-        ("voice", message.voice),
-        ("video_note", message.video_note),
-        ("sticker", message.sticker),
-    ];
-    let (kind, file) = match message.photo.and_then(part::<Vec<&RawValue>>) {
-        Some(sizes) => {
-            let sizes = sizes.into_iter().filter_map(object::<Kept>);
-            let largest = sizes.max_by_key(|size| {
-                let side = |side: Option<&RawValue>| side.and_then(part).unwrap_or(0u64);
-                side(size.width).saturating_mul(side(size.height))
-            });
-            ("photo", largest?)
-        }
-        None => kinds
-            .into_iter()
-            .find_map(|(kind, file)| Some((kind, object(file?)?)))?,
+/// What any success says: a Message, an array of them, or `true`.
+fn any(text: &str) -> Option<Sent> {
+    let wire: Wire<Raw<'_>> = serde_json::from_str(text).ok()?;
+    if !wire.ok {
+        return None;
+    }
+    let mut sent = Sent::default();
+    let messages: Vec<Raw<'_>> = match wire.result {
+        Some(list) if list.get().starts_with('[') => part(list).unwrap_or_default(),
+        one => one.into_iter().collect(),
     };
-    Some((kind, part(file.file_id?)?))
+    for message in messages {
+        if let Some(Object(message)) = part::<Object<Message<Raw<'_>, Raw<'_>, Raw<'_>>>>(message) {
+            sent.add(message.read());
+        }
+    }
+    Some(sent)
+}
+
+impl Message<Raw<'_>, Raw<'_>, Raw<'_>> {
+    /// Without what is not as it should be.
+    fn read(self) -> Said<String> {
+        let kept = |raw| {
+            let Object(kept) = part::<Object<Kept<Raw<'_>, Raw<'_>>>>(raw)?;
+            Some(Object(Kept {
+                file_id: kept.file_id.and_then(part),
+                width: kept.width.and_then(part),
+                height: kept.height.and_then(part),
+            }))
+        };
+        let sizes = self.photo.and_then(part::<Vec<Raw<'_>>>);
+        Message {
+            message_id: self.message_id.and_then(part),
+            photo: sizes.map(|sizes| sizes.into_iter().filter_map(kept).collect()),
+            animation: self.animation.and_then(kept),
+            video: self.video.and_then(kept),
+            audio: self.audio.and_then(kept),
+            document: self.document.and_then(kept),
+            voice: self.voice.and_then(kept),
+            video_note: self.video_note.and_then(kept),
+            sticker: self.sticker.and_then(kept),
+        }
+    }
+}
+
+impl<Text: Into<String>> Said<Text> {
+    /// An animation also comes as `document`, a silent video as `animation`: the first that is there.
+    fn file_id(self) -> Option<(&'static str, String)> {
+        let kinds = [
+            ("animation", self.animation),
+            ("video", self.video),
+            ("audio", self.audio),
+            ("document", self.document),
+            ("voice", self.voice),
+            ("video_note", self.video_note),
+            ("sticker", self.sticker),
+        ];
+        let (kind, Object(file)) = match self.photo {
+            Some(sizes) => {
+                let side = |side: Option<u64>| side.unwrap_or(0);
+                let largest = (sizes.into_iter())
+                    .max_by_key(|Object(size)| side(size.width).saturating_mul(side(size.height)));
+                ("photo", largest?)
+            }
+            None => (kinds.into_iter()).find_map(|(kind, file)| Some((kind, file?)))?,
+        };
+        Some((kind, file.file_id?.into()))
+    }
+}
+
+impl Sent {
+    fn add(&mut self, message: Said<impl Into<String>>) {
+        let id = message.message_id.filter(|id| *id != 0);
+        self.message_ids.extend(id);
+        if let Some((kind, id)) = message.file_id() {
+            self.file_ids.push(id);
+            self.file_kinds.push(kind);
+        }
+    }
 }
 
 /// A multipart body around a file that is never in memory: what stands before and after its bytes.

@@ -77,6 +77,40 @@ fn messages_are_read_leniently() {
 }
 
 #[test]
+fn a_message_as_documented_is_read_in_one_go_and_as_any_other_would_be() {
+    for (name, body) in [
+        (
+            "photo",
+            include_str!("../../tests/fixtures/telegram/sent_photo.json"),
+        ),
+        (
+            "animation",
+            include_str!("../../tests/fixtures/telegram/sent_animation.json"),
+        ),
+        (
+            "text",
+            include_str!("../../tests/fixtures/telegram/sent_text.json"),
+        ),
+    ] {
+        let sent = usual(body);
+        assert!(sent.is_some(), "{name}");
+        assert_eq!(sent, any(body), "{name}");
+    }
+    // These are for the other way, which knows what to make of them.
+    for odd in [
+        r#"{"ok":false,"result":{"message_id":5}}"#,
+        r#"{"ok":true,"result":[5,null,null,null,null,null,null,null,null]}"#,
+        r#"{"ok":true,"result":{"message_id":5,"video":["x",1,1]}}"#,
+        r#"{"ok":true,"result":{"message_id":5,"photo":[{"file_id":"\u0061"}]}}"#,
+        r#"{"ok":true,"result":{"message_id":5,"photo":[{"file_id":"a","width":1.5}]}}"#,
+        r#"{"ok":true,"result":true}"#,
+        r#"{"ok":true}"#,
+    ] {
+        assert_eq!(usual(odd), None, "{odd}");
+    }
+}
+
+#[test]
 fn the_body_counts_before_the_status() {
     assert_eq!(
         read(

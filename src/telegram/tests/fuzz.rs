@@ -15,6 +15,11 @@ fn any_answer(input: &[u8]) -> Outcome {
         headers: headers.into_iter().collect(),
         body,
     };
+    if let Ok(text) = std::str::from_utf8(&answer.body)
+        && let Some(sent) = usual(text)
+    {
+        hold!(any(text) == Some(sent), "two readings of {text}");
+    }
     let mut words = Vec::new();
     for method in [Method::SendPhoto, Method::EditMessageText] {
         match read(&answer, method, TOKEN) {

@@ -167,7 +167,7 @@ impl Fal {
 
     /// Puts a request into fal's queue: the one call that costs money.
     pub fn submit(&self, order: &Order) -> Submitted {
-        let url = format!("{}/{}", self.urls.queue, order.model.as_str());
+        let url = [&*self.urls.queue, "/", order.model.as_str()].concat();
         let headers = headers(order, Way::Queue);
         let result = self.call(
             "POST",
@@ -231,11 +231,11 @@ impl Fal {
         // The path comes from a record: it is checked again, since the key is sent along.
         match handle.path.filter(|path| answer::is_plain_path(path)) {
             Some(path) => format!("{}{path}", self.urls.queue),
-            None => format!(
-                "{}{}",
-                self.urls.queue,
-                answer::stem_path(model, handle.request)
-            ),
+            None => [
+                &*self.urls.queue,
+                &*answer::stem_path(model, handle.request),
+            ]
+            .concat(),
         }
     }
 

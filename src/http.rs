@@ -393,6 +393,9 @@ impl Http {
     }
 }
 
+/// What nearly all requests send or accept.
+const JSON: &str = "application/json";
+
 /// A request but for its body.
 struct Head<'a> {
     method: &'static str,
@@ -403,10 +406,11 @@ struct Head<'a> {
 
 impl Head<'_> {
     fn before<B>(&self, body: B) -> Result<ureq::http::Request<B>, Broken> {
-        let value = |text| {
-            HeaderValue::from_str(text).map_err(|_| {
+        let value = |text| match text {
+            JSON => Ok(HeaderValue::from_static(JSON)), // the others are copied
+            _ => HeaderValue::from_str(text).map_err(|_| {
                 Broken::NotSent("a header holds characters that HTTP does not allow".into())
-            })
+            }),
         };
         // Not ureq's builder: it moves the whole request for each part of it.
         let mut request = ureq::http::Request::new(body);

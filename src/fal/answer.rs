@@ -212,7 +212,7 @@ pub(super) fn collected(wire: Wire) -> Collected {
             Err(failure) => return Collected::Failed(failure),
         },
     };
-    let short = (answer.body.len() <= LONGEST_STATUS).then(|| Body::read(&answer.body));
+    let short = may_speak_of_the_request(&answer.body).then(|| Body::read(&answer.body));
     if short.as_ref().is_some_and(is_still_running) {
         return Collected::NotYet;
     }
@@ -236,6 +236,14 @@ fn too_big() -> Failure {
         spoke: true,
         ..plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text)
     }
+}
+
+/// Whether it can be anything but a result: it is short, and one of the two names stands in it, or perhaps
+/// one that is escaped. A glance, since most have neither and are read for what is in them.
+fn may_speak_of_the_request(body: &[u8]) -> bool {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    text.len() <= LONGEST_STATUS
+        && (text.contains("detail") || text.contains("status") || text.contains('\\'))
 }
 
 /// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result.

@@ -22,7 +22,7 @@ impl<'a> Members<'a> {
 
     /// The same of bytes that may not even be UTF-8.
     pub(super) fn of_bytes(json: &'a [u8]) -> Option<Members<'a>> {
-        serde_json::from_slice(json).ok()
+        Members::read(std::str::from_utf8(json).ok()?) // seen once, not at each text in it
     }
 
     /// Of one value; `None` if it is no object.

@@ -89,6 +89,8 @@ pub type Fields<'a> = [(&'a str, &'a dyn Value)];
 
 /// Longest value, characters: a line stays readable, and under what the journal takes in one piece.
 const LONGEST: usize = 1000;
+/// What most fields take with their names.
+const USUAL: usize = 40;
 
 /// A text, cut, with every secret blacked out by `hide` before an escape could disguise it.
 fn prepared(text: &str, hide: impl Fn(String) -> String) -> String {
@@ -106,14 +108,16 @@ pub(super) fn logfmt(
     fields: &Fields<'_>,
     hide: impl Fn(String) -> String,
 ) -> String {
-    let mut line = escaped(sentence);
+    let mut line = String::with_capacity(sentence.len() + fields.len() * USUAL);
+    escape(sentence, &mut line);
     for (key, value) in fields {
-        match value.shown() {
-            Shown::Absent => {}
-            Shown::Number(number) => write!(line, " {key}={number}").expect("into a String"),
-            Shown::Text(text) => {
-                write!(line, " {key}={}", quoted(&prepared(&text, &hide))).expect("into a String");
-            }
+        let shown = match value.shown() {
+            Shown::Absent => continue,
+            Shown::Number(number) => number,
+            Shown::Text(text) => quoted(prepared(&text, &hide)),
+        };
+        for part in [" ", key, "=", &shown] {
+            line.push_str(part);
         }
     }
     line
@@ -168,20 +172,25 @@ pub(super) fn json_text(text: &str) -> String {
 }
 
 /// A value: bare if it is one word that cannot be taken for anything else, else in quotes.
-fn quoted(text: &str) -> Cow<'_, str> {
+fn quoted(text: String) -> String {
     let plain =
         |c: char| !matches!(c, ' ' | '=' | '"' | '\\') && !c.is_whitespace() && !misleads(c);
     if !text.is_empty() && text.chars().all(plain) {
-        return Cow::Borrowed(text);
+        return text;
     }
     // A backslash is doubled here, and only here: inside quotes an escape is ours, never the job's.
     let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-    Cow::Owned(format!("\"{}\"", escaped(&text)))
+    format!("\"{}\"", escaped(&text))
 }
 
 /// Text with everything that misleads as `\n`, `\t`, `\u{…}`.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    escape(text, &mut out);
+    out
+}
+
+fn escape(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {
             '\n' => out.push_str("\\n"),
@@ -191,7 +200,6 @@ pub(super) fn escaped(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out
 }
 
 /// Ends a line, moves the cursor, turns the writing direction or cannot be seen.

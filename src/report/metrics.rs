@@ -82,7 +82,6 @@ struct Figures {
     models: RwLock<HashMap<String, OfModel>>,
 }
 
-#[derive(Clone)]
 struct OfModel {
     seconds: Histogram,
     units: Counter,
@@ -128,10 +127,11 @@ static FIGURES: LazyLock<Figures> = LazyLock::new(|| {
 });
 
 impl Figures {
-    fn of(&self, model: &str) -> OfModel {
+    /// Used under the lock: a copy would be counted on one place of memory by all threads.
+    fn of(&self, model: &str, note: impl FnOnce(&OfModel)) {
         let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(of) = known.get(model) {
-            return of.clone();
+            return note(of);
         }
         let model = if known.len() < MODELS { model } else { OTHER };
         drop(known);
@@ -141,7 +141,7 @@ impl Figures {
             seconds: self.job_seconds.with_label_values(&[model]),
             units: self.units.with_label_values(&[model]),
         });
-        made.clone()
+        note(made);
     }
 }
 
@@ -159,7 +159,7 @@ pub fn step_took(step: Step, took: Duration) {
 pub(super) fn job_took(model: &str, spent: &super::Spent) {
     let seconds = |ms: u64| ms as f64 / 1000.0;
     if let Some(ms) = spent.total_ms {
-        FIGURES.of(model).seconds.observe(seconds(ms));
+        FIGURES.of(model, |of| of.seconds.observe(seconds(ms)));
     }
     let parts = [spent.queue_ms, spent.gen_ms, spent.deliver_ms];
     for (stage, ms) in FIGURES.stages.iter().zip(parts) {
@@ -172,7 +172,7 @@ pub(super) fn job_took(model: &str, spent: &super::Spent) {
 /// fal billed so many units more; what is no number above zero is nothing.
 pub fn billed(model: &str, units: f64) {
     if units.is_finite() && units > 0.0 {
-        FIGURES.of(model).units.inc_by(units);
+        FIGURES.of(model, |of| of.units.inc_by(units));
     }
 }
 

@@ -264,11 +264,8 @@ impl Telegram {
     ) -> Result<Sent, Refusal> {
         let method = call.method;
         let token = self.token();
-        let url = format!(
-            "{}/bot{token}/{}",
-            self.base_url.trim_end_matches('/'),
-            method.as_str()
-        );
+        let base = self.base_url.trim_end_matches('/');
+        let url = [base, "/bot", &token, "/", method.as_str()].concat();
         let answer = match (call.file_part, uploads.as_mut_slice()) {
             (None, []) => {
                 let bytes = serde_json::to_vec(&call.args)

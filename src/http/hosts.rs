@@ -41,6 +41,10 @@ impl Place {
         Some(Place { tls, host, port })
     }
 
+    pub(super) fn seen(&self) -> Seen<'_> {
+        (self.tls, &self.host, self.port)
+    }
+
     fn default_port(tls: bool) -> u16 {
         if tls { 443 } else { 80 }
     }
@@ -96,15 +100,29 @@ fn is_name(host: &str) -> bool {
     last != b'.'
 }
 
-/// The host of a URL as nearly all are: `https://`, a name in small letters, `/`, and then only what no
-/// two readings differ about. `None`: it has to be taken apart.
-pub(super) fn plain_host(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("https://")?;
-    let (host, path) = rest.split_at(rest.find('/')?);
+/// A place that is read where it stands: TLS or not, host, port.
+pub(super) type Seen<'a> = (bool, &'a str, u16);
+
+/// The place of a URL as nearly all are: a scheme, a name in small letters, perhaps a port, `/`, and then
+/// only what no two readings differ about. `None`: it has to be taken apart.
+pub(super) fn plain_place(url: &str) -> Option<Seen<'_>> {
+    let (tls, rest) = match url.split_once("://")? {
+        ("https", rest) => (true, rest),
+        ("http", rest) => (false, rest),
+        _ => return None,
+    };
+    let (authority, path) = rest.split_at(rest.find('/')?);
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            (host, port.parse().ok()?)
+        }
+        Some(_) => return None,
+        None => (authority, Place::default_port(tls)),
+    };
     let small = |b: u8| !b.is_ascii_uppercase();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.');
     let fits = url.len() < 2048 && is_name(host) && host.bytes().all(small);
-    (fits && path.bytes().all(plain)).then_some(host)
+    (fits && path.bytes().all(plain)).then_some((tls, host, port))
 }
 
 /// Plain http: to loopback, or to a host the operator named (HOST or HOST:PORT).
@@ -168,18 +186,18 @@ impl FileHosts {
 
     /// Whether files may be fetched from this URL. Each file is asked about several times.
     pub fn allows(&self, url: &str) -> bool {
-        match plain_host(url) {
-            Some(host) => self.cover(true, host, Place::default_port(true)),
+        match plain_place(url) {
+            Some(seen) => self.cover(seen),
             None => Place::of(url).is_some_and(|place| self.allow(&place)),
         }
     }
 
     pub(super) fn allow(&self, place: &Place) -> bool {
-        self.cover(place.tls, &place.host, place.port)
+        self.cover(place.seen())
     }
 
-    fn cover(&self, tls: bool, host: &str, port: u16) -> bool {
-        self.0.iter().any(|rule| rule.covers(tls, host, port))
+    fn cover(&self, seen: Seen<'_>) -> bool {
+        self.0.iter().any(|rule| rule.covers(seen))
     }
 
     /// Whether Telegram can be given this URL. The same set: a host the operator names counts as reachable.
@@ -189,7 +207,7 @@ impl FileHosts {
 }
 
 impl Rule {
-    fn covers(&self, tls: bool, host: &str, port: u16) -> bool {
+    fn covers(&self, (tls, host, port): Seen<'_>) -> bool {
         let host = match host.strip_suffix(&self.host) {
             Some(before) if self.below => before.len() > 1 && before.ends_with('.'),
             Some(before) => before.is_empty(),
@@ -282,29 +300,38 @@ mod tests {
             ("https://fal.media/", true),
             ("https://127.0.0.1/a", true),
             ("https://a_b-c.example//..", true),
+            ("http://fal.media/a", true),
+            ("https://v3.fal.media:443/a", true),
+            ("http://127.0.0.1:65535/a.png", true),
+            ("http://127.0.0.1:080/a.png", true),
+            ("http://127.0.0.1:65536/a.png", false),
+            ("http://127.0.0.1:/a.png", false),
+            ("http://127.0.0.1:+80/a.png", false),
+            ("http://127.0.0.1:80:80/a.png", false),
             ("https://fal.media", false),
             ("https://V3.fal.media/a", false),
-            ("https://v3.fal.media:443/a", false),
             ("https://v3.fal.media@evil.example/a", false),
+            ("https://v3.fal.media:x@evil.example/a", false),
+            ("https://v3.fal.media:1@evil.example/a", false),
             ("https://v3.fal.media/a?b", false),
             ("https://v3.fal.media/a b", false),
             ("https://v3.fal.media?/a", false),
             ("https://.fal.media/a", false),
             ("https://fal.media./a", false),
+            ("https://[::1]/a", false),
             ("https:///a", false),
-            ("http://fal.media/a", false),
+            ("ftp://fal.media/a", false),
             ("HTTPS://fal.media/a", false),
         ];
         for (url, is_plain) in rows {
-            let host = plain_host(url);
-            assert_eq!(host.is_some(), is_plain, "{url}");
-            if let Some(host) = host {
-                let place = Place::of(url).expect(url);
-                assert_eq!((place.tls, &*place.host, place.port), (true, host, 443));
+            let seen = plain_place(url);
+            assert_eq!(seen.is_some(), is_plain, "{url}");
+            if let Some(seen) = seen {
+                assert_eq!(Place::of(url).expect(url).seen(), seen);
             }
         }
         let long = format!("https://fal.media/{}", "a".repeat(70_000));
-        assert_eq!((plain_host(&long), Place::of(&long)), (None, None));
+        assert_eq!((plain_place(&long), Place::of(&long)), (None, None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn any_url(input: &[u8]) -> Outcome {
     for url in [Some(url.to_owned()), join(url, to)].into_iter().flatten() {
         let Some(place) = Place::of(&url) else {
             hold!(!hosts.allows(&url), "allowed, and not understood: {url}");
-            hold!(hosts::plain_host(&url).is_none(), "no plain one: {url}");
+            hold!(hosts::plain_place(&url).is_none(), "no plain one: {url}");
             words.push("no place".to_owned());
             continue;
         };
@@ -33,13 +33,8 @@ fn any_url(input: &[u8]) -> Outcome {
             "port {port} and {} in {url}",
             place.port
         );
-        if let Some(host) = hosts::plain_host(&url) {
-            let plain = Place {
-                tls: true,
-                host: host.to_owned(),
-                port: 443,
-            };
-            hold!(plain == place, "{plain:?} and {place:?} in {url}");
+        if let Some(seen) = hosts::plain_place(&url) {
+            hold!(seen == place.seen(), "{seen:?} and {place:?} in {url}");
         }
         if hosts.allows(&url) {
             let rest = url.split_once("://").map_or("", |(_, rest)| rest);

@@ -368,14 +368,16 @@ fn without_token(text: &str, token: &str) -> String {
 
 /// JSON first, whatever the status; then the status.
 fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
-    let text = std::str::from_utf8(&answer.body).map_or("", str::trim_ascii_start);
+    // A byte that is no text, in a member that nobody reads, does not make a success less of one.
+    let body = String::from_utf8_lossy(&answer.body);
+    let text = body.trim_ascii_start();
     if text.starts_with('{')
         && let Some(sent) = usual(text).or_else(|| any(text))
     {
         return Ok(sent);
     }
     // Struck out before a description is shortened, or half a token might be left at the end.
-    let body = without_token(&String::from_utf8_lossy(&answer.body), token);
+    let body = without_token(&body, token);
     Err(classify(
         answer.status,
         answer.header("retry-after"),

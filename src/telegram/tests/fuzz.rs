@@ -24,8 +24,9 @@ fn any_answer(input: &[u8]) -> Outcome {
     for method in [Method::SendPhoto, Method::EditMessageText] {
         match read(&answer, method, TOKEN) {
             Ok(sent) => {
+                let text = String::from_utf8_lossy(&answer.body);
                 let json: BTreeMap<String, &RawValue> =
-                    serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+                    serde_json::from_str(&text).map_err(|error| error.to_string())?;
                 hold!(json["ok"].get() == "true", "success without ok");
                 hold!(!sent.message_ids.contains(&0), "a message 0");
                 words.push(format!(

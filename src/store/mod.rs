@@ -89,6 +89,8 @@ const AUDIT_PAGE: usize = 500;
 /// Redis's time differs from what is known of it by more than any late answer explains, ms: its clock was
 /// set.
 const CLOCK_WAS_SET: i64 = 30_000;
+/// No clock says so, in ms: spans of what is believed are far from where numbers end.
+const NO_TIME: i64 = 1 << 52;
 /// Jobs moved by one call.
 pub(crate) const BATCH: usize = 200;
 
@@ -374,7 +376,7 @@ impl Store {
     }
 
     fn learn_time(&self, now: i64) {
-        if now > 0 {
+        if (1..NO_TIME).contains(&now) {
             let clock = now - self.uptime_ms();
             let before = self.clock.swap(clock, Ordering::Relaxed);
             if before != 0 && (clock - before).abs() > CLOCK_WAS_SET {

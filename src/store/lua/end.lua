@@ -25,5 +25,5 @@ local mark = reached and marks .. ':' .. chat or nil
 if keep > 0 and state ~= 'dead' and not slot and not at_fal then
   if mark then redis.call('DEL', spec, result, mark) else redis.call('DEL', spec, result) end
   redis.call('EXPIRE', job, keep)
-  return now_text
+  return now
 end

@@ -27,5 +27,5 @@ if large ~= '' then redis.call('SET', result, large) end
 local left = silence ~= '' and redis.call('PTTL', silence) or 0
 if not at_fal then
   if left > 0 then return {'ok', request or '', now, left} end
-  return now_text
+  return now
 end

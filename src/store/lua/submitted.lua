@@ -25,6 +25,6 @@ if not KEYS[4] then
     end
     redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
       unpack(ARGV, 7))
-    return now_text
+    return now
   end
 end

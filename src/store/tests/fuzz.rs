@@ -233,8 +233,8 @@ fn stepped(mut flight: Flight) -> String {
     format!("{} {}", before.is_some(), spent.is_zero())
 }
 
-#[test]
-fn any_reply_of_redis_loses_no_request_and_stops_no_worker() {
+/// One that reaches nothing.
+fn store() -> Arc<Store> {
     let access = Access {
         redis: redis::IntoConnectionInfo::into_connection_info("redis://127.0.0.1:1")
             .unwrap()
@@ -243,7 +243,34 @@ fn any_reply_of_redis_loses_no_request_and_stops_no_worker() {
         inbox: format!("{NS}:inbox"),
         connections: 1,
     };
-    let store = Store::new(&access, KEEP, Process::default()).unwrap();
+    Store::new(&access, KEEP, Process::default()).unwrap()
+}
+
+#[test]
+fn a_time_that_no_clock_says_is_not_believed() {
+    let store = store();
+    for time in [
+        1,
+        i64::MAX,
+        i64::MIN,
+        1 << 60,
+        -1,
+        0,
+        1_790_812_800_000,
+        i64::MAX,
+    ] {
+        store.learn_time(time);
+    }
+    let now = store.now().0;
+    assert!(
+        (1_790_812_800_000..1_790_812_900_000).contains(&now),
+        "{now}"
+    );
+}
+
+#[test]
+fn any_reply_of_redis_loses_no_request_and_stops_no_worker() {
+    let store = store();
     let spec = r#"{\"id\":\"a\",\"model\":\"fal-ai/flux/dev\",\"input\":{\"prompt\":\"x\"},\"timeout_s\":60,\"telegram\":{\"chat_id\":42}}"#;
     let record = |phase: &str, more: &str| {
         format!(

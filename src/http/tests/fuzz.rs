@@ -40,7 +40,11 @@ fn any_url(input: &[u8]) -> Outcome {
             let rest = url.split_once("://").map_or("", |(_, rest)| rest);
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
             let authority = rest[..end].to_ascii_lowercase();
-            let name = authority.strip_suffix(":443").unwrap_or(&authority);
+            // `:0443` says the same.
+            let name = match authority.split_once(':') {
+                Some((name, port)) if port.parse() == Ok(443_u16) => name,
+                _ => &authority,
+            };
             let known = name == "fal.media"
                 || name.ends_with(".fal.media")
                 || name == "storage.googleapis.com";

@@ -5,10 +5,14 @@ use super::progress::{Progress, Way};
 use super::{DeliveryMode, FORM_BYTES, Parcel};
 use crate::job::answer::File;
 
-/// The rung of the item under way.
+/// The rung of the item under way. The one on record may be of a file that nobody may fetch any more.
 pub(super) fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {
-    if p.way != Way::Undecided {
-        return p.way;
+    match p.way {
+        Way::Url | Way::Upload | Way::Document if !may_be_fetched(parcel, file) => {
+            return Way::Link;
+        }
+        Way::Undecided => {}
+        known => return known,
     }
     if file.held.is_some() {
         return Way::Held;
@@ -22,7 +26,7 @@ pub(super) fn first_way(parcel: &Parcel<'_>, no_url: bool, file: &File) -> Way {
     if is_data(&file.url) {
         return upload_rung(parcel, file, kind);
     }
-    if !is_http(&file.url) || !(parcel.may_fetch)(&file.url) {
+    if !may_be_fetched(parcel, file) {
         return Way::Link;
     }
     let limits = &parcel.limits;
@@ -47,6 +51,10 @@ pub(super) fn first_way(parcel: &Parcel<'_>, no_url: bool, file: &File) -> Way {
     } else {
         upload_rung(parcel, file, kind)
     }
+}
+
+fn may_be_fetched(parcel: &Parcel<'_>, file: &File) -> bool {
+    is_data(&file.url) || (is_http(&file.url) && (parcel.may_fetch)(&file.url))
 }
 
 /// Where a file that is uploaded enters the ladder: no photo that cannot be one.

@@ -66,8 +66,10 @@ fn any_delivery(input: &[u8]) -> Outcome {
         Err(_) => return Ok("given up".to_owned()),
     };
     let mut walked = Vec::new();
-    // Every item may take its texts, every rung of it some repeats: a bound that no honest walk reaches.
-    for _ in 0..4000 {
+    // Every item may take its texts, every rung of it some repeats: a bound that no honest walk reaches, but for
+    // what is not sent, which is tried again as long as the delivery may take.
+    let not_sent = text.split('\n').filter(|line| *line == "-").count();
+    for _ in 0..4000 + not_sent {
         let op = next(&parcel, &p);
         hold!(
             is_finished(&parcel, &p) == (op == Op::Finished),

@@ -19,6 +19,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::marker::PhantomData;
@@ -366,6 +367,34 @@ fn without_token(text: &str, token: &str) -> String {
     }
 }
 
+/// Letters and the like of a JSON text that are written as `\u00XX`, as themselves: a token may stand so, too.
+fn without_escapes(text: &str) -> Cow<'_, str> {
+    if !text.contains("\\u00") {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let code = escape.get(2..6).filter(|_| escape.starts_with("\\u00"));
+        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code.map(char::from) {
+            Some(c @ (' '..='!' | '#'..='[' | ']'..='~')) => {
+                out.push(c);
+                rest = &escape[6..];
+            }
+            // It and what it escapes, which may be a backslash.
+            Some(_) | None => {
+                let len = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+                out.push_str(&escape[..len]);
+                rest = &escape[len..];
+            }
+        }
+    }
+    (out + rest).into()
+}
+
 /// JSON first, whatever the status; then the status.
 fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
     // A byte that is no text, in a member that nobody reads, does not make a success less of one.
@@ -377,7 +406,7 @@ fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
         return Ok(sent);
     }
     // Struck out before a description is shortened, or half a token might be left at the end.
-    let body = without_token(&body, token);
+    let body = without_token(&without_escapes(&body), token);
     Err(classify(
         answer.status,
         answer.header("retry-after"),

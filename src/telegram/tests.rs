@@ -17,6 +17,28 @@ fn answer(status: u16, body: &str) -> Answer {
 }
 
 #[test]
+fn escapes_are_read_before_a_token_is_struck_out() {
+    for (json, plain) in [
+        (r"\u0041b\u003a c", "Ab: c"),
+        (r"\\u0041", r"\\u0041"),
+        (r"\\\u0041", r"\\A"),
+        (
+            r"\u0022 \u005C \u000a \u0430 \u00e9",
+            r"\u0022 \u005C \u000a \u0430 \u00e9",
+        ),
+        (r"\u00", r"\u00"),
+        (r"\u00zz \u00é", r"\u00zz \u00é"),
+        ("\\u0041\\", "A\\"),
+    ] {
+        assert_eq!(without_escapes(json), plain, "{json}");
+    }
+    let body = r#"{"ok":false,"error_code":404,"description":"/bot7:\u0073ecret-token"}"#;
+    let refusal = read(&answer(404, body), Method::SendPhoto, "7:secret-token");
+    let text = refusal.unwrap_err().to_string();
+    assert!(!text.contains("secret") && text.contains("***"), "{text}");
+}
+
+#[test]
 fn messages_are_read_leniently() {
     let table = [
         (

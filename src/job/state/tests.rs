@@ -4,6 +4,8 @@ use super::*;
 use crate::job::RequestId;
 use crate::job::flight::sample::{CAME, flight};
 use crate::job::flight::{Event, Redelivers};
+use crate::job::pace::Pace;
+use std::sync::Arc;
 
 const POLICY: Policy = Policy {
     poll: PollBounds {
@@ -193,6 +195,23 @@ fn an_accepted_submit_is_recorded_alone_and_polled() {
         "a parked job is small"
     );
     assert_eq!(flight.submitted_at, Some(at(10).now));
+}
+
+#[test]
+fn the_first_look_follows_the_submit_at_once_where_its_kind_takes_no_time() {
+    for (took, at_once) in [(Some(1), true), (Some(100), false), (None, false)] {
+        let mut flight = flight(Phase::Submitting);
+        let pace = took.and_then(|ms| Pace::new(vec![ms; 8]));
+        flight.watch.pace = pace.map(Arc::new);
+        let change = after_submit(&mut flight, accepted("r"), &POLICY, at(10));
+        assert_eq!(
+            change.next == Next::Now,
+            at_once,
+            "{took:?}: {:?}",
+            change.next
+        );
+        assert!(matches!(change.write, Some(Write::Submitted { .. })));
+    }
 }
 
 #[test]

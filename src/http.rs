@@ -9,6 +9,7 @@
 mod download;
 mod headers;
 mod hosts;
+mod idle;
 mod resolver;
 mod socket;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use headers::Headers;
 pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
 
+use idle::Reusing;
 use resolver::{CachingResolver, Unasked};
 use socket::{Limits, Sockets, Trace};
 use std::cell::Cell;
@@ -31,10 +33,6 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use ureq::http::{HeaderName, HeaderValue, Method, Uri};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, AsSendBody, SendBody, Timeout};
-
-/// Idle connections older than this are not used again: the gateways of fal and Telegram close theirs
-/// sooner or later, and a close that crosses a submit on the wire makes its outcome unknown.
-const IDLE_AGE: Duration = Duration::from_secs(60);
 
 /// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
 const BUFFER: usize = 16 << 10;
@@ -196,9 +194,8 @@ pub struct HttpSettings {
     pub plain_http: Vec<String>,
 }
 
-/// The one shared client. A clone shares the agent, its pool, its resolver and its counters. ureq's
-/// pool is locked for the look-up and the probe of an idle socket, never while connecting; the
-/// resolver's lock is never held during a look-up.
+/// The one shared client. A clone shares the agent, its idle connections, its resolver and its counters. No
+/// lock is held while connecting, while an idle socket is probed, or during a look-up.
 #[derive(Clone)]
 pub struct Http {
     agent: Agent,
@@ -217,7 +214,8 @@ struct Shared {
 impl Http {
     /// Makes the client. Nothing is connected or looked up yet, and no thread is started.
     pub fn new(settings: HttpSettings) -> Http {
-        let threads = settings.threads.max(1);
+        // Hosts: the queue, fal.run or storage, Telegram, two CDN hosts.
+        let idle = settings.threads.max(1) * 5;
         let tls = ureq::tls::TlsConfig::builder()
             .provider(ureq::tls::TlsProvider::Rustls)
             .root_certs(ureq::tls::RootCerts::PlatformVerifier)
@@ -239,10 +237,7 @@ impl Http {
             .max_response_header_size(BUFFER)
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
-            // Hosts: the queue, fal.run or storage, Telegram, two CDN hosts.
-            .max_idle_connections(threads * 5)
-            .max_idle_connections_per_host(threads)
-            .max_idle_age(IDLE_AGE)
+            .max_idle_connections(0) // see `idle`
             .build();
         let shared = Arc::new(Shared {
             plain_http: settings.plain_http,
@@ -258,9 +253,9 @@ impl Http {
             closed: shared.closed.clone(),
             opened: shared.opened.clone(),
         };
-        let connector = ().chain(sockets).chain(RustlsConnector::default()).chain(socket::Ready);
+        let opening = ().chain(sockets).chain(RustlsConnector::default()).chain(socket::Ready);
         Http {
-            agent: Agent::with_parts(config, connector, Unasked),
+            agent: Agent::with_parts(config, Reusing::new(opening, idle), Unasked),
             resolver,
             shared,
         }

@@ -32,26 +32,42 @@ pub struct Run {
 
 /// Runs it as a child: so many jobs on so many threads.
 pub fn run(sandbox: &Sandbox, jobs: u64, threads: usize) -> Run {
-    let mut child = Command::new(std::env::current_exe().expect("our own path"))
-        .args([WORD, &jobs.to_string(), &threads.to_string()])
-        .args([sandbox.fal.queue_url(), sandbox.fal.key()])
-        .args([sandbox.telegram.url(), sandbox.telegram.token()])
-        .arg(sandbox.redis.url())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the floor");
-    let mut line = String::new();
-    let mut out = BufReader::new(child.stdout.take().expect("its output"));
-    out.read_line(&mut line).expect("its time");
-    let used = Usage::of(child.id()).expect("/proc");
-    drop(child.stdin.take()); // it may go
-    assert!(child.wait().expect("its end").success());
-    Run {
-        cpu: used.cpu,
-        took: Duration::from_secs_f64(line.trim().parse().expect("seconds")),
-        peak_kib: used.peak_kib,
+    run_beside(sandbox, 1, jobs, threads)
+}
+
+/// So many of them at once, with so many threads each, share the jobs.
+pub fn run_beside(sandbox: &Sandbox, processes: u64, jobs: u64, threads: usize) -> Run {
+    let children: Vec<_> = (0..processes)
+        .map(|_| {
+            Command::new(std::env::current_exe().expect("our own path"))
+                .args([WORD, &(jobs / processes).to_string(), &threads.to_string()])
+                .args([sandbox.fal.queue_url(), sandbox.fal.key()])
+                .args([sandbox.telegram.url(), sandbox.telegram.token()])
+                .arg(sandbox.redis.url())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the floor")
+        })
+        .collect();
+    let mut all = Run {
+        cpu: Duration::ZERO,
+        took: Duration::ZERO,
+        peak_kib: 0,
+    };
+    for mut child in children {
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("its output"));
+        out.read_line(&mut line).expect("its time");
+        let used = Usage::of(child.id()).expect("/proc");
+        drop(child.stdin.take()); // it may go
+        assert!(child.wait().expect("its end").success());
+        let took = Duration::from_secs_f64(line.trim().parse().expect("seconds"));
+        all.cpu += used.cpu;
+        all.took = all.took.max(took);
+        all.peak_kib = all.peak_kib.max(used.peak_kib);
     }
+    all
 }
 
 /// The child's side.

@@ -2,12 +2,12 @@
 //! Redis.
 
 use crate::common::{Bench, Rows, median, number, us_each};
+use crate::floor;
 use std::time::{Duration, Instant};
 
 pub fn run() {
     backlogs(&[0, 10_000, 100_000]);
     flights(&[10, 1000], Duration::from_secs(20));
-    daemons();
 }
 
 pub fn long() {
@@ -138,19 +138,31 @@ fn flights(held: &[u64], lasting: Duration) {
     ));
 }
 
-/// A backlog shared by some daemons.
-fn daemons() {
+/// Jobs a daemon before those that count: so that what a start costs, and a first look, is no part of them.
+const WARM: u64 = 500;
+
+/// A backlog shared by some daemons, beside as many floors: more threads than cores cost anybody something.
+pub fn beside() {
     // As many threads each: a worker of fewer claims fewer at once, which costs more, alone as well.
     let (jobs, threads) = (number("--jobs", 8000), number("--threads", 8));
     let many = [1, 2, 4, 8];
-    let mut seen: Vec<[Vec<f64>; 4]> = many.iter().map(|_| Default::default()).collect();
+    let mut seen: Vec<[Vec<f64>; 6]> = many.iter().map(|_| Default::default()).collect();
     for _ in 0..rounds() {
         for (daemons, seen) in many.iter().zip(&mut seen) {
+            let floor = {
+                let bench = Bench::start();
+                floor::run_beside(&bench.sandbox, *daemons, jobs, threads as usize)
+            };
+            seen[4].push(us_each(floor.cpu, jobs));
+            seen[5].push(jobs as f64 / floor.took.as_secs_f64());
             let mut bench = Bench::start();
-            let _: u64 = bench.ask(&["HSET", "fal:paused", "reason", "a bench", "by", "bench"]);
             let running: Vec<_> = (0..*daemons).map(|_| bench.daemon(threads, &[])).collect();
             bench.wait_ready(*daemons);
-            bench.push(0..jobs);
+            let warm = WARM * daemons;
+            bench.push(0..warm);
+            bench.wait_sent(warm);
+            let _: u64 = bench.ask(&["HSET", "fal:paused", "reason", "a bench", "by", "bench"]);
+            bench.push(warm..warm + jobs);
             bench.until(|bench| bench.ask::<u64>(&["LLEN", "fal:ready:default"]) >= jobs);
             let cpu = |running: &[fal_worker::sandbox::child::WorkerChild]| {
                 running
@@ -161,7 +173,7 @@ fn daemons() {
             let (before, redis, trips) = (cpu(&running), bench.redis_cpu(), bench.trips());
             let began = Instant::now();
             let _: u64 = bench.ask(&["DEL", "fal:paused"]);
-            let took = bench.wait_sent(jobs) - began;
+            let took = bench.wait_sent(warm + jobs) - began;
             seen[0].push(us_each(cpu(&running) - before, jobs));
             seen[1].push(us_each(bench.redis_cpu() - redis, jobs));
             seen[2].push((bench.trips() - trips) as f64 / jobs as f64);
@@ -171,20 +183,28 @@ fn daemons() {
     let mut rows = Rows::new(&[
         "daemons",
         "CPU us/job",
+        "floors'",
+        "ratio",
         "redis us/job",
         "trips/job",
         "jobs/s",
+        "floors'",
+        "ratio",
     ]);
-    for (daemons, [cpu, redis, trips, rate]) in many.iter().zip(&seen) {
+    for (daemons, [cpu, redis, trips, rate, floor_cpu, floor_rate]) in many.iter().zip(&seen) {
         rows.row([
             daemons.to_string(),
             format!("{:.1}", median(cpu)),
+            format!("{:.1}", median(floor_cpu)),
+            format!("{:.2}", median(cpu) / median(floor_cpu)),
             format!("{:.0}", median(redis)),
             format!("{:.2}", median(trips)),
             format!("{:.0}", median(rate)),
+            format!("{:.0}", median(floor_rate)),
+            format!("{:.2}", median(rate) / median(floor_rate)),
         ]);
     }
     rows.print(&format!(
-        "Growth with daemons on one Redis: {jobs} jobs, {threads} threads each"
+        "Growth with daemons on one Redis: {jobs} jobs after {WARM} a daemon, {threads} threads each"
     ));
 }

@@ -1,0 +1,190 @@
+//! A look at a request that is paid already: how long it may take, and how much it needs until the request
+//! is believed lost. Silence of fal is never enough; and what is lost is paid again only where that was allowed.
+
+use super::*;
+
+#[test]
+fn a_running_request_is_asked_again_and_nothing_is_written() {
+    let mut flight = flight(Phase::Polling);
+    flight.step_tries = 4;
+    flight.missing = Some((2, CAME));
+    let change = after_poll(&mut flight, Polled::InProgress, 1, &POLICY, at(5000));
+    assert_eq!(change.write, None);
+    assert!(matches!(change.next, Next::In(_)));
+    assert_eq!((flight.step_tries, flight.missing), (0, None));
+    assert_eq!(flight.running_at, Some(at(5000).now));
+}
+
+#[test]
+fn completed_is_fetched_at_once_even_past_every_limit() {
+    let mut flight = flight(Phase::Polling);
+    flight.running_at = Some(CAME);
+    let change = after_poll(
+        &mut flight,
+        Polled::Completed,
+        1,
+        &POLICY,
+        at(i64::from(u32::MAX)),
+    );
+    assert_eq!(
+        (flight.phase, change.next, change.write),
+        (Phase::Collecting, Next::Now, None)
+    );
+}
+
+#[test]
+fn waiting_in_fals_queue_has_its_own_limit() {
+    let in_queue = || Polled::InQueue { position: Some(9) };
+    let mut waits = flight(Phase::Polling);
+    let change = after_poll(&mut waits, in_queue(), 1, &POLICY, at(1000 + 3_600_000));
+    assert!(waits.cancelling.is_none() && matches!(change.next, Next::In(_)));
+    let change = after_poll(&mut waits, in_queue(), 1, &POLICY, at(1000 + 3_600_001));
+    assert_eq!(change.next, Next::Now);
+    assert_eq!(waits.cancelling.unwrap().kind, Kind::Timeout);
+    assert!(cancel_is_due(&waits));
+}
+
+#[test]
+fn a_generation_is_timed_from_its_first_in_progress_and_on_in_the_queue() {
+    for (own, limit_ms) in [(None, 600_000), (Some(Duration::from_secs(5)), 5000)] {
+        let mut runs = flight(Phase::Polling);
+        runs.timeout = own;
+        // A long wait in fal's queue does not count.
+        after_poll(&mut runs, Polled::InProgress, 1, &POLICY, at(3_000_000));
+        let back = || Polled::InQueue { position: None };
+        after_poll(&mut runs, back(), 1, &POLICY, at(3_000_000 + limit_ms));
+        assert!(runs.cancelling.is_none());
+        after_poll(&mut runs, back(), 1, &POLICY, at(3_000_001 + limit_ms));
+        assert_eq!(runs.cancelling.map(|wish| wish.kind), Some(Kind::Timeout));
+    }
+}
+
+#[test]
+fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_job() {
+    let mut flight = flight(Phase::Polling);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let moment = Moment {
+            random: 0.999,
+            ..at(i64::from(u32::MAX))
+        };
+        let change = after_poll(&mut flight, Polled::Failed(again()), 1, &POLICY, moment);
+        let Next::In(wait) = change.next else {
+            panic!("{change:?}")
+        };
+        waits.push(wait.as_secs_f64().round() as u64);
+        assert_eq!(change.write, None);
+    }
+    assert_eq!(waits, [0, 1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 30]);
+    assert_eq!(
+        (flight.phase, flight.cancelling),
+        (Phase::Polling, None),
+        "never by silence"
+    );
+    let mut asked = again();
+    asked.retry_after = Some(Duration::from_secs(77));
+    let change = after_poll(&mut flight, Polled::Failed(asked), 1, &POLICY, at(0));
+    assert_eq!(change.next, Next::In(Duration::from_secs(77)));
+}
+
+#[test]
+fn a_404_is_believed_after_three_over_fifteen_seconds() {
+    let mut flight = flight(Phase::Polling);
+    for ms in [10_000, 17_500, 24_999] {
+        let change = after_poll(&mut flight, Polled::Missing, 1, &POLICY, at(ms));
+        assert_eq!(
+            change,
+            Change::quiet(Next::In(Duration::from_millis(7500))),
+            "{ms}"
+        );
+    }
+    // No answer is no word about the job: it neither counts nor lets the others be forgotten.
+    after_poll(&mut flight, Polled::Failed(again()), 1, &POLICY, at(24_999));
+    let change = after_poll(&mut flight, Polled::Missing, 1, &POLICY, at(25_000));
+    assert_telling(&flight, &change, Kind::Unavailable, Charged::Yes);
+}
+
+#[test]
+fn two_404s_are_no_proof_however_far_apart_and_any_word_about_the_job_forgets_them() {
+    let mut patient = flight(Phase::Polling);
+    after_poll(&mut patient, Polled::Missing, 1, &POLICY, at(10_000));
+    after_poll(&mut patient, Polled::Missing, 1, &POLICY, at(90_000));
+    assert_eq!(patient.phase, Phase::Polling);
+    after_poll(&mut patient, Polled::InProgress, 1, &POLICY, at(91_000));
+    assert_eq!(patient.missing, None);
+}
+
+#[test]
+fn a_lost_paid_request_is_generated_again_only_where_the_job_allows_it_and_an_attempt_is_left() {
+    for (repay, attempt, anew) in [(false, 1, false), (true, 1, true), (true, 3, false)] {
+        for phase in [Phase::Polling, Phase::Collecting] {
+            let mut lost = flight(phase);
+            (lost.repay, lost.attempt) = (repay, attempt);
+            lost.missing = Some((2, at(2000).now));
+            let change = if phase == Phase::Polling {
+                after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(17_000))
+            } else {
+                let none = FoundSummary::default();
+                after_collect(&mut lost, Collected::Missing, &none, &POLICY, at(17_000))
+            };
+            assert_eq!(lost.charged, Charged::Yes);
+            if anew {
+                assert!(matches!(change.write, Some(Write::Later { .. })));
+                assert_eq!(set(&change, "tried"), Some("request-1"));
+                assert_eq!(set(&change, "charged"), Some("yes"));
+                assert!(deletes(&change, "request_id"));
+            } else {
+                assert_telling(&lost, &change, Kind::Unavailable, Charged::Yes);
+            }
+        }
+    }
+}
+
+/// An operator was told that the retry is free: whatever fal has lost or failed, and whatever the job would
+/// otherwise allow.
+#[test]
+fn a_retry_that_was_to_be_free_submits_nothing() {
+    let free = |phase| {
+        let mut flight = flight(phase);
+        // As the claim of a retried job gives it: attempt 0, with all attempts left.
+        (flight.free, flight.repay, flight.attempt) = (true, true, 0);
+        flight
+    };
+    let assert_ended = |flight: &Flight, change: &Change, kind, charged| {
+        assert_telling(flight, change, kind, charged);
+        let text = set(change, "error").unwrap();
+        assert!(
+            text.ends_with("this retry was to be free, so nothing new was submitted"),
+            "{text}"
+        );
+        assert!(text.chars().count() <= 300, "{text}");
+    };
+    let none = FoundSummary::default();
+    let mut lost = free(Phase::Polling);
+    lost.missing = Some((2, at(2000).now));
+    let change = after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(17_000));
+    assert_ended(&lost, &change, Kind::Unavailable, Charged::Yes);
+
+    let mut gone = free(Phase::Collecting);
+    gone.missing = Some((2, at(2000).now));
+    let change = after_collect(&mut gone, Collected::Missing, &none, &POLICY, at(17_000));
+    assert_ended(&gone, &change, Kind::Unavailable, Charged::Yes);
+
+    let mut broken = free(Phase::Collecting);
+    broken.verdicts = VERDICTS;
+    let mut failure = failed(Kind::Timeout, Remedy::TryAnew, Charged::Unknown);
+    failure.text = "\u{e9}".repeat(300);
+    let change = after_collect(
+        &mut broken,
+        Collected::Failed(failure),
+        &none,
+        &POLICY,
+        at(17_000),
+    );
+    assert_ended(&broken, &change, Kind::Timeout, Charged::Unknown);
+
+    // Even where Redis forgot that there is a request.
+    let mut bare = free(Phase::Submitting);
+    let change = before_submit(&mut bare, at(17_000)).expect("an end");
+    assert_ended(&bare, &change, Kind::Unavailable, Charged::No);
+}

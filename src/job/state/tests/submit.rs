@@ -1,0 +1,265 @@
+//! The submit is where money is spent: what keeps a job from it, which answers are an attempt, and when the
+//! next one may follow. A direct call stands here too: to the bill it is a submit, whatever else it brings.
+
+use super::*;
+use crate::job::pace::Pace;
+use std::sync::Arc;
+
+#[test]
+fn a_fresh_job_may_be_submitted() {
+    assert_eq!(before_submit(&mut flight(Phase::Submitting), at(10)), None);
+}
+
+#[test]
+fn an_expired_job_ends_unpaid_unless_a_submit_is_in_doubt() {
+    for (doubt, charged) in [
+        (Doubt::None, Charged::No),
+        (Doubt::Send, Charged::No),
+        (Doubt::Submit, Charged::Unknown),
+    ] {
+        let mut late = flight(Phase::Submitting);
+        late.doubt = doubt;
+        let change = before_submit(&mut late, at(86_400_001)).expect("expired");
+        assert_telling(&late, &change, Kind::Expired, charged);
+    }
+    let mut punctual = flight(Phase::Submitting);
+    assert_eq!(before_submit(&mut punctual, at(86_400_000)), None);
+}
+
+#[test]
+fn a_job_whose_input_a_redis_forgot_ends_and_says_that_nobody_knows() {
+    let mut lost = flight(Phase::Submitting);
+    lost.order = None;
+    let change = before_submit(&mut lost, at(10)).unwrap();
+    assert_telling(&lost, &change, Kind::Unavailable, Charged::Unknown);
+}
+
+#[test]
+fn a_job_without_a_readable_model_ends_instead_of_being_claimed_for_ever() {
+    let mut broken = flight(Phase::Submitting);
+    broken.model = None;
+    let change = before_submit(&mut broken, at(10)).unwrap();
+    assert_telling(&broken, &change, Kind::InvalidJob, Charged::No);
+}
+
+#[test]
+fn an_accepted_submit_is_recorded_alone_and_polled() {
+    let mut flight = flight(Phase::Submitting);
+    (flight.tries, flight.doubt) = (3, Doubt::Submit);
+    let answer = Submitted::Accepted(Accepted {
+        request: RequestId("r".into()),
+        path: Some("/p".to_owned()),
+        position: Some(1),
+    });
+    let change = after_submit(&mut flight, answer, &POLICY, at(10));
+    let Some(Write::Submitted {
+        request,
+        path,
+        attempt,
+        event,
+    }) = &change.write
+    else {
+        panic!("{change:?}")
+    };
+    assert_eq!(
+        (&*request.0, path.as_deref(), *attempt),
+        ("r", Some("/p"), 1)
+    );
+    assert_eq!(
+        (event.name, field(event, "attempt")),
+        ("submitted", Some("1"))
+    );
+    assert!(matches!(change.next, Next::In(wait) if wait >= Duration::from_millis(200)));
+    assert_eq!((flight.phase, flight.attempt), (Phase::Polling, 1));
+    assert_eq!((flight.tries, flight.doubt), (0, Doubt::None));
+    assert!(
+        flight.order.is_none() && flight.entry.is_none(),
+        "a parked job is small"
+    );
+    assert_eq!(flight.submitted_at, Some(at(10).now));
+}
+
+#[test]
+fn the_first_look_follows_the_submit_at_once_where_its_kind_takes_no_time() {
+    for (took, at_once) in [(Some(1), true), (Some(100), false), (None, false)] {
+        let mut flight = flight(Phase::Submitting);
+        let pace = took.and_then(|ms| Pace::new(vec![ms; 8]));
+        flight.watch.pace = pace.map(Arc::new);
+        let change = after_submit(&mut flight, accepted("r"), &POLICY, at(10));
+        assert_eq!(
+            change.next == Next::Now,
+            at_once,
+            "{took:?}: {:?}",
+            change.next
+        );
+        assert!(matches!(change.write, Some(Write::Submitted { .. })));
+    }
+}
+
+#[test]
+fn a_refused_submit_uses_no_attempt_and_costs_nothing() {
+    for (kind, remedy) in [
+        (Kind::RateLimited, Remedy::RetryStep),
+        (Kind::NoBalance, Remedy::RetryStep),
+        (Kind::Auth, Remedy::RetryStep),
+        (Kind::Unavailable, Remedy::RetryStep),
+    ] {
+        let mut flight = flight(Phase::Submitting);
+        let answer = Submitted::Refused(failed(kind, remedy, Charged::No));
+        let change = after_submit(&mut flight, answer, &POLICY, at(10));
+        assert_eq!(
+            (flight.attempt, flight.charged),
+            (0, Charged::No),
+            "{kind:?}"
+        );
+        assert_eq!(set(&change, "attempt"), Some("0"));
+        assert_eq!(set(&change, "tries"), Some("1"));
+        assert!(deletes(&change, "doubt"));
+        let Some(Write::Later { wait, known, .. }) = &change.write else {
+            panic!("{change:?}")
+        };
+        assert_eq!(*known, None);
+        let least = if matches!(kind, Kind::NoBalance | Kind::Auth) {
+            30
+        } else {
+            1
+        };
+        assert!(*wait >= Duration::from_secs(least), "{kind:?}: {wait:?}");
+        assert_eq!(events(&change), ["retrying"]);
+    }
+    let mut flight = flight(Phase::Submitting);
+    let answer = Submitted::Refused(failed(Kind::InvalidInput, Remedy::Final, Charged::No));
+    let change = after_submit(&mut flight, answer, &POLICY, at(10));
+    assert_telling(&flight, &change, Kind::InvalidInput, Charged::No);
+    assert_eq!(flight.attempt, 0);
+}
+
+#[test]
+fn deferrals_grow_to_a_minute_and_obey_what_fal_asks_for() {
+    let wait = |tries: u32, retry_after: Option<u64>| {
+        let mut flight = flight(Phase::Submitting);
+        flight.tries = tries;
+        let mut failure = failed(Kind::RateLimited, Remedy::RetryStep, Charged::No);
+        failure.retry_after = retry_after.map(Duration::from_secs);
+        let moment = Moment {
+            random: 0.999,
+            ..at(10)
+        };
+        let change = after_submit(&mut flight, Submitted::Refused(failure), &POLICY, moment);
+        match change.write {
+            Some(Write::Later { wait, .. }) => wait.as_secs_f64().round(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        [wait(0, None), wait(1, None), wait(2, None)],
+        [2.0, 4.0, 8.0]
+    );
+    assert_eq!([wait(9, None), wait(u32::MAX - 1, None)], [60.0, 60.0]);
+    assert_eq!([wait(0, Some(90)), wait(9, Some(90))], [90.0, 90.0]);
+}
+
+#[test]
+fn a_submit_of_unknown_outcome_is_an_attempt_and_waits_two_seconds() {
+    let mut flight = flight(Phase::Submitting);
+    let answer = Submitted::Unknown(failed(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown));
+    let moment = Moment {
+        random: 0.0,
+        ..at(10)
+    };
+    let change = after_submit(&mut flight, answer, &POLICY, moment);
+    assert_eq!((flight.attempt, flight.charged), (1, Charged::Unknown));
+    assert_eq!(
+        (set(&change, "attempt"), set(&change, "charged")),
+        (Some("1"), Some("unknown"))
+    );
+    assert_eq!(set(&change, "doubt"), Some("submit"));
+    assert!(matches!(&change.write, Some(Write::Later { wait, .. }) if *wait >= UNKNOWN_WAIT));
+    assert!(matches!(
+        change.say,
+        Say::Retrying {
+            kind: Kind::Unavailable,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn an_unknown_submit_with_no_attempt_left_ends_unavailable_and_unknown() {
+    for via in [Via::Queue, Via::Direct] {
+        let mut last = flight(Phase::Submitting);
+        last.via = via;
+        last.attempt = if via == Via::Queue { 2 } else { 0 };
+        let unknown = failed(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown);
+        let change = match via {
+            Via::Queue => after_submit(&mut last, Submitted::Unknown(unknown), &POLICY, at(10)),
+            Via::Direct => after_direct(&mut last, Directed::Unknown(unknown), &one_file(), at(10)),
+        };
+        assert_telling(&last, &change, Kind::Unavailable, Charged::Unknown);
+        assert!(last.attempt <= last.max_attempts);
+    }
+}
+
+#[test]
+fn the_repeat_of_an_unknown_submit_is_counted_once_and_clears_the_doubt_in_the_same_write() {
+    let mut flight = flight(Phase::Submitting);
+    flight.doubt = Doubt::Submit;
+    let change = before_resubmit(&mut flight);
+    assert_eq!(flight.doubt, Doubt::None);
+    assert!(deletes(&change, "doubt"));
+    assert!(matches!(
+        change.write,
+        Some(Write::Save {
+            count: Some("resubmitted_after_unknown"),
+            ..
+        })
+    ));
+    assert_eq!((change.say, change.next), (Say::SubmittedAgain, Next::Now));
+}
+
+#[test]
+fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
+    let direct = || {
+        let mut flight = flight(Phase::Submitting);
+        flight.via = Via::Direct;
+        flight
+    };
+    let mut good = direct();
+    let id = Some(RequestId("d".into()));
+    let answer = Directed::Output(output(Some("1")), id);
+    let change = after_direct(&mut good, answer, &one_file(), at(2000));
+    assert_eq!((good.phase, good.attempt), (Phase::Delivering, 1));
+    assert_eq!(set(&change, "request_id"), Some("d"));
+    assert_eq!(set(&change, "attempt"), Some("1"));
+    assert!(good.order.is_none() && good.entry.is_none());
+
+    let mut refused = direct();
+    let failure = failed(Kind::RateLimited, Remedy::RetryStep, Charged::No);
+    let change = after_direct(
+        &mut refused,
+        Directed::Failed(failure),
+        &one_file(),
+        at(2000),
+    );
+    assert!(matches!(change.write, Some(Write::Later { .. })));
+    assert_eq!(refused.attempt, 0);
+
+    let mut anew = direct();
+    let failure = || failed(Kind::Unavailable, Remedy::TryAnew, Charged::No);
+    let change = after_direct(
+        &mut anew,
+        Directed::Failed(failure()),
+        &one_file(),
+        at(2000),
+    );
+    assert!(matches!(change.write, Some(Write::Later { .. })));
+    assert_eq!(anew.attempt, 1);
+    let change = after_direct(
+        &mut anew,
+        Directed::Failed(failure()),
+        &one_file(),
+        at(2000),
+    );
+    assert_telling(&anew, &change, Kind::Unavailable, Charged::No);
+    assert_eq!(anew.attempt, 2);
+}

@@ -1,10 +1,12 @@
 //! Any progress from a record, any result, any refusals: the ladder neither panics nor walks in circles,
 //! and no call carries more text than Telegram takes.
 
+use super::kind::is_http;
 use super::*;
 use crate::fuzz::{Outcome, Target as Fuzz, hold};
 use crate::job::spec;
 use crate::telegram::refusal::classify;
+use crate::telegram::text::{self, CAPTION, MESSAGE};
 
 /// The input: lines of progress, job, result, and then outcomes, one a line: nothing for a success,
 /// `?` for one that nobody knows, `-` for one that was not sent, else a status and a description.

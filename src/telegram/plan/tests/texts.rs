@@ -1,0 +1,294 @@
+//! Captions, texts and links have limits that differ by where they stand: what does not fit is cut, split or
+//! sent after, and no word of it is lost.
+
+use super::*;
+use crate::telegram::text::{self, CAPTION, MESSAGE};
+
+#[test]
+fn a_caption_that_is_too_long_is_cut_and_follows_whole() {
+    // 600 characters of two units each: the server may take it whole, so it is tried whole.
+    let (items, target) = (
+        [photo()],
+        Target {
+            caption: Some(format!("<b>{}</b>", "😀".repeat(600))),
+            ..rich()
+        },
+    );
+    let edit = "editMessageMedia photo url +cap +mode +kb";
+    let cut = "editMessageMedia photo url +cap +kb";
+    let progress = finishes(&parcel(&items, &target), vec![], &[edit]);
+    assert_eq!(progress.message_ids, [STATUS]);
+    let long = || Refusal::Repair(Repair::CaptionTooLong);
+    let progress = finishes(
+        &parcel(&items, &target),
+        vec![long()],
+        &[edit, cut, "sendMessage +mode +re +th"],
+    );
+    assert_eq!(progress.message_ids, [STATUS, 1002]);
+    finishes(
+        &parcel(&items, &target),
+        vec![long(), long()],
+        &[
+            edit,
+            cut,
+            "editMessageMedia photo url +kb",
+            "sendMessage +mode +re +th",
+        ],
+    );
+    // Sure to be refused: cut at once, and no ping, since the text makes its own sound.
+    let target = Target {
+        caption: Some("word ".repeat(1000)),
+        ..target
+    };
+    let parcel = Parcel {
+        ping_due: true,
+        ..parcel(&items, &target)
+    };
+    finishes(
+        &parcel,
+        vec![],
+        &[cut, "sendMessage +re +th", "sendMessage +re +th"],
+    );
+    let Op::Call(call) = next(&parcel, &Progress::default()) else {
+        panic!()
+    };
+    let caption = call.args["media"]["caption"].as_str().unwrap();
+    assert!(text::units(caption) <= CAPTION && caption.ends_with('…'));
+    // The text answers the message it belongs to.
+    let After::Go(progress) = after(&parcel, &Progress::default(), Ok(Sent::default()), 0.0) else {
+        panic!()
+    };
+    let Op::Call(call) = next(&parcel, &progress) else {
+        panic!()
+    };
+    assert_eq!(call.args["reply_parameters"]["message_id"], STATUS);
+}
+
+#[test]
+fn a_long_text_becomes_several_messages_and_the_last_has_the_keyboard() {
+    let (items, target) = (
+        [Item::Text("word ".repeat(2000))],
+        Target {
+            caption: None,
+            ..rich()
+        },
+    );
+    let calls = [
+        "editMessageText",
+        "sendMessage +re +th",
+        "sendMessage +kb +re +th",
+    ];
+    let progress = finishes(&parcel(&items, &target), vec![], &calls);
+    assert_eq!(progress.message_ids, [STATUS, 1002, 1003]);
+    // Into a caption only 1024 go.
+    let calls = [
+        "editMessageText",
+        "editMessageCaption +cap",
+        "sendMessage +re +th",
+        "sendMessage +re +th",
+        "sendMessage +kb +re +th",
+    ];
+    finishes(
+        &parcel(&items, &target),
+        vec![fall(Cause::NoTextInMessage)],
+        &calls,
+    );
+    let calls = [
+        "editMessageText",
+        "editMessageCaption +cap",
+        "sendMessage +re +th",
+        "sendMessage +re +th",
+        "sendMessage +kb +re +th",
+        "deleteMessage",
+    ];
+    finishes(
+        &parcel(&items, &target),
+        vec![
+            fall(Cause::NoTextInMessage),
+            fall(Cause::NoCaptionInMessage),
+        ],
+        &calls,
+    );
+}
+
+#[test]
+fn no_word_of_a_long_text_is_lost_between_the_messages() {
+    let words: Vec<String> = (0..3000).map(|n| format!("w{n}")).collect();
+    let (items, target) = ([Item::Text(words.join(" "))], target());
+    let parcel = parcel(&items, &target);
+    for edit in [Edit::Open, Edit::Caption, Edit::Refused] {
+        let (mut progress, mut seen) = (
+            Progress {
+                edit,
+                ..Progress::default()
+            },
+            Vec::new(),
+        );
+        while let Op::Call(call) = next(&parcel, &progress) {
+            let text = call
+                .args
+                .get("text")
+                .or(call.args.get("caption"))
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let limit = if call.method == Method::EditMessageCaption {
+                CAPTION
+            } else {
+                MESSAGE
+            };
+            assert!(text::units(text) <= limit);
+            seen.extend(text.split_whitespace().map(str::to_owned));
+            let After::Go(after) = after(&parcel, &progress, Ok(Sent::default()), 0.0) else {
+                panic!()
+            };
+            progress = after;
+        }
+        assert_eq!(seen, words, "{edit:?}");
+    }
+}
+
+#[test]
+fn a_caption_stands_on_top_of_a_text_that_is_escaped_for_it() {
+    let (items, target) = ([Item::Text("1 < 2".into())], rich());
+    let parcel = parcel(&items, &target);
+    let Op::Call(call) = next(&parcel, &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!(call.args["text"], "<b>Done</b>\n\n1 &lt; 2");
+    let Op::Call(call) = next(
+        &parcel,
+        &Progress {
+            plain: true,
+            ..Progress::default()
+        },
+    ) else {
+        panic!()
+    };
+    assert_eq!(call.args["text"], "Done\n\n1 < 2");
+}
+
+#[test]
+fn a_text_of_nothing_becomes_a_fixed_one() {
+    let target = target();
+    let (blank, hollow) = ([Item::Text(" \n".into())], [Item::Text("\u{2800}".into())]);
+    let Op::Call(call) = next(&parcel(&blank, &target), &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!(call.args["text"], "(empty)");
+    let empty = || Refusal::Repair(Repair::TextEmpty);
+    finishes(
+        &parcel(&hollow, &target),
+        vec![empty()],
+        &["editMessageText", "editMessageText"],
+    );
+    assert_eq!(
+        fails(
+            &parcel(&hollow, &target),
+            vec![empty(), empty(), empty()],
+            &["editMessageText", "editMessageText", "sendMessage"]
+        ),
+        Kind::Telegram
+    );
+}
+
+#[test]
+fn a_fixed_text_takes_the_place_of_one_message_only() {
+    let (items, target) = ([Item::Text("word ".repeat(2000))], target());
+    let parcel = parcel(&items, &target);
+    let at = Progress {
+        part: 1,
+        edited: true,
+        ..Progress::default()
+    };
+    let After::Go(fixed) = after(&parcel, &at, Err(Refusal::Repair(Repair::TextEmpty)), 0.0) else {
+        panic!()
+    };
+    let Op::Call(call) = next(&parcel, &fixed) else {
+        panic!()
+    };
+    assert_eq!(call.args["text"], "(empty)");
+    let After::Go(third) = after(&parcel, &fixed, Ok(Sent::default()), 0.0) else {
+        panic!()
+    };
+    let Op::Call(call) = next(&parcel, &third) else {
+        panic!()
+    };
+    assert_eq!((third.part, call.args["text"] == "(empty)"), (2, false));
+}
+
+#[test]
+fn a_failure_is_told_by_the_same_machine() {
+    let (items, full) = (
+        [Item::Text("No money left.".into())],
+        Target {
+            has_spoiler: true,
+            ..rich()
+        },
+    );
+    let target = telling_target(&full);
+    let parcel = parcel(&items, &target);
+    finishes(&parcel, vec![], &["editMessageText"]);
+    finishes(
+        &parcel,
+        vec![fall(Cause::NoTextInMessage)],
+        &["editMessageText", "editMessageCaption +cap"],
+    );
+    finishes(
+        &parcel,
+        vec![fall(Cause::EditGone)],
+        &["editMessageText", "sendMessage +re +th"],
+    );
+}
+
+#[test]
+fn a_link_says_where_the_file_is_and_keeps_the_caption() {
+    let (items, target) = ([photo()], rich());
+    let parcel = parcel(&items, &target);
+    let Op::Call(call) = next(
+        &parcel,
+        &Progress {
+            way: Way::Link,
+            ..Progress::default()
+        },
+    ) else {
+        panic!()
+    };
+    assert_eq!(
+        Value::Object(call.args),
+        json!({
+            "chat_id": 42, "message_id": STATUS, "text": "Done\n\nThe file is here: https://v3.fal.media/files/a/cat.png",
+            "link_preview_options": {"is_disabled": false, "url": "https://v3.fal.media/files/a/cat.png"},
+            "reply_markup": {"inline_keyboard": [[{"text": "Again", "callback_data": "again"}]]},
+        })
+    );
+    // A caption beside which no link fits goes apart; a link too long for a caption is sent fresh.
+    let long_url = [Item::File(file(
+        &format!("https://v3.fal.media/{}", "x".repeat(1100)),
+        "model/gltf-binary",
+    ))];
+    let target = Target {
+        caption: Some("word ".repeat(700)),
+        ..rich()
+    };
+    let parcel = Parcel {
+        may_fetch: &|_| false,
+        items: &long_url,
+        target: &target,
+        ..parcel
+    };
+    finishes(
+        &parcel,
+        vec![],
+        &["editMessageText link +kb", "sendMessage +mode +re +th"],
+    );
+    finishes(
+        &parcel,
+        vec![fall(Cause::NoTextInMessage)],
+        &[
+            "editMessageText link +kb",
+            "sendMessage link +kb +re +th",
+            "sendMessage +mode +re +th",
+            "deleteMessage",
+        ],
+    );
+}

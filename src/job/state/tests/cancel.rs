@@ -181,10 +181,13 @@ fn a_499_or_a_404_after_our_cancel_ends_the_job_as_what_the_cancel_was_for() {
     for kind in [Kind::Timeout, Kind::Cancelled] {
         let mut told = flight(Phase::Collecting);
         told.cancelling = cancelling(kind, Some(5000));
+        told.failure = Some((kind, "not finished after 5 s".to_owned()));
         let answer = Collected::Failed(failed(Kind::Cancelled, Remedy::Final, Charged::Unknown));
         let none = FoundSummary::default();
         let change = after_collect(&mut told, answer, &none, &POLICY, at(6000));
         assert_telling(&told, &change, kind, Charged::Unknown);
+        // Ours says more than fal's, which only says that it was cancelled.
+        assert_eq!(set(&change, "error"), Some("not finished after 5 s"));
 
         let mut gone = flight(Phase::Polling);
         gone.cancelling = cancelling(kind, Some(5000));

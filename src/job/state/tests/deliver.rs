@@ -51,6 +51,11 @@ fn delivery_and_end_are_one_write() {
     assert_eq!(set(&change, "message_ids"), Some("[11,12]"));
     assert_eq!(set(&change, "file_kinds"), Some(r#"["0:photo"]"#));
     assert_eq!(set(&change, "sent_to"), Some(r#"{"chat_id":7}"#));
+    let files = field(&patch(&change).events[1], "files");
+    assert_eq!(files, Some(r#"["https://fal.media/a.png"]"#));
+    for name in ["rung", "error", "kind"] {
+        assert!(deletes(&change, name), "{name} of a job that is done");
+    }
 }
 
 #[test]
@@ -100,6 +105,9 @@ fn a_redelivery_ends_with_one_event_of_the_first_job_and_without_a_dead_letter()
         let kind = failed.map(|_| "chat_unreachable");
         assert_eq!(told, [Some("first"), Some("[9]"), Some(r#"["f"]"#), kind]);
         assert_eq!(set(&change, "kind"), kind);
+        assert_eq!(set(&change, "error"), failed.map(|_| "why"));
+        assert_eq!(set(&change, "charged"), Some("no"), "sent again for free");
+        assert_eq!(event.since, Some(CAME));
         assert!(flight.closing && deletes(&change, "result"));
     }
 }

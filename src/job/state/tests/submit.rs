@@ -214,6 +214,7 @@ fn the_repeat_of_an_unknown_submit_is_counted_once_and_clears_the_doubt_in_the_s
             ..
         })
     ));
+    assert_eq!(set(&change, "phase"), Some("submitting"));
     assert_eq!((change.say, change.next), (Say::SubmittedAgain, Next::Now));
 }
 

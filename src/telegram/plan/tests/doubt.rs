@@ -275,4 +275,5 @@ fn progress_notes_of_which_item_and_kind_each_file_is() {
     }
     let progress = Progress::parse(&progress.to_text()).expect("our own text");
     assert_eq!(progress.file_kinds, ["1:animation"]);
+    assert_eq!(progress.file_ids, ["F"], "what sends it again for free");
 }

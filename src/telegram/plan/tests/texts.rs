@@ -228,6 +228,11 @@ fn a_failure_is_told_by_the_same_machine() {
     let target = telling_target(&full);
     let parcel = parcel(&items, &target);
     finishes(&parcel, vec![], &["editMessageText"]);
+    // No word of the caption, which belongs to a result.
+    let Op::Call(call) = next(&parcel, &Progress::default()) else {
+        panic!()
+    };
+    assert_eq!(call.args["text"], "No money left.");
     finishes(
         &parcel,
         vec![fall(Cause::NoTextInMessage)],

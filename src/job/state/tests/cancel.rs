@@ -105,6 +105,29 @@ fn what_fal_says_to_a_cancel() {
 }
 
 #[test]
+fn a_wish_begins_with_its_first_word_to_fal_whatever_failed_before() {
+    let mut flight = flight(Phase::Polling);
+    flight.step_tries = 3;
+    let change = begin_cancel(&mut flight, Kind::Timeout, "too long", at(5000));
+    assert!(cancel_is_due(&flight), "not only after another look");
+    assert_eq!(set(&change, "phase"), Some("polling"));
+    // Then the looks, too, begin anew.
+    flight.step_tries = 4;
+    after_cancel(&mut flight, Cancelled::Requested, at(5100));
+    assert_eq!(flight.step_tries, 0);
+}
+
+#[test]
+fn what_had_ended_before_it_was_cancelled_is_not_told_to_stop_again() {
+    let mut late = flight(Phase::Polling);
+    begin_cancel(&mut late, Kind::Timeout, "too long", at(5000));
+    after_cancel(&mut late, Cancelled::AlreadyCompleted, at(5100));
+    let none = FoundSummary::default();
+    after_collect(&mut late, Collected::NotYet, &none, &POLICY, at(5200));
+    assert!(!cancel_is_due(&late));
+}
+
+#[test]
 fn what_waited_in_fals_queue_when_it_was_cancelled_was_never_charged() {
     for (last, charged) in [
         (Polled::InQueue { position: None }, Charged::No),
@@ -137,6 +160,59 @@ fn what_waited_in_fals_queue_when_it_was_cancelled_was_never_charged() {
         after_poll(&mut ran, Polled::InProgress, 1, &POLICY, at(2600));
         let change = after_poll(&mut ran, Polled::Missing, 1, &POLICY, at(4600));
         assert_telling(&ran, &change, Kind::Cancelled, Charged::Unknown);
+    }
+}
+
+#[test]
+fn what_waited_in_fals_queue_until_its_limit_was_never_charged() {
+    let in_queue = || Polled::InQueue { position: None };
+    for (ran, charged) in [(false, Charged::No), (true, Charged::Unknown)] {
+        let (mut late, mut over) = (flight(Phase::Polling), 1000 + 3_600_001);
+        if ran {
+            // Put back by fal: how far a runner got with it is not said.
+            after_poll(&mut late, Polled::InProgress, 1, &POLICY, at(2000));
+            over = 2000 + 600_001;
+        }
+        after_poll(&mut late, in_queue(), 1, &POLICY, at(over));
+        after_cancel(&mut late, Cancelled::Requested, at(over + 100));
+        let change = after_poll(&mut late, Polled::Missing, 1, &POLICY, at(over + 600));
+        assert_telling(&late, &change, Kind::Timeout, charged);
+    }
+}
+
+#[test]
+fn a_request_that_fal_bills_was_charged_though_it_was_last_seen_in_the_queue() {
+    let mut flight = flight(Phase::Polling);
+    flight.cancel_asked = true;
+    let in_queue = Polled::InQueue { position: None };
+    after_poll(&mut flight, in_queue, 1, &POLICY, at(2000));
+    after_cancel(&mut flight, Cancelled::Requested, at(2100));
+    flight.phase = Phase::Collecting;
+    let billed = Failure {
+        units: Some("1".to_owned()),
+        ..failed(Kind::Cancelled, Remedy::Final, Charged::Yes)
+    };
+    let none = FoundSummary::default();
+    let change = after_collect(
+        &mut flight,
+        Collected::Failed(billed),
+        &none,
+        &POLICY,
+        at(2600),
+    );
+    assert_telling(&flight, &change, Kind::Cancelled, Charged::Yes);
+    assert_eq!(set(&change, "units"), Some("1"));
+}
+
+#[test]
+fn a_request_that_is_lost_before_fal_could_be_told_to_stop_ends_as_what_the_cancel_was_for() {
+    for kind in [Kind::Timeout, Kind::Cancelled] {
+        let mut lost = flight(Phase::Polling);
+        // Nobody wants it any more: not even where it may be paid again.
+        (lost.repay, lost.cancelling) = (true, cancelling(kind, None));
+        lost.missing = Some((2, at(2000).now));
+        let change = after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(17_000));
+        assert_telling(&lost, &change, kind, Charged::Unknown);
     }
 }
 

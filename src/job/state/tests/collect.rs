@@ -43,6 +43,15 @@ fn a_result_is_recorded_with_the_intent_to_deliver_it() {
 }
 
 #[test]
+fn a_result_settles_what_was_wished_and_tried_before_it_came() {
+    let mut flight = flight(Phase::Collecting);
+    (flight.cancel_asked, flight.step_tries) = (true, 3);
+    let answer = Collected::Output(output(None));
+    after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
+    assert_eq!((flight.cancel_asked, flight.step_tries), (false, 0));
+}
+
+#[test]
 fn a_result_fetched_a_second_time_is_neither_summed_up_nor_told_again() {
     let mut flight = flight(Phase::Collecting);
     flight.completed_at = Some(at(8000).now);
@@ -102,6 +111,20 @@ fn a_large_result_goes_to_its_own_key_once_and_only_when_the_delivery_is_parked(
 }
 
 #[test]
+fn without_a_chat_a_large_result_stands_in_the_record_the_only_place_where_a_bot_finds_it() {
+    let mut flight = flight(Phase::Collecting);
+    flight.target = None;
+    let json = format!("{{\"text\":\"{}\"}}", "x".repeat(LARGE));
+    let answer = Collected::Output(Output {
+        json: json.clone(),
+        units: None,
+    });
+    let change = after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
+    assert_eq!(end_state(&change), Some(EndState::Done));
+    assert!(set(&change, "result") == Some(json.as_str()));
+}
+
+#[test]
 fn black_pictures_and_empty_results_are_paid_failures() {
     let flagged = FoundSummary {
         all_flagged: true,
@@ -129,6 +152,23 @@ fn black_pictures_and_empty_results_are_paid_failures() {
         at(9000),
     );
     assert_eq!(end_state(&change), Some(EndState::Done));
+}
+
+#[test]
+fn a_result_that_is_not_ready_though_it_was_said_to_be_is_asked_for_within_a_second() {
+    let mut flight = flight(Phase::Collecting);
+    for second in 2..300 {
+        let none = FoundSummary::default();
+        let now = at(second * 1000);
+        let change = after_collect(&mut flight, Collected::NotYet, &none, &POLICY, now);
+        let Next::In(wait) = change.next else {
+            panic!("{change:?}")
+        };
+        let (least, most) = (Duration::from_millis(250), Duration::from_secs(1));
+        assert!((least..=most).contains(&wait), "after {second} s: {wait:?}");
+        assert_eq!((flight.phase, change.write), (Phase::Polling, None));
+        flight.phase = Phase::Collecting;
+    }
 }
 
 #[test]

@@ -130,6 +130,36 @@ fn a_chat_that_cannot_be_reached_is_not_told() {
 }
 
 #[test]
+fn a_failure_is_told_from_its_beginning_whatever_was_under_way() {
+    let mut flight = flight(Phase::Delivering);
+    (flight.rung, flight.doubt) = (r#"{"i":1}"#.to_owned(), Doubt::Send);
+    (flight.cancel_asked, flight.step_tries) = (true, 3);
+    let failed = failed(Kind::Telegram, Remedy::Final, Charged::No);
+    let change = fail(&mut flight, failed, at(9000));
+    // Else the telling would go on at the rung of the delivery, as one that may have been sent.
+    assert_eq!((flight.rung.as_str(), flight.doubt), ("", Doubt::None));
+    assert_eq!((flight.cancel_asked, flight.step_tries), (false, 0));
+    assert_eq!(flight.telling_at, Some(at(9000).now));
+    for name in ["rung", "doubt", "crashes", "cancelling"] {
+        assert!(deletes(&change, name), "{name}");
+    }
+    let said = ["error", "attempt"].map(|name| set(&change, name));
+    assert_eq!(said, ["why", "1"].map(Some));
+    let change = end_failed(&mut flight, Some(true));
+    for name in ["rung", "telling_at", "cancelling"] {
+        assert!(deletes(&change, name), "{name}");
+    }
+}
+
+#[test]
+fn a_job_that_waits_to_be_told_of_is_small() {
+    let mut flight = flight(Phase::Submitting);
+    let failed = failed(Kind::InvalidInput, Remedy::Final, Charged::No);
+    fail(&mut flight, failed, at(9000));
+    assert!(flight.order.is_none() && flight.entry.is_none());
+}
+
+#[test]
 fn the_end_says_kind_error_charge_time_and_whether_the_user_was_told() {
     for (kind, told, state, name) in [
         (Kind::Timeout, Some(true), EndState::Dead, "failed"),

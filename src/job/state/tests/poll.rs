@@ -2,6 +2,7 @@
 //! is believed lost. Silence of fal is never enough; and what is lost is paid again only where that was allowed.
 
 use super::*;
+use crate::job::pace::Paces;
 
 #[test]
 fn a_running_request_is_asked_again_and_nothing_is_written() {
@@ -13,6 +14,20 @@ fn a_running_request_is_asked_again_and_nothing_is_written() {
     assert!(matches!(change.next, Next::In(_)));
     assert_eq!((flight.step_tries, flight.missing), (0, None));
     assert_eq!(flight.running_at, Some(at(5000).now));
+}
+
+#[test]
+fn how_long_a_generation_took_is_learnt_unless_it_was_told_to_stop() {
+    for wish in [None, cancelling(Kind::Timeout, Some(1600))] {
+        let mut flight = flight(Phase::Submitting);
+        flight.watch = Paces::default().begin("fal-ai/flux/dev", at(1000).now);
+        after_submit(&mut flight, accepted("r"), &POLICY, at(1000));
+        after_poll(&mut flight, Polled::InProgress, 37, &POLICY, at(1500));
+        assert_eq!(flight.watch.in_flight, 37, "the more, the rarer the looks");
+        flight.cancelling = wish;
+        after_poll(&mut flight, Polled::Completed, 37, &POLICY, at(1700));
+        assert_eq!(flight.watch.took.is_some(), wish.is_none(), "{wish:?}");
+    }
 }
 
 #[test]
@@ -42,6 +57,15 @@ fn waiting_in_fals_queue_has_its_own_limit() {
     assert_eq!(change.next, Next::Now);
     assert_eq!(waits.cancelling.unwrap().kind, Kind::Timeout);
     assert!(cancel_is_due(&waits));
+}
+
+#[test]
+fn what_ran_and_was_put_back_into_the_queue_is_not_ended_by_the_limit_of_those_that_never_ran() {
+    let mut back = flight(Phase::Polling);
+    after_poll(&mut back, Polled::InProgress, 1, &POLICY, at(3_500_000));
+    let in_queue = Polled::InQueue { position: None };
+    after_poll(&mut back, in_queue, 1, &POLICY, at(1000 + 3_600_001));
+    assert_eq!(back.cancelling, None);
 }
 
 #[test]
@@ -85,6 +109,17 @@ fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_
     asked.retry_after = Some(Duration::from_secs(77));
     let change = after_poll(&mut flight, Polled::Failed(asked), 1, &POLICY, at(0));
     assert_eq!(change.next, Next::In(Duration::from_secs(77)));
+}
+
+#[test]
+fn no_luck_makes_a_failed_look_a_hot_loop() {
+    let mut flight = flight(Phase::Polling);
+    let unlucky = Moment {
+        random: 0.0,
+        ..at(2000)
+    };
+    let change = after_poll(&mut flight, Polled::Failed(again()), 1, &POLICY, unlucky);
+    assert!(matches!(change.next, Next::In(wait) if wait >= Duration::from_millis(100)));
 }
 
 #[test]

@@ -43,6 +43,33 @@ fn a_job_without_a_readable_model_ends_instead_of_being_claimed_for_ever() {
 }
 
 #[test]
+fn files_that_cannot_be_brought_to_fal_cost_nothing_and_what_passes_is_waited_for() {
+    for remedy in [Remedy::RetryStep, Remedy::TryAnew] {
+        let mut waits = flight(Phase::Submitting);
+        let away = failed(Kind::Unavailable, remedy, Charged::Unknown);
+        let change = inputs_failed(&mut waits, away, at(10));
+        assert!(matches!(change.next, Next::In(_)), "{change:?}");
+        assert_eq!((change.write, waits.phase), (None, Phase::Submitting));
+        assert_eq!((waits.attempt, waits.charged), (0, Charged::No));
+    }
+    // Only the operator ends these: the job is let go meanwhile.
+    for kind in [Kind::NoBalance, Kind::Auth] {
+        let mut rests = flight(Phase::Submitting);
+        let failure = failed(kind, Remedy::RetryStep, Charged::No);
+        let change = inputs_failed(&mut rests, failure, at(10));
+        let Some(Write::Later { wait, .. }) = &change.write else {
+            panic!("{change:?}")
+        };
+        assert!(*wait >= Duration::from_secs(30), "{kind:?}: {wait:?}");
+        assert_eq!((rests.attempt, rests.charged), (0, Charged::No));
+    }
+    let mut gone = flight(Phase::Submitting);
+    let failure = failed(Kind::InvalidInput, Remedy::Final, Charged::No);
+    let change = inputs_failed(&mut gone, failure, at(10));
+    assert_telling(&gone, &change, Kind::InvalidInput, Charged::No);
+}
+
+#[test]
 fn an_accepted_submit_is_recorded_alone_and_polled() {
     let mut flight = flight(Phase::Submitting);
     (flight.tries, flight.doubt) = (3, Doubt::Submit);
@@ -77,6 +104,21 @@ fn an_accepted_submit_is_recorded_alone_and_polled() {
         "a parked job is small"
     );
     assert_eq!(flight.submitted_at, Some(at(10).now));
+}
+
+#[test]
+fn an_accepted_submit_leaves_nothing_of_what_came_before_it() {
+    let mut flight = flight(Phase::Submitting);
+    // Of a request before this one, and of files that took several tries.
+    (flight.step_tries, flight.running_at) = (3, Some(at(5).now));
+    let answer = Submitted::Accepted(Accepted {
+        request: RequestId("r".into()),
+        path: Some("/p".to_owned()),
+        position: None,
+    });
+    after_submit(&mut flight, answer, &POLICY, at(10));
+    assert_eq!((flight.step_tries, flight.running_at), (0, None));
+    assert_eq!(flight.path.as_deref(), Some("/p"), "where it is looked for");
 }
 
 #[test]
@@ -135,6 +177,28 @@ fn a_refused_submit_uses_no_attempt_and_costs_nothing() {
 }
 
 #[test]
+fn while_a_new_submit_is_waited_for_the_record_says_why_and_nothing_of_the_request_before() {
+    let mut flight = flight(Phase::Submitting);
+    let answer = Submitted::Refused(failed(Kind::Unavailable, Remedy::RetryStep, Charged::No));
+    let change = after_submit(&mut flight, answer, &POLICY, at(10));
+    let why = ["kind", "error"].map(|name| set(&change, name));
+    assert_eq!(why, ["unavailable", "why"].map(Some));
+    // The next request is not to be taken for one of these.
+    for name in [
+        "request_id",
+        "path",
+        "result",
+        "running_at",
+        "submitted_at",
+        "completed_at",
+        "rung",
+    ] {
+        assert!(deletes(&change, name), "{name}");
+    }
+    assert_eq!(field(&patch(&change).events[0], "charged"), Some("no"));
+}
+
+#[test]
 fn deferrals_grow_to_a_minute_and_obey_what_fal_asks_for() {
     let wait = |tries: u32, retry_after: Option<u64>| {
         let mut flight = flight(Phase::Submitting);
@@ -182,6 +246,16 @@ fn a_submit_of_unknown_outcome_is_an_attempt_and_waits_two_seconds() {
             ..
         }
     ));
+}
+
+#[test]
+fn of_a_submit_of_unknown_outcome_nobody_may_say_what_it_cost() {
+    for said in [Charged::No, Charged::Yes] {
+        let mut flight = flight(Phase::Submitting);
+        let answer = Submitted::Unknown(failed(Kind::Unavailable, Remedy::TryAnew, said));
+        let change = after_submit(&mut flight, answer, &POLICY, at(10));
+        assert_eq!(set(&change, "charged"), Some("unknown"), "{said:?}");
+    }
 }
 
 #[test]
@@ -263,4 +337,31 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
     );
     assert_telling(&anew, &change, Kind::Unavailable, Charged::No);
     assert_eq!(anew.attempt, 2);
+}
+
+#[test]
+fn a_direct_call_that_failed_for_good_is_an_attempt_only_where_it_was_run() {
+    for (charged, attempt) in [(Charged::No, 0), (Charged::Unknown, 1), (Charged::Yes, 1)] {
+        let mut call = flight(Phase::Submitting);
+        call.via = Via::Direct;
+        let answer = Directed::Failed(failed(Kind::ContentPolicy, Remedy::Final, charged));
+        let change = after_direct(&mut call, answer, &FoundSummary::default(), at(2000));
+        assert_telling(&call, &change, Kind::ContentPolicy, charged);
+        assert_eq!(call.attempt, attempt, "{charged:?}");
+    }
+}
+
+#[test]
+fn a_direct_call_brings_to_the_record_what_no_submit_wrote_there() {
+    let mut call = flight(Phase::Submitting);
+    (call.via, call.submitted_at) = (Via::Direct, Some(at(500).now));
+    let answer = Directed::Output(output(None), Some(RequestId("d".into())));
+    let change = after_direct(&mut call, answer, &one_file(), at(2000));
+    let since = at(500).now.0.to_string();
+    assert_eq!(set(&change, "submitted_at"), Some(since.as_str()));
+    // Redis's own stamp of a submit is not written over.
+    let mut queued = flight(Phase::Collecting);
+    let answer = Collected::Output(output(None));
+    let change = after_collect(&mut queued, answer, &one_file(), &POLICY, at(2000));
+    assert_eq!(set(&change, "submitted_at"), None);
 }

@@ -96,6 +96,75 @@ fn the_general_topic_is_named_by_leaving_it_out() {
 }
 
 #[test]
+fn a_chat_by_name_has_its_at_sign_whoever_left_it_out() {
+    for name in ["room", "@room"] {
+        let (items, target) = (
+            [photo()],
+            Target {
+                chat: ChatId::Name(name.into()),
+                ..target()
+            },
+        );
+        let Op::Call(call) = next(&parcel(&items, &target), &Progress::default()) else {
+            panic!()
+        };
+        assert_eq!(call.args["chat_id"], "@room");
+    }
+}
+
+#[test]
+fn each_parse_mode_goes_by_telegrams_own_word() {
+    for (mode, word) in [
+        (ParseMode::Html, "HTML"),
+        (ParseMode::MarkdownV2, "MarkdownV2"),
+        (ParseMode::Markdown, "Markdown"),
+    ] {
+        let (items, target) = (
+            [photo()],
+            Target {
+                parse_mode: Some(mode),
+                ..rich()
+            },
+        );
+        let Op::Call(call) = next(&parcel(&items, &target), &Progress::default()) else {
+            panic!()
+        };
+        assert_eq!(call.args["media"]["parse_mode"], word);
+    }
+}
+
+#[test]
+fn sizes_and_lengths_stand_only_where_a_kind_has_a_place_for_them_and_never_as_nothing() {
+    let target = Target {
+        status_message_id: None,
+        ..target()
+    };
+    let measured = |content_type: &str, size: u32| {
+        Item::File(File {
+            width: Some(size),
+            height: Some(size),
+            duration_s: Some(size),
+            ..file("https://h/x", content_type)
+        })
+    };
+    for (content_type, size, wanted) in [
+        ("video/mp4", 5, [true, true, true]),
+        ("image/gif", 5, [true, true, true]),
+        ("audio/mpeg", 5, [false, false, true]),
+        ("image/png", 5, [false, false, false]),
+        ("application/pdf", 5, [false, false, false]),
+        ("video/mp4", 0, [false, false, false]),
+    ] {
+        let items = [measured(content_type, size)];
+        let Op::Call(call) = next(&parcel(&items, &target), &Progress::default()) else {
+            panic!()
+        };
+        let said = ["width", "height", "duration"].map(|name| call.args.contains_key(name));
+        assert_eq!(said, wanted, "{content_type} {size}");
+    }
+}
+
+#[test]
 fn file_names_have_the_extension_of_their_type() {
     let table = [
         (

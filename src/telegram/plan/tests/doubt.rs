@@ -119,6 +119,43 @@ fn an_unknown_send_is_repeated_up_to_five_sends_and_never_changed() {
 }
 
 #[test]
+fn what_happened_to_one_message_is_not_held_against_the_next() {
+    let target = Target {
+        status_message_id: None,
+        ..target()
+    };
+    let two = [Item::Text("a".into()), Item::Text("b".into())];
+    let parcel = parcel(&two, &target);
+    let troubled = Progress {
+        sends: 4,
+        repeats: 3,
+        waits: 6,
+        other_used: true,
+        fixed_text: true,
+        ..Progress::default()
+    };
+    let After::Go(progress) = after(&parcel, &troubled, Ok(Sent::default()), 0.0) else {
+        panic!()
+    };
+    let fresh = Progress {
+        item: 1,
+        ..Progress::default()
+    };
+    assert_eq!(progress, fresh);
+    // Nor does a rung inherit how long the one above it was waited for.
+    let picture = [photo()];
+    let parcel = Parcel {
+        items: &picture,
+        ..parcel
+    };
+    let refused = Err(fall(Cause::UrlRefused));
+    let After::Go(progress) = after(&parcel, &troubled, refused, 0.0) else {
+        panic!()
+    };
+    assert_eq!((progress.way, progress.waits), (Way::Upload, 0));
+}
+
+#[test]
 fn a_message_that_was_sent_and_removed_is_not_sent_again() {
     let (items, target) = (
         [photo()],

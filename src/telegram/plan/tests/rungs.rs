@@ -165,6 +165,40 @@ fn delivery_by_url_alone_never_uploads() {
 }
 
 #[test]
+fn a_rung_on_record_is_left_where_the_file_may_not_be_fetched_or_uploaded_any_more() {
+    let target = target();
+    // Other settings than those it was recorded under.
+    let items = [photo()];
+    let forbidden = Parcel {
+        may_fetch: &|_| false,
+        ..parcel(&items, &target)
+    };
+    for way in [Way::Url, Way::Upload, Way::Document] {
+        let recorded = Progress {
+            way,
+            ..Progress::default()
+        };
+        let call = describe(&next(&forbidden, &recorded));
+        assert_eq!(call, "editMessageText link", "{way:?}");
+    }
+    // A size that is known only since it was fetched.
+    let items = [Item::File(File {
+        size: Some(51_000_000),
+        ..file("https://h/a.png", "image/png")
+    })];
+    let parcel = parcel(&items, &target);
+    let uploading = Progress {
+        way: Way::Upload,
+        ..Progress::default()
+    };
+    let refused = Err(fall(Cause::PhotoRefused));
+    let After::Go(progress) = after(&parcel, &uploading, refused, 0.0) else {
+        panic!()
+    };
+    assert_eq!(progress.way, Way::Link);
+}
+
+#[test]
 fn what_cannot_be_downloaded_is_sent_as_a_link() {
     let target = target();
     let (items, data) = (

@@ -130,6 +130,23 @@ fn errors_of_the_deletion_never_fail_a_delivery() {
 }
 
 #[test]
+fn a_deletion_too_waits_as_long_as_telegram_says() {
+    let (items, target) = ([photo()], target());
+    let left = Progress {
+        item: 1,
+        delete_due: true,
+        ..Progress::default()
+    };
+    let wait = Duration::from_secs(9);
+    let silence = Err(Refusal::RetryAfter { wait });
+    let After::Wait { progress, for_, .. } = after(&parcel(&items, &target), &left, silence, 0.5)
+    else {
+        panic!()
+    };
+    assert_eq!((for_, progress.delete_due), (wait, true));
+}
+
+#[test]
 fn a_ping_follows_an_edit_once_whatever_becomes_of_it() {
     let (items, target) = (
         [photo()],

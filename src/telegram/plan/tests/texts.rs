@@ -112,6 +112,22 @@ fn a_long_text_becomes_several_messages_and_the_last_has_the_keyboard() {
 }
 
 #[test]
+fn a_text_that_the_caption_of_the_status_message_does_not_hold_is_sent_fresh() {
+    let (items, target) = ([Item::Text("a tale".into())], target());
+    let too_long = Refusal::Repair(Repair::CaptionTooLong);
+    finishes(
+        &parcel(&items, &target),
+        vec![fall(Cause::NoTextInMessage), too_long],
+        &[
+            "editMessageText",
+            "editMessageCaption +cap",
+            "sendMessage",
+            "deleteMessage",
+        ],
+    );
+}
+
+#[test]
 fn no_word_of_a_long_text_is_lost_between_the_messages() {
     let words: Vec<String> = (0..3000).map(|n| format!("w{n}")).collect();
     let (items, target) = ([Item::Text(words.join(" "))], target());
@@ -139,6 +155,36 @@ fn no_word_of_a_long_text_is_lost_between_the_messages() {
             assert!(text::units(text) <= limit);
             seen.extend(text.split_whitespace().map(str::to_owned));
             let After::Go(after) = after(&parcel, &progress, Ok(Sent::default()), 0.0) else {
+                panic!()
+            };
+            progress = after;
+        }
+        assert_eq!(seen, words, "{edit:?}");
+    }
+}
+
+#[test]
+fn no_word_is_lost_where_a_group_moves_between_the_messages_of_a_text() {
+    let words: Vec<String> = (0..3000).map(|n| format!("w{n}")).collect();
+    let (items, target) = ([Item::Text(words.join(" "))], target());
+    let parcel = parcel(&items, &target);
+    for edit in [Edit::Open, Edit::Caption] {
+        let mut progress = Progress {
+            edit,
+            ..Progress::default()
+        };
+        let (mut seen, mut moved) = (Vec::new(), false);
+        while let Op::Call(call) = next(&parcel, &progress) {
+            let text = call.args.get("text").or(call.args.get("caption"));
+            let outcome = if progress.part == 1 && !moved {
+                moved = true;
+                Err(Refusal::Repair(Repair::Migrated(-1007)))
+            } else {
+                let text = text.and_then(Value::as_str).unwrap_or_default();
+                seen.extend(text.split_whitespace().map(str::to_owned));
+                Ok(Sent::default())
+            };
+            let After::Go(after) = after(&parcel, &progress, outcome, 0.0) else {
                 panic!()
             };
             progress = after;
@@ -189,6 +235,27 @@ fn a_text_of_nothing_becomes_a_fixed_one() {
         ),
         Kind::Telegram
     );
+}
+
+#[test]
+fn a_caption_that_shows_nothing_is_not_sent_after_its_file() {
+    let (items, target) = (
+        [photo()],
+        Target {
+            caption: Some("\u{2800}".repeat(1100)),
+            ..target()
+        },
+    );
+    let parcel = parcel(&items, &target);
+    let After::Go(progress) = after(&parcel, &Progress::default(), Ok(Sent::default()), 0.0) else {
+        panic!()
+    };
+    assert_eq!(describe(&next(&parcel, &progress)), "sendMessage +re");
+    let empty = Err(Refusal::Repair(Repair::TextEmpty));
+    let After::Go(progress) = after(&parcel, &progress, empty, 0.0) else {
+        panic!()
+    };
+    assert_eq!(next(&parcel, &progress), Op::Finished);
 }
 
 #[test]
@@ -296,4 +363,19 @@ fn a_link_says_where_the_file_is_and_keeps_the_caption() {
             "deleteMessage",
         ],
     );
+}
+
+#[test]
+fn a_link_in_a_caption_asks_for_no_preview_which_captions_do_not_have() {
+    let (items, target) = ([photo()], target());
+    let at = Progress {
+        way: Way::Link,
+        edit: Edit::Caption,
+        ..Progress::default()
+    };
+    let Op::Call(call) = next(&parcel(&items, &target), &at) else {
+        panic!()
+    };
+    assert_eq!(call.method, Method::EditMessageCaption);
+    assert_eq!(call.args.get("link_preview_options"), None);
 }

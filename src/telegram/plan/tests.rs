@@ -11,6 +11,7 @@ mod fuzz;
 mod rungs;
 mod status;
 mod texts;
+mod uploads;
 
 use super::*;
 use crate::job::answer::File;

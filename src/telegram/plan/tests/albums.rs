@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn fresh() -> Target {
+pub(super) fn fresh() -> Target {
     Target {
         status_message_id: None,
         ..target()
@@ -11,7 +11,7 @@ fn fresh() -> Target {
 
 /// Items by letter: Photo, Video, Gif, Audio, Document that is uploaded, Text, Foreign host, a photo that
 /// is Inline, one too Big for its URL, a Wide one.
-fn items(letters: &str) -> Vec<Item> {
+pub(super) fn items(letters: &str) -> Vec<Item> {
     let one = |(number, letter): (usize, char)| {
         let url = |ending: &str| format!("https://v3.fal.media/{number}{ending}");
         let item = match letter {
@@ -43,7 +43,7 @@ fn items(letters: &str) -> Vec<Item> {
 
 const HERE: &dyn Fn(&str) -> bool = &|url| !url.contains("elsewhere");
 
-fn at_home<'a>(items: &'a [Item], target: &'a Target) -> Parcel<'a> {
+pub(super) fn at_home<'a>(items: &'a [Item], target: &'a Target) -> Parcel<'a> {
     Parcel {
         may_fetch: HERE,
         ..parcel(items, target)
@@ -415,115 +415,6 @@ fn an_album_is_repaired_as_a_whole_and_only_once() {
     );
 }
 
-/// A file as it turns out to be: its bytes, how many, and its shape.
-type Here<'a> = (&'a [u8], u64, (u32, u32));
-
-/// What is sent once these files are here.
-fn here(parcel: &Parcel<'_>, at: &Progress, files: &[Here]) -> (Progress, Op) {
-    let mut items = parcel.items.to_vec();
-    for (number, (head, len, shape)) in files.iter().enumerate() {
-        let looks = Looks {
-            head,
-            len: *len,
-            shape: Some(*shape),
-        };
-        seen(&mut items, at.item + number, &looks);
-    }
-    let parcel = Parcel {
-        items: &items,
-        ..*parcel
-    };
-    let progress = fetched(&parcel, at, files.len());
-    let op = next(&parcel, &progress);
-    (progress, op)
-}
-
-#[test]
-fn an_upload_is_cut_to_what_its_files_turn_out_to_be() {
-    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
-    const GIF: &[u8] = b"GIF89a";
-    const MP4: &[u8] = b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2";
-    let target = fresh();
-    let ok = (8, 8);
-    #[rustfmt::skip]
-    let table: Vec<(&str, Vec<Here>, &str)> = vec![
-        ("as said", vec![(PNG, 9, ok), (PNG, 9, ok), (PNG, 9, ok)], "sendMediaGroup ppp up"),
-        ("one is a video", vec![(PNG, 9, ok), (MP4, 9, ok), (PNG, 9, ok)], "sendMediaGroup pvp up"),
-        ("the last is a large photo", vec![(PNG, 9, ok), (PNG, 9, ok), (PNG, 11 << 20, ok)], "sendMediaGroup pp up"),
-        ("the second is narrow", vec![(PNG, 9, ok), (PNG, 9, (21, 1)), (PNG, 9, ok)], "sendPhoto up"),
-        ("the first is narrow", vec![(PNG, 9, (21, 1)), (PNG, 9, ok), (PNG, 9, ok)], "sendDocument up"),
-        ("all are narrow", vec![(PNG, 9, (21, 1)); 3], "sendMediaGroup ddd up"),
-        ("the first moves", vec![(GIF, 9, ok), (PNG, 9, ok), (PNG, 9, ok)], "sendAnimation up"),
-        ("two fit", vec![(MP4, 24_000_000, ok), (MP4, 24_000_000, ok), (MP4, 24_000_000, ok)], "sendMediaGroup vv up"),
-        ("one fits", vec![(MP4, 40_000_000, ok), (MP4, 40_000_000, ok)], "sendVideo up"),
-        ("one came", vec![(PNG, 9, ok)], "sendPhoto up"),
-    ];
-    for (name, files, wanted) in table {
-        let items = items("III");
-        let parcel = at_home(&items, &target);
-        let (progress, op) = here(&parcel, &Progress::default(), &files);
-        assert_eq!(describe(&op), wanted, "{name}");
-        if let Op::UploadAlbum {
-            files: pieces,
-            max_bytes,
-            ..
-        } = &op
-        {
-            let sum: u64 = files[..pieces.len()].iter().map(|file| file.1).sum();
-            assert!(sum <= *max_bytes && *max_bytes < 50_000_000, "{name}");
-        }
-        // In doubt, it is the same again, from the files as they are then.
-        let After::Unknown {
-            progress: again, ..
-        } = after(&parcel, &progress, Err(unknown()), 0.0)
-        else {
-            panic!("{name}")
-        };
-        let again = Progress::parse(&again.to_text()).unwrap();
-        if let Op::UploadAlbum { files: pieces, .. } = next(&parcel, &again) {
-            let (_, repeated) = here(&parcel, &again, &files[..pieces.len()]);
-            assert_eq!(repeated, op, "{name}");
-        }
-    }
-    // Known sizes are minded before anything is fetched.
-    let videos: Vec<Item> = (0..3)
-        .map(|n| {
-            Item::File(File {
-                size: Some(23_000_000),
-                ..file(&format!("https://v3.fal.media/{n}.mp4"), "video/mp4")
-            })
-        })
-        .collect();
-    finishes(
-        &at_home(&videos, &target),
-        vec![],
-        &["sendMediaGroup vv up", "sendVideo up"],
-    );
-}
-
-#[test]
-fn a_file_of_an_album_that_cannot_be_had_goes_as_a_link_alone() {
-    let (items, target) = (items("BBB"), fresh());
-    let parcel = at_home(&items, &target);
-    for progress in [
-        Progress::default(),
-        Progress {
-            album: 3,
-            no_url: 3,
-            ..Progress::default()
-        },
-    ] {
-        let After::Go(progress) = after_download(&parcel, &progress, DownloadProblem::Gone) else {
-            panic!()
-        };
-        assert_eq!(describe(&next(&parcel, &progress)), "sendMessage link");
-        let After::Go(progress) = after(&parcel, &progress, Ok(Sent::default()), 0.0) else {
-            panic!()
-        };
-        assert_eq!(describe(&next(&parcel, &progress)), "sendMediaGroup pp up");
-    }
-}
-
 #[test]
 fn what_a_version_without_albums_began_it_goes_on_with_singly() {
     let (items, target) = (items("PPPP"), fresh());
@@ -536,42 +427,5 @@ fn what_a_version_without_albums_began_it_goes_on_with_singly() {
     ] {
         let progress = Progress::parse(text).unwrap();
         assert_eq!(describe(&next(&parcel, &progress)), wanted, "{text}");
-    }
-}
-
-#[test]
-fn a_link_that_no_message_holds_is_not_put_into_one() {
-    let long = format!("https://elsewhere.example/{}", "a".repeat(5000));
-    let items = [Item::File(file(&long, "image/png"))];
-    for (lang, wanted) in [(Lang::En, "The file is ready"), (Lang::Ru, "Файл готов")] {
-        let target = Target {
-            status_message_id: None,
-            ..rich()
-        };
-        let parcel = Parcel {
-            lang,
-            ..at_home(&items, &target)
-        };
-        let Op::Call(call) = next(&parcel, &Progress::default()) else {
-            panic!()
-        };
-        let text = call.args["text"].as_str().unwrap();
-        assert!(text.contains(wanted) && !text.contains("://"), "{text}");
-        assert!(text.starts_with("Done"), "the caption stays: {text}");
-        assert!(!call.args.contains_key("link_preview_options"));
-    }
-}
-
-#[test]
-fn only_the_public_server_has_the_public_limits() {
-    for (url, wanted) in [
-        ("https://api.telegram.org", TransferLimits::PUBLIC),
-        ("https://api.telegram.org/", TransferLimits::PUBLIC),
-        ("https://API.telegram.org:443/x", TransferLimits::PUBLIC),
-        ("http://127.0.0.1:8081", TransferLimits::LOCAL),
-        ("https://bots.example/telegram", TransferLimits::LOCAL),
-        ("https://api.telegram.org.example", TransferLimits::LOCAL),
-    ] {
-        assert_eq!(TransferLimits::of(url), wanted, "{url}");
     }
 }

@@ -70,6 +70,20 @@ fn the_first_rung_follows_type_size_shape_host_and_mode() {
 }
 
 #[test]
+fn only_the_public_server_has_the_public_limits() {
+    for (url, wanted) in [
+        ("https://api.telegram.org", TransferLimits::PUBLIC),
+        ("https://api.telegram.org/", TransferLimits::PUBLIC),
+        ("https://API.telegram.org:443/x", TransferLimits::PUBLIC),
+        ("http://127.0.0.1:8081", TransferLimits::LOCAL),
+        ("https://bots.example/telegram", TransferLimits::LOCAL),
+        ("https://api.telegram.org.example", TransferLimits::LOCAL),
+    ] {
+        assert_eq!(TransferLimits::of(url), wanted, "{url}");
+    }
+}
+
+#[test]
 fn sizes_that_make_no_sense_are_only_large() {
     let target = target();
     for (url, wanted) in [
@@ -196,60 +210,6 @@ fn a_rung_on_record_is_left_where_the_file_may_not_be_fetched_or_uploaded_any_mo
         panic!()
     };
     assert_eq!(progress.way, Way::Link);
-}
-
-#[test]
-fn what_cannot_be_downloaded_is_sent_as_a_link() {
-    let target = target();
-    let (items, data) = (
-        [photo()],
-        [Item::File(file("data:image/png;base64,AAAA", "image/png"))],
-    );
-    let at = Progress {
-        way: Way::Upload,
-        ..Progress::default()
-    };
-    for problem in [
-        DownloadProblem::Gone,
-        DownloadProblem::TooBig,
-        DownloadProblem::HostNotAllowed,
-        DownloadProblem::Exhausted,
-    ] {
-        let After::Go(progress) = after_download(&parcel(&items, &target), &at, problem) else {
-            panic!()
-        };
-        assert_eq!(
-            describe(&next(&parcel(&items, &target), &progress)),
-            "editMessageText link"
-        );
-        assert!(matches!(
-            after_download(&parcel(&data, &target), &at, problem),
-            After::Failed(_)
-        ));
-    }
-    // A photo that turns out to be large goes as a document, with the same file.
-    for (size, wanted) in [(10 << 20, "photo"), ((10 << 20) + 1, "document")] {
-        let mut items = items.clone();
-        let looks = Looks {
-            len: size,
-            ..Looks::default()
-        };
-        seen(&mut items, 0, &looks);
-        let progress = fetched(&parcel(&items, &target), &at, 1);
-        assert_eq!(
-            describe(&next(&parcel(&items, &target), &progress)),
-            format!("editMessageMedia {wanted} up")
-        );
-    }
-    // Its own data has no link.
-    assert_eq!(
-        fails(
-            &parcel(&data, &target),
-            vec![fall(Cause::TooBig)],
-            &["editMessageMedia photo up"]
-        ),
-        Kind::FileTooBig
-    );
 }
 
 #[test]

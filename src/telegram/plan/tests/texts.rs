@@ -1,6 +1,7 @@
 //! Captions, texts and links have limits that differ by where they stand: what does not fit is cut, split or
 //! sent after, and no word of it is lost.
 
+use super::albums::at_home;
 use super::*;
 use crate::telegram::text::{self, CAPTION, MESSAGE};
 
@@ -363,6 +364,29 @@ fn a_link_says_where_the_file_is_and_keeps_the_caption() {
             "deleteMessage",
         ],
     );
+}
+
+#[test]
+fn a_link_that_no_message_holds_is_not_put_into_one() {
+    let long = format!("https://elsewhere.example/{}", "a".repeat(5000));
+    let items = [Item::File(file(&long, "image/png"))];
+    for (lang, wanted) in [(Lang::En, "The file is ready"), (Lang::Ru, "Файл готов")] {
+        let target = Target {
+            status_message_id: None,
+            ..rich()
+        };
+        let parcel = Parcel {
+            lang,
+            ..at_home(&items, &target)
+        };
+        let Op::Call(call) = next(&parcel, &Progress::default()) else {
+            panic!()
+        };
+        let text = call.args["text"].as_str().unwrap();
+        assert!(text.contains(wanted) && !text.contains("://"), "{text}");
+        assert!(text.starts_with("Done"), "the caption stays: {text}");
+        assert!(!call.args.contains_key("link_preview_options"));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Albums: what goes together, what follows, and what becomes of one that is refused or in doubt.
 
 use super::*;
+use crate::job::answer::Held;
 
 pub(super) fn fresh() -> Target {
     Target {
@@ -115,6 +116,105 @@ fn an_album_counts_its_items_as_messages() {
         panic!()
     };
     assert_eq!(call.messages(), 1);
+}
+
+#[test]
+fn files_that_telegram_has_go_by_their_ids_and_in_no_album() {
+    let (mut two, target) = (items("PP"), fresh());
+    for item in &mut two {
+        if let Item::File(file) = item {
+            file.held = Some(Held {
+                id: "AgAC".into(),
+                kind: "photo".into(),
+            });
+        }
+    }
+    finishes(&at_home(&two, &target), vec![], &["sendPhoto url"; 2]);
+}
+
+#[test]
+fn an_album_on_record_is_one_only_as_far_as_it_can_be_one_still() {
+    let target = fresh();
+    // Recorded under other settings, or by a version that knew other albums.
+    for (letters, text, wanted) in [
+        ("PGP", r#"{"a":3}"#, "sendPhoto url"),
+        ("PPP", r#"{"a":3,"w":"l"}"#, "sendMessage link"),
+        (
+            "PPPPPPPPPPPP",
+            r#"{"a":12}"#,
+            "sendMediaGroup pppppppppp url",
+        ),
+    ] {
+        let items = items(letters);
+        let progress = Progress::parse(text).unwrap();
+        let op = next(&at_home(&items, &target), &progress);
+        assert_eq!(describe(&op), wanted, "{text}");
+    }
+}
+
+#[test]
+fn of_each_file_of_an_album_it_is_noted_what_sends_it_again_for_free() {
+    let (items, target) = (items("TPV"), fresh());
+    let sent = Sent {
+        message_ids: vec![1, 2],
+        file_ids: vec!["A".to_owned(), "B".to_owned()],
+        file_kinds: vec!["photo", "video"],
+    };
+    let at = Progress {
+        item: 1,
+        ..Progress::default()
+    };
+    let After::Go(progress) = after(&at_home(&items, &target), &at, Ok(sent), 0.0) else {
+        panic!()
+    };
+    assert_eq!(progress.file_ids, ["A", "B"]);
+    assert_eq!(progress.file_kinds, ["1:photo", "2:video"]);
+}
+
+#[test]
+fn what_happened_to_an_album_is_not_held_against_its_files() {
+    let (items, target) = (items("PP"), fresh());
+    let parcel = at_home(&items, &target);
+    let troubled = Progress {
+        sends: 4,
+        repeats: 3,
+        waits: 6,
+        ..Progress::default()
+    };
+    let troubled = Progress {
+        album: 2,
+        ..troubled
+    };
+    let After::Go(alone) = after(&parcel, &troubled, Err(other()), 0.0) else {
+        panic!()
+    };
+    assert_eq!((alone.sends, alone.repeats, alone.waits), (0, 0, 0));
+    let refused = Err(fall(Cause::UrlRefused));
+    let After::Go(uploaded) = after(&parcel, &troubled, refused, 0.0) else {
+        panic!()
+    };
+    // It is the same album still: its sends in doubt count on.
+    assert_eq!((uploaded.repeats, uploaded.waits), (0, 0));
+    assert_eq!((uploaded.album, uploaded.sends), (2, 4));
+}
+
+#[test]
+fn an_album_that_went_by_url_is_uploaded_in_as_many_as_one_request_takes() {
+    let (mut ten, target) = (items("PPPPPPPPPP"), fresh());
+    for item in &mut ten {
+        if let Item::File(file) = item {
+            file.size = Some(5_000_000);
+        }
+    }
+    finishes(
+        &at_home(&ten, &target),
+        vec![fall(Cause::UrlRefused)],
+        &[
+            "sendMediaGroup pppppppppp url",
+            "sendMediaGroup ppppppppp up",
+            "sendPhoto up",
+        ],
+    );
 }
 
 #[test]

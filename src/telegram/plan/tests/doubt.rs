@@ -41,6 +41,28 @@ fn waits_are_as_long_as_telegram_says_and_change_nothing() {
 }
 
 #[test]
+fn while_telegram_is_away_waits_grow_to_half_a_minute() {
+    let (items, target) = ([photo()], target());
+    let parcel = parcel(&items, &target);
+    let mut progress = Progress::default();
+    let mut waited = Vec::new();
+    for _ in 0..7 {
+        let away = Err(Refusal::NotSent("refused".into()));
+        let After::Wait {
+            progress: after,
+            for_,
+            ..
+        } = after(&parcel, &progress, away, 0.0)
+        else {
+            panic!()
+        };
+        waited.push(for_.as_secs());
+        progress = after;
+    }
+    assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30]);
+}
+
+#[test]
 fn a_superseded_edit_is_made_again_a_few_times() {
     let (items, target) = ([photo()], target());
     finishes(

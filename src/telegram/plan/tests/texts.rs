@@ -66,6 +66,45 @@ fn a_caption_that_is_too_long_is_cut_and_follows_whole() {
 }
 
 #[test]
+fn a_caption_of_just_the_most_that_telegram_takes_goes_whole() {
+    let both = &["editMessageMedia photo url +cap", "sendMessage +re"];
+    // Telegram counts letters, of whatever alphabet.
+    for letter in ["x", "ж"] {
+        for (length, calls) in [(CAPTION, &both[..1]), (CAPTION + 1, &both[..])] {
+            let (items, target) = (
+                [photo()],
+                Target {
+                    caption: Some(letter.repeat(length)),
+                    ..target()
+                },
+            );
+            finishes(&parcel(&items, &target), vec![], calls);
+        }
+    }
+}
+
+#[test]
+fn of_several_texts_after_an_album_the_last_has_the_keyboard() {
+    let (items, target) = (
+        [photo(), photo()],
+        Target {
+            status_message_id: None,
+            caption: Some("word ".repeat(1000)),
+            ..rich()
+        },
+    );
+    finishes(
+        &parcel(&items, &target),
+        vec![],
+        &[
+            "sendMediaGroup pp url +re +th",
+            "sendMessage +re +th",
+            "sendMessage +kb +re +th",
+        ],
+    );
+}
+
+#[test]
 fn a_long_text_becomes_several_messages_and_the_last_has_the_keyboard() {
     let (items, target) = (
         [Item::Text("word ".repeat(2000))],

@@ -58,6 +58,48 @@ fn what_cannot_be_downloaded_is_sent_as_a_link() {
     );
 }
 
+#[test]
+fn data_that_is_too_large_or_none_fails_as_what_it_is() {
+    let (data, target) = (items("I"), fresh());
+    let at = Progress::default();
+    for (problem, kind) in [
+        (DownloadProblem::TooBig, Kind::FileTooBig),
+        (DownloadProblem::Gone, Kind::BadAnswer),
+        (DownloadProblem::Exhausted, Kind::BadAnswer),
+    ] {
+        let After::Failed(failure) = after_download(&parcel(&data, &target), &at, problem) else {
+            panic!()
+        };
+        assert_eq!(failure.kind, kind, "{problem:?}");
+    }
+}
+
+#[test]
+fn what_was_refused_as_a_photo_stays_a_document_whatever_it_turns_out_to_be() {
+    let (items, target) = ([photo()], target());
+    let refused = Progress {
+        way: Way::Document,
+        ..Progress::default()
+    };
+    let progress = fetched(&parcel(&items, &target), &refused, 1);
+    assert_eq!(progress.way, Way::Document);
+}
+
+#[test]
+fn the_files_at_hand_are_those_that_are_sent_though_they_could_go_by_url() {
+    // The third cannot, and so all are fetched; then it cannot be had, or the second neither.
+    let (items, target) = (items("PPB"), fresh());
+    let parcel = at_home(&items, &target);
+    let album = Progress {
+        album: 3,
+        ..Progress::default()
+    };
+    for (got, wanted) in [(2, "sendMediaGroup pp up"), (1, "sendPhoto up")] {
+        let progress = fetched(&parcel, &album, got);
+        assert_eq!(describe(&next(&parcel, &progress)), wanted, "{got}");
+    }
+}
+
 /// A file as it turns out to be: its bytes, how many, and its shape.
 type Here<'a> = (&'a [u8], u64, (u32, u32));
 

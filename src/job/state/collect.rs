@@ -63,7 +63,6 @@ pub fn after_collect(
                         && flight.cancelling.is_none() =>
                 {
                     flight.charge(&failed);
-                    flight.cancelling = None;
                     later(flight, failed, None, moment)
                 }
                 Remedy::TryAnew => fail(flight, failed, moment),
@@ -128,12 +127,11 @@ fn output_there(
     flight.cancel_asked = false;
     flight.failure = None;
     if found.all_flagged {
-        let mut failed = failure(
+        let failed = failure(
             Kind::ContentPolicy,
             "fal replaced every picture by a black one (nsfw)",
             Charged::Yes,
         );
-        failed.units = None;
         return fail(flight, failed, moment);
     }
     if found.items == 0 && flight.target.is_some() {

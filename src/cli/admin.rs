@@ -1,6 +1,6 @@
 //! What every command on a live system begins with. They need Redis and nothing else.
 
-use super::{INCOMPLETE, UNAVAILABLE};
+use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
 use crate::store::Fault;
@@ -12,9 +12,13 @@ pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
     View::open(&store.redis.server(), &store.namespace, &store.inbox).map_err(|fault| away(&fault))
 }
 
+/// Says why Redis is of no use; gives the exit code.
 pub(super) fn away(fault: &Fault) -> u8 {
     eprintln!("fal-worker: {fault}");
-    UNAVAILABLE
+    match fault {
+        Fault::Away(_) => UNAVAILABLE,
+        Fault::Refused(_) => CONFIGURATION, // such as a wrong password
+    }
 }
 
 /// An id that may be one; else it says so, and gives the exit code.

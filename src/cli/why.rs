@@ -48,7 +48,11 @@ fn explain(args: &WhyArgs, store: &StoreConfig) -> Result<u8, u8> {
     if args.json {
         say(&format!("{}\n", as_json(&facts, &verdict)));
     } else {
-        let text = format!("{id} is {}. {}", verdict.state, verdict.text(facts.now));
+        let state = match verdict.state.as_str() {
+            "inbox" => "no job yet",
+            state => state,
+        };
+        let text = format!("{id} is {state}. {}", verdict.text(facts.now));
         say(&format!("{}\n", wrapped(&text, super::table::width())));
     }
     Ok(0)

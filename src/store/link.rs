@@ -229,9 +229,8 @@ impl Health {
 
     fn connect_failed(&self, error: &RedisError) {
         report::redis_error();
-        let refused = matches!(error.kind(), ErrorKind::AuthenticationFailed)
-            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
-        self.auth_refused.store(refused, Ordering::Release);
+        self.auth_refused
+            .store(is_login_refused(error), Ordering::Release);
         let why = describe(error);
         self.tls_refused
             .store(tls::refusal(&why).is_some(), Ordering::Release);
@@ -418,15 +417,14 @@ impl Line {
         exchange: impl FnOnce(&mut Connection) -> Result<T, RedisError>,
     ) -> Result<T, Fault> {
         match self {
-            Line::Own(con) => exchange(con),
+            Line::Own(con) => exchange(con).map_err(|error| fault_of_own(&error)),
             Line::Borrowed(link) => {
                 let answer = exchange(&mut link.con);
                 link.used = Instant::now();
                 link.broken |= answer.as_ref().is_err_and(breaks);
-                answer
+                answer.map_err(|error| fault(&error))
             }
         }
-        .map_err(|error| fault(&error))
     }
 }
 
@@ -557,6 +555,12 @@ pub(crate) fn is_noscript(error: &RedisError) -> bool {
     )
 }
 
+/// Whether Redis refuses user or password.
+pub(crate) fn is_login_refused(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::AuthenticationFailed)
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+}
+
 /// Sorts an error of redis-rs.
 pub(crate) fn fault(error: &RedisError) -> Fault {
     let text = describe(error);
@@ -566,6 +570,14 @@ pub(crate) fn fault(error: &RedisError) -> Fault {
         // Plain `ERR`: mostly our mistake, but this is the server's state.
         Some(_) if text.contains("max number of clients") => Fault::Away(text),
         Some(_) => Fault::Refused(text),
+    }
+}
+
+/// The same for a command, which waits for nobody to correct a password.
+pub(crate) fn fault_of_own(error: &RedisError) -> Fault {
+    match is_login_refused(error) {
+        true => Fault::Refused(describe(error)),
+        false => fault(error),
     }
 }
 

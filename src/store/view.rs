@@ -2,7 +2,7 @@
 //! on a live system; the daemon itself never needs it.
 
 use super::keys::Keys;
-use super::link::{Fault, Line, fault};
+use super::link::{Fault, Line, fault_of_own};
 use super::read;
 use super::script::Scripts;
 use super::topology::Topology;
@@ -37,12 +37,13 @@ pub struct View {
 pub type EventView = (String, Vec<(String, String)>);
 
 impl View {
-    /// Connects. Fails with [`Fault::Away`] when Redis does not answer.
+    /// Connects. Fails with [`Fault::Away`] when Redis does not answer, with [`Fault::Refused`] when it takes
+    /// neither user nor password.
     pub fn open(redis: &Server, namespace: &str, inbox: &str) -> Result<View, Fault> {
         let keys = Keys::new(namespace, inbox);
         let con = Topology::new(redis.clone(), config::slot(inbox))
             .and_then(|topology| topology.connect())
-            .map_err(|error| fault(&error))?;
+            .map_err(|error| fault_of_own(&error))?;
         Ok(View::over(Line::Own(con), keys))
     }
 

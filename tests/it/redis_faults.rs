@@ -280,7 +280,7 @@ fn a_wrong_password_at_start_is_one_clear_line_and_exit_78() {
         format!("redis://{address}"),
         format!("redis://:wrong-password@{address}"),
     ] {
-        world.redis_url = Some(url);
+        world.redis_url = Some(url.clone());
         let mut daemon = world.spawn(&[], &[]);
         assert_eq!(daemon.wait_exit(SOON), Some(78), "{}", daemon.log_text());
         let log = daemon.log_text();
@@ -293,6 +293,12 @@ fn a_wrong_password_at_start_is_one_clear_line_and_exit_78() {
             errors[0].contains("password") && !log.contains("wrong-password"),
             "{log}"
         );
+        // The commands say so too: no Redis is away.
+        let status = world.cli(&["status"]).env("REDIS_URL", &url).output();
+        let status = status.unwrap();
+        let said = String::from_utf8(status.stderr).unwrap();
+        assert_eq!(status.status.code(), Some(78), "{said}");
+        assert!(said.starts_with("fal-worker: Redis refused: "), "{said}");
     }
     world.redis_url = Some(format!("redis://:right-password@{address}"));
     let daemon = world.daemon(&[]);

@@ -62,7 +62,7 @@ fn an_entry_that_nobody_has_read_and_one_that_nobody_knows() {
     let text = world.cli(&["why", "a"]).output().unwrap().stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(
-        text.starts_with("a is inbox. It lies in the inbox"),
+        text.starts_with("a is no job yet. It lies in the inbox"),
         "{text}"
     );
 }

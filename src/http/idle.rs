@@ -4,6 +4,7 @@
 //! last thing before it puts it away, and a connection that was asked and not used since is fit for another
 //! request. Any other one is closed when ureq drops it, as ever.
 
+use super::socket::Trace;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +59,7 @@ impl<T: Transport> Shelf<T> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that leads there and is open, the last one used: so those that a burst left over grow old.
+    /// One that leads there and is open and silent, the last one used: so those that a burst left over grow old.
     fn take(&self, uri: &Uri, now: Instant) -> Option<Box<Kept<T>>> {
         loop {
             let mut one = {
@@ -67,7 +68,7 @@ impl<T: Transport> Shelf<T> {
                 kept.remove(at)?
             };
             // Not under the lock: it asks the socket.
-            if !one.is_old(now) && one.transport.is_open() {
+            if !one.is_old(now) && Trace::is_silent(&mut one.transport) {
                 return Some(one);
             }
         }
@@ -200,6 +201,7 @@ impl<T: Transport> Drop for Lent<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
     use std::sync::atomic::{AtomicBool, Ordering};
     use ureq::unversioned::transport::LazyBuffers;
 
@@ -226,7 +228,10 @@ mod tests {
         }
 
         fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
-            Ok(true)
+            match self.open.load(Ordering::Relaxed) {
+                true => Err(io::Error::from(io::ErrorKind::WouldBlock).into()),
+                false => Ok(false),
+            }
         }
 
         fn is_open(&mut self) -> bool {

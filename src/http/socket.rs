@@ -1,7 +1,7 @@
 //! Our own TCP transport below ureq, for four reasons. It knows how many bytes of the current request
-//! the kernel took, which is the only certain ground for "nothing was sent". It probes an idle
-//! connection without eating bytes: ureq's own probe takes the session tickets of TLS 1.3 for garbage
-//! and drops a good connection. It sends head and body in one write, with time limits set again
+//! the kernel took, which is the only certain ground for "nothing was sent". It can be read without
+//! waiting, by which `idle` learns what came on an idle connection: ureq's own probe takes the session tickets
+//! of TLS 1.3 for garbage and drops a good connection. It sends head and body in one write, with time limits set again
 //! only when they changed (together a sixth less CPU a request with TLS). And it keeps the time limits: for
 //! limits of a request's own ureq copies its settings twice a request, and for TLS builds them anew
 //! (hundreds of root certificates read from disk) for each connection.
@@ -32,6 +32,7 @@ thread_local! {
             ready: Cell::new(false),
             sent: Cell::new(0),
             received: Cell::new(0),
+            looks: Cell::new(false),
         }
     };
 }
@@ -61,6 +62,8 @@ pub(super) struct Trace {
     /// Bytes the kernel took; from zero again once a new connection is ready.
     sent: Cell<u64>,
     received: Cell<u64>,
+    /// Only what is there is read, for no exchange.
+    looks: Cell<bool>,
 }
 
 impl Trace {
@@ -74,7 +77,17 @@ impl Trace {
             trace.ready.set(false);
             trace.sent.set(0);
             trace.received.set(0);
+            trace.looks.set(false);
         });
+    }
+
+    /// Whether all is silent on an idle connection: its peer has neither closed it nor said anything that nobody
+    /// asked for. What TLS has to say to itself is read on the way: only then is it known to be no more than that.
+    pub(super) fn is_silent(transport: &mut impl Transport) -> bool {
+        TRACE.with(|trace| trace.looks.set(true));
+        let came = transport.await_input(NextTimeout::default());
+        TRACE.with(|trace| trace.looks.set(false));
+        matches!(came, Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// How long a look-up may take.
@@ -184,14 +197,12 @@ impl<In: Transport> Connector<In> for Sockets {
         let config = details.config;
         Ok(Some(Either::B(Socket {
             stream,
-            tls: details.needs_tls(),
             buffers: Corked {
                 inner: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
                 pending: 0,
             },
             read_limit: None,
             write_limit: None,
-            just_read: false,
             ended: false,
         })))
     }
@@ -272,12 +283,9 @@ impl Buffers for Corked {
 pub(super) struct Socket {
     /// Shared (weakly) with ureq's shutdown, which may end it while this thread reads.
     stream: Arc<TcpStream>,
-    tls: bool,
     buffers: Corked,
     read_limit: Option<Duration>,
     write_limit: Option<Duration>,
-    /// Something was read since the last probe: nothing new to learn from another one.
-    just_read: bool,
     ended: bool,
 }
 
@@ -311,6 +319,16 @@ impl Socket {
         }
         Ok(())
     }
+
+    /// Reads what is there.
+    fn look(&mut self) -> Result<bool, Error> {
+        let free = self.buffers.input_append_buf();
+        let amount = rustix::net::recv(&self.stream, free, RecvFlags::DONTWAIT);
+        let (amount, _) = amount.map_err(io::Error::from)?;
+        self.buffers.input_appended(amount);
+        self.ended |= amount == 0;
+        Ok(amount > 0)
+    }
 }
 
 impl Transport for Socket {
@@ -329,6 +347,9 @@ impl Transport for Socket {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
+        if TRACE.with(|trace| trace.looks.get()) {
+            return self.look();
+        }
         self.flush()?;
         let mut left = Left::new(Trace::longest_silence())?;
         let amount = loop {
@@ -342,40 +363,15 @@ impl Transport for Socket {
             }
         };
         self.buffers.input_appended(amount);
-        self.just_read = amount > 0;
         self.ended |= amount == 0;
         TRACE.with(|trace| trace.received.set(trace.received.get() + amount as u64));
         Ok(amount > 0)
     }
 
-    /// Asked when a connection is given back (then the last read tells, and ureq itself looks for unread
-    /// input) and again when it is taken out (then the socket is asked).
+    /// Asked when a connection is given back. What has come since is looked for when it is taken out.
     fn is_open(&mut self) -> bool {
-        if std::mem::take(&mut self.just_read) || self.ended {
-            return !self.ended;
-        }
-        let mut peeked = [0; 1 << 10];
-        let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        match rustix::net::recv(&self.stream, &mut peeked[..], look) {
-            Err(error) => error == rustix::io::Errno::WOULDBLOCK,
-            Ok((_, 0)) => false,
-            Ok((_, amount)) => self.tls && only_tickets(&peeked[..amount]),
-        }
+        !self.ended
     }
-}
-
-/// Whether what waits on an idle TLS connection can be session tickets alone. Records are encrypted in
-/// TLS 1.3, but a close_notify shows by its length: 2 bytes, their type and the tag make 19.
-fn only_tickets(mut bytes: &[u8]) -> bool {
-    const APPLICATION_DATA: u8 = 23;
-    while let [kind, _, _, high, low, rest @ ..] = bytes {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        if *kind != APPLICATION_DATA || length <= 32 {
-            return false;
-        }
-        bytes = rest.get(length..).unwrap_or_default();
-    }
-    true
 }
 
 /// What is left of the time for one read or write. Setting a socket's own limit costs a system call, and
@@ -442,36 +438,6 @@ fn is_timeout(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn session_tickets_leave_a_connection_open_and_a_close_notify_does_not() {
-        let record = |kind: u8, length: u16| {
-            let mut bytes = vec![kind, 3, 3];
-            bytes.extend(length.to_be_bytes());
-            bytes.resize(5 + usize::from(length), 0);
-            bytes
-        };
-        let rows = [
-            ("a ticket", record(23, 234), true),
-            (
-                "two tickets",
-                [record(23, 234), record(23, 234)].concat(),
-                true,
-            ),
-            ("a ticket cut short", record(23, 234)[..100].to_vec(), true),
-            ("close_notify of TLS 1.3", record(23, 19), false),
-            (
-                "ticket, then close_notify",
-                [record(23, 234), record(23, 19)].concat(),
-                false,
-            ),
-            ("alert of TLS 1.2", record(21, 26), false),
-            ("handshake of TLS 1.2", record(22, 100), false),
-        ];
-        for (name, bytes, open) in rows {
-            assert_eq!(only_tickets(&bytes), open, "{name}");
-        }
-    }
 
     #[test]
     fn a_time_limit_is_set_again_only_when_it_no_longer_fits() {

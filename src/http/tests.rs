@@ -259,6 +259,85 @@ fn a_connection_that_the_server_closed_while_idle_costs_neither_an_error_nor_a_s
 }
 
 #[test]
+fn a_connection_is_used_again_if_its_answer_ended_cleanly_and_nothing_came_behind_it() {
+    let text = |text: &str| text.as_bytes().to_vec();
+    for (name, said, again) in [
+        ("a length", ok("1"), true),
+        (
+            "chunks",
+            text("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n"),
+            true,
+        ),
+        ("no body", text("HTTP/1.1 204 No Content\r\n\r\n"), true),
+        (
+            "early hints before it",
+            [
+                text("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"),
+                ok("1"),
+            ]
+            .concat(),
+            true,
+        ),
+        (
+            "close",
+            answer("200 OK", "connection: close\r\n", "1"),
+            false,
+        ),
+        (
+            "HTTP/1.0",
+            text("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n1"),
+            false,
+        ),
+        (
+            "another protocol",
+            text("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            false,
+        ),
+        ("twice", [ok("1"), ok("2")].concat(), false),
+        ("longer than it says", [ok("1"), text("2")].concat(), false),
+        (
+            "a body where none may be",
+            text("HTTP/1.1 204 No Content\r\ncontent-length: 1\r\n\r\n2"),
+            false,
+        ),
+    ] {
+        let server = Server::start([Act::Say(said), Act::Say(ok("next"))]);
+        let http = client();
+        let first = http.exchange(post(&server.url("/"), b"{}")).expect(name);
+        assert!(matches!(&*first.body, b"" | b"1"), "{name}: {first:?}");
+        let next = http.exchange(post(&server.url("/"), b"{}")).expect(name);
+        assert_eq!(next.body, b"next", "{name}");
+        assert_eq!(server.connections() == 1, again, "{name}");
+    }
+}
+
+#[test]
+fn what_comes_by_itself_on_an_idle_connection_answers_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (was_read, read) = mpsc::channel();
+    let (was_said, said) = mpsc::channel();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&ok("asked for"));
+            let () = read.recv().unwrap_or_default();
+            let _ = stream.write_all(&answer("408 Request Timeout", "", "not asked for"));
+            let _ = was_said.send(());
+            open.push(stream);
+        }
+    });
+    let http = client();
+    for _ in 0..3 {
+        let answer = http.exchange(post(&url, b"{}")).unwrap();
+        assert_eq!(answer.body, b"asked for");
+        was_read.send(()).unwrap();
+        said.recv_timeout(5 * SECOND).unwrap();
+    }
+}
+
+#[test]
 fn a_close_that_crosses_the_request_is_repeated_for_a_read_and_never_for_a_submit() {
     let acts = [Act::Say(ok("1")), Act::Hang, Act::Say(ok("2")), Act::Hang];
     let server = Server::start(acts);

@@ -158,3 +158,43 @@ fn tls_1_3_connections_that_both_servers_closed_while_idle_cost_nothing() {
 fn tls_1_2_connections_that_both_servers_closed_while_idle_cost_nothing() {
     closed_while_idle(&[&rustls::version::TLS12]);
 }
+
+/// As a broken gateway does it. What has come by itself answers no request, and TLS does not hide it.
+#[test]
+fn an_answer_that_comes_again_over_tls_is_not_that_of_the_next_message() {
+    let Sealed {
+        mut world,
+        daemon,
+        fal: _fal,
+        telegram,
+    } = sealed(rustls::ALL_VERSIONS);
+    telegram.say_all_twice();
+    for number in 1..=3 {
+        let id = format!("job-{number}");
+        world.push(job(&id).chat(7).json());
+        assert_eq!(world.wait_ended(std::slice::from_ref(&id), SOON), ["done"]);
+        assert_eq!(world.record(&id)["message_ids"], format!("[{number}]"));
+        std::thread::sleep(Duration::from_millis(200)); // it comes again
+    }
+    drop(daemon);
+    world.assert_clean();
+}
+
+#[test]
+fn what_tls_says_to_itself_on_an_idle_connection_does_not_end_it() {
+    let Sealed {
+        mut world,
+        daemon,
+        fal: _fal,
+        telegram,
+    } = sealed(&[&rustls::version::TLS13]);
+    for number in 1..=3 {
+        let id = format!("job-{number}");
+        world.push(job(&id).chat(7).json());
+        assert_eq!(world.wait_ended(&[id], SOON), ["done"]);
+        assert_eq!(telegram.handshakes(), 1, "{number}");
+        telegram.renew_keys();
+    }
+    drop(daemon);
+    world.assert_clean();
+}

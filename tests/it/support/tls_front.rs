@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How a server ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ struct Shared {
     target: SocketAddr,
     config: Arc<ServerConfig>,
     handshakes: AtomicU64,
+    /// Each answer comes once more, a moment later.
+    says_twice: AtomicBool,
     stop: AtomicBool,
     open: Mutex<Vec<Arc<Link>>>,
 }
@@ -60,6 +63,7 @@ impl TlsFront {
             target,
             config: Arc::new(config),
             handshakes: AtomicU64::new(0),
+            says_twice: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             open: Mutex::default(),
         });
@@ -85,6 +89,20 @@ impl TlsFront {
     /// Handshakes that were completed.
     pub fn handshakes(&self) -> u64 {
         self.shared.handshakes.load(SeqCst)
+    }
+
+    /// From now on each answer comes once more, when the first one has been read.
+    pub fn say_all_twice(&self) {
+        self.shared.says_twice.store(true, SeqCst);
+    }
+
+    /// New keys on every connection: TLS speaks of itself, and with TLS 1.3 it looks like an answer.
+    pub fn renew_keys(&self) {
+        for link in &*locked(&self.shared.open) {
+            let mut tls = locked(&link.tls);
+            tls.refresh_traffic_keys().unwrap();
+            link.flush(&mut tls).unwrap();
+        }
     }
 
     /// Ends every connection.
@@ -120,8 +138,9 @@ impl Shared {
             let _ = up.requests(&shared.handshakes);
             up.end(Goodbye::Unsaid);
         });
+        let shared = self.clone();
         std::thread::spawn(move || {
-            let _ = link.answers();
+            let _ = link.answers(&shared.says_twice);
             link.end(Goodbye::Said);
         });
         Ok(())
@@ -158,17 +177,25 @@ impl Link {
     }
 
     /// What the server answers, until it ends.
-    fn answers(&self) -> io::Result<()> {
+    fn answers(&self, twice: &AtomicBool) -> io::Result<()> {
         let mut plain = vec![0; 16 << 10];
         loop {
             let amount = (&self.server).read(&mut plain)?;
             if amount == 0 {
                 return Ok(());
             }
-            let mut tls = locked(&self.tls);
-            tls.writer().write_all(&plain[..amount])?;
-            self.flush(&mut tls)?;
+            self.say(&plain[..amount])?;
+            if twice.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(50));
+                self.say(&plain[..amount])?;
+            }
         }
+    }
+
+    fn say(&self, plain: &[u8]) -> io::Result<()> {
+        let mut tls = locked(&self.tls);
+        tls.writer().write_all(plain)?;
+        self.flush(&mut tls)
     }
 
     fn flush(&self, tls: &mut ServerConnection) -> io::Result<()> {

@@ -57,7 +57,7 @@ fn told(facts: &Facts) -> &'static str {
 }
 
 fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
-    let mut text = format!("It is done, since {when}");
+    let mut text = format!("It ended {when}");
     if let Some(queued) = facts.at("queued_at") {
         let whole = crate::job::UnixMs(ended)
             .0

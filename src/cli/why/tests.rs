@@ -745,7 +745,7 @@ fn cases() -> Vec<Case> {
             ),
             "done",
             &[
-                "It is done, since 30s ago",
+                "It ended 30s ago",
                 "30s after it came in",
                 "messages in the chat: [7]",
                 "fal-worker redeliver order-1",

@@ -2,7 +2,8 @@
 //! its own one starts a thread each time when there is a time limit. So it is given one that knows nothing
 //! ([`Unasked`]), and who opens a connection asks here. An address is fresh for a minute; after that it is
 //! served while one thread looks it up again, until that has failed for an hour: so a DNS server that is slow or
-//! away stops nothing that worked before, however long ago a kept connection last needed it.
+//! away stops nothing that worked before, however long ago a kept connection last needed it. One that nobody needed
+//! for long may have moved: it waits a second for the new answer, and is served if none comes.
 
 use super::socket::Trace;
 use crossbeam_channel::{Receiver, Sender};
@@ -18,6 +19,10 @@ use ureq::{Error, Timeout, config::Config};
 
 /// How long an answer is used without asking again.
 const FRESH: Duration = Duration::from_secs(60);
+/// How old it may be to be used before the new answer is there.
+const OLD: Duration = Duration::from_secs(600);
+/// How long an older one waits for that.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it is used from the first time on that asking again failed.
 const STALE: Duration = Duration::from_secs(3600);
 /// Pause after a failed refresh.
@@ -101,7 +106,8 @@ impl CachingResolver {
         self.0.changed.notify_all();
     }
 
-    /// Addresses of a name, at `now`. Only a name never found, or looked for in vain for an hour, is waited for.
+    /// Addresses of a name, at `now`. Only a name never found, or looked for in vain for an hour, is waited for; one
+    /// found long ago a little.
     fn addrs(&self, host: &str, now: Instant, limit: Duration) -> Result<Vec<IpAddr>, Error> {
         let mut memory = self.0.lock();
         if memory.closed {
@@ -114,16 +120,18 @@ impl CachingResolver {
         let Some(name) = names.get_mut(host) else {
             return Err(Error::HostNotFound);
         };
-        if let Some(found) = &name.found
-            && found.serves(now)
+        let known = name.found.as_ref().filter(|found| found.serves(now));
+        let old = known.map(|found| found.addrs.clone());
+        if let Some(found) = known
+            && (found.failing.is_some() || now < found.at + OLD)
         {
-            let addrs = found.addrs.clone();
             if now >= found.ask_again && !name.looking {
                 let sender = refresh.get_or_insert_with(|| Inner::refresher(&self.0));
                 name.looking = sender.send(host.to_owned()).is_ok();
             }
-            return Ok(addrs);
+            return old.ok_or(Error::HostNotFound);
         }
+        let limit = old.as_ref().map_or(limit, |_| limit.min(PATIENCE));
         let before = name.finished;
         if !name.looking {
             // A thread of its own, since getaddrinfo knows no time limit; one a name, and only here.
@@ -131,14 +139,14 @@ impl CachingResolver {
             let thread = std::thread::Builder::new().name("dns-first".into());
             name.looking = thread.spawn(move || inner.ask(&asked)).is_ok();
             if !name.looking {
-                return Err(Error::HostNotFound);
+                return old.ok_or(Error::HostNotFound);
             }
         }
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::Timeout(Timeout::Resolve));
+                return old.ok_or(Error::Timeout(Timeout::Resolve));
             }
             let waited = self.0.changed.wait_timeout(memory, left);
             memory = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -150,7 +158,7 @@ impl CachingResolver {
                 Some(Name {
                     found: Some(found), ..
                 }) if found.serves(now) => return Ok(found.addrs.clone()),
-                _ => return Err(Error::HostNotFound),
+                _ => return old.ok_or(Error::HostNotFound),
             }
         }
     }
@@ -317,6 +325,28 @@ mod tests {
         eventually("it is looked up again", || {
             asked.load(Ordering::SeqCst) == 2
         });
+    }
+
+    #[test]
+    fn a_name_that_moved_while_nobody_needed_it_is_found_where_it_is() {
+        let moved = Arc::new(AtomicU32::new(0));
+        let (place, silent) = (moved.clone(), Arc::new(Mutex::new(())));
+        let hangs = silent.clone();
+        let resolver = CachingResolver::with(Box::new(move |_| {
+            drop(hangs.lock());
+            let last = 1 + place.load(Ordering::SeqCst) as u8;
+            Some(vec![IpAddr::from([10, 0, 0, last])])
+        }));
+        let now = Instant::now();
+        assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
+        moved.store(1, Ordering::SeqCst);
+        let hangs = silent.lock().unwrap();
+        let later = now + 5 * STALE;
+        let old = resolver.addrs("a.test", later, LIMIT);
+        assert_eq!(old.unwrap(), [ONE], "no answer for {PATIENCE:?}");
+        drop(hangs);
+        let two = IpAddr::from([10, 0, 0, 2]);
+        assert_eq!(resolver.addrs("a.test", later, LIMIT).unwrap(), [two]);
     }
 
     #[test]

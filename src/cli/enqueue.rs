@@ -9,6 +9,7 @@ use crate::job::{JobId, UnixMs};
 use crate::store::made_id;
 use crate::store::view::View;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::time::Duration;
@@ -18,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Jobs pushed between two waits of `--wait-replicas`, and how long one may take.
 const BATCH: usize = 100;
 const REPLICAS: Duration = Duration::from_secs(3);
+/// Unknown fields that are named.
+const NAMED: usize = 20;
 
 /// `enqueue`: checks each job first; a bad line is not pushed, is named by its number and makes the exit 1.
 pub(super) fn enqueue(args: &EnqueueArgs, store: &StoreConfig) -> u8 {
@@ -32,9 +35,19 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
     let mut code = 0;
     let mut ids = Vec::new();
     let mut unsure = 0;
+    let mut named = BTreeSet::new();
     let mut put = |entry: &[u8], place: &str| -> Result<(), u8> {
         match checked(entry, now) {
             Ok((id, entry)) => {
+                for name in spec::ignored(&entry) {
+                    if named.len() < NAMED && !named.contains(&name) {
+                        let shown = visible(&name);
+                        eprintln!(
+                            "fal-worker: {place}{shown}: no such field, ignored here and in later jobs"
+                        );
+                        named.insert(name);
+                    }
+                }
                 view.push(&entry).map_err(|fault| away(&fault))?;
                 if writeln!(std::io::stdout(), "{id}").is_err() {
                     // Whoever reads the ids has gone: what follows would be pushed without a trace.

@@ -18,6 +18,7 @@ use super::{JobId, Lang, Priority, UnixMs};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -391,6 +392,29 @@ impl Target {
     pub fn from_tell_json(json: &str) -> Option<Target> {
         tell(&Fields::read(json, TELEGRAM).ok()?)
     }
+}
+
+/// Members of an entry that mean nothing, such as a misspelt `telegram`.
+pub fn ignored(entry: &[u8]) -> Vec<String> {
+    fn members(text: &str) -> BTreeMap<String, &RawValue> {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+    let job = members(std::str::from_utf8(entry).unwrap_or_default());
+    let mut ignored = Vec::new();
+    let mut look = |members: BTreeMap<String, &RawValue>, shape: Shape| {
+        let unknown = |name: &String| !shape.names.contains(&name.as_str());
+        let names = members.into_keys().filter(unknown);
+        ignored.extend(names.map(|name| format!("{}{name}", shape.prefix)));
+    };
+    for (name, shape) in [("telegram", TELEGRAM), ("fal", FAL)] {
+        look(
+            job.get(name)
+                .map_or_else(BTreeMap::new, |part| members(part.get())),
+            shape,
+        );
+    }
+    look(job, JOB);
+    ignored
 }
 
 /// Parses one inbox entry. `now`: of Redis's clock, for how far ahead times may lie; `None` skips

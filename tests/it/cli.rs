@@ -135,6 +135,23 @@ fn enqueue_pushes_the_good_lines_and_names_the_bad_ones_by_their_numbers() {
 }
 
 #[test]
+fn enqueue_names_a_field_that_means_nothing_once_and_pushes_the_job() {
+    let mut world = World::new();
+    let job = |id: &str| {
+        format!(r#"{{"id":"{id}","model":"a/b","input":{{}},"telegran\u001b":{{"chat_id":1}}}}"#)
+    };
+    let lines = format!("{}\n{}\n", job("a"), job("b"));
+    let output = fed(world.cli(&["enqueue"]), lines.as_bytes());
+    exits(&output, 0);
+    assert_eq!(out(&output), "a\nb\n");
+    let said = err(&output);
+    assert!(said.starts_with("fal-worker: line 1: telegran"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+    assert_eq!(world.redis::<u64>(&["LLEN", "fal:inbox"]), 2);
+}
+
+#[test]
 fn enqueue_reads_a_file_and_one_that_is_not_there_exits_1() {
     let mut world = World::new();
     let path = world.folder.path().join("jobs");

@@ -652,3 +652,25 @@ fn no_mutation_of_a_valid_job_brings_a_panic_or_an_ugly_error() {
         "{taken} taken, {named} named: the mutations miss the point"
     );
 }
+
+#[test]
+fn a_member_that_means_nothing_is_named() {
+    for (entry, names) in [
+        (
+            r#"{"model":"a/b","input":{"any":1},"meta":{"any":1}}"#,
+            &[][..],
+        ),
+        (
+            r#"{"model":"a/b","input":{},"telegran":{"chat_id":1},"prio":1}"#,
+            &["prio", "telegran"],
+        ),
+        (
+            r#"{"telegram":{"chat_id":1,"chat":2},"fal":{"Priority":"low"}}"#,
+            &["telegram.chat", "fal.Priority"],
+        ),
+        (r#"{"telegram":null,"fal":[1]}"#, &[]),
+        ("nonsense", &[]),
+    ] {
+        assert_eq!(ignored(entry.as_bytes()), names, "{entry}");
+    }
+}

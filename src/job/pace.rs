@@ -41,8 +41,6 @@ const LEAST: u32 = 1;
 const LONGEST: f32 = 7_200_000.0;
 /// Nearly all of a kind.
 const NEARLY_ALL: f32 = 0.9;
-/// What a pool has in its hands at once is no crowd.
-const FEW: usize = 100;
 /// Steps of the table: this many to a factor of e, up to two hours.
 const STEPS_PER_E: f32 = 16.0;
 const STEPS: usize = 192;
@@ -399,9 +397,9 @@ impl Watch {
         if !first {
             return wait;
         }
+        // Nor does a crowd put it off: it would be no smaller for waiting, and each such look ends a job.
         let ended = Duration::from_millis(u64::from(pace.nearly_all));
-        let crowd = Duration::from_secs_f64(self.in_flight.saturating_sub(FEW) as f64 / 4000.0);
-        wait.min(ended.max(crowd).mul_f64(jitter))
+        wait.min(ended.mul_f64(jitter))
     }
 
     /// It has ended, well or not: how long it took is the middle of what the looks leave open. Not where they
@@ -415,8 +413,13 @@ impl Watch {
             return;
         };
         let running = self.looked.unwrap_or(began).max(began);
-        if span(running, now) <= bounds.max * 2 {
-            self.took = Some(span(began, between(running, now)));
+        let open = span(running, now);
+        if open <= bounds.max * 2 {
+            let took = span(began, between(running, now));
+            // With no look before, the shortest times would be found at the pace of halves, each of which the
+            // jitter and the slow ones among them half undo.
+            let is_short = self.looked.is_none() && open < bounds.min;
+            self.took = Some(if is_short { took / 2 } else { took });
         }
     }
 }

@@ -513,6 +513,66 @@ fn what_takes_less_than_the_shortest_interval_is_looked_at_when_it_has_ended() {
     assert_not_in_step("at once", &sim.burst(1000, |_| 0));
 }
 
+/// A pool that is always busy, a fifth of a millisecond with each step, looks first: how many jobs of a model
+/// that answers at once are parked when so many were submitted.
+#[test]
+fn under_load_too_a_model_that_answers_at_once_is_found_to_be_one() {
+    let mut sim = Sim::new(1, BOUNDS);
+    let mut due = BinaryHeap::new();
+    let mut submitted = 0;
+    for step in 0..10_000_i64 {
+        let now = sim.now + step / 5;
+        let ended = match due.peek() {
+            Some(Reverse((at, _))) if *at <= now => due.pop(),
+            Some(_) | None => None,
+        };
+        let (began, mut watch): (i64, Watch) = match ended {
+            Some(Reverse((_, Parked(began, watch)))) => (began, *watch),
+            None => {
+                let mut watch = sim.paces.begin(MODEL, UnixMs(now));
+                watch.in_flight = due.len();
+                let moment = (UnixMs(now), sim.rng.f64());
+                let wait = watch.next_look(None, UnixMs(now), &BOUNDS, moment);
+                submitted += 1;
+                if wait >= Duration::from_millis(2) {
+                    let at = now + wait.as_millis() as i64;
+                    due.push(Reverse((at, Parked(now, Box::new(watch)))));
+                    continue;
+                }
+                (now, watch)
+            }
+        };
+        watch.ended(UnixMs(began), &BOUNDS, UnixMs(now + 1));
+        if let Some(took) = watch.took {
+            sim.paces.learn(MODEL, took);
+        }
+    }
+    assert!(due.len() < 20, "{} parked of {submitted}", due.len());
+}
+
+/// A job between its submit and its first look. None comes before another.
+struct Parked(i64, Box<Watch>);
+
+impl PartialEq for Parked {
+    fn eq(&self, _: &Parked) -> bool {
+        true
+    }
+}
+
+impl Eq for Parked {}
+
+impl PartialOrd for Parked {
+    fn partial_cmp(&self, other: &Parked) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Parked {
+    fn cmp(&self, _: &Parked) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
+}
+
 #[test]
 fn a_time_is_the_middle_of_what_the_looks_leave_open_and_a_gap_teaches_nothing() {
     let at = UnixMs;

@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 /// Idle connections older than this are not used again: the gateways of fal and Telegram close theirs
 /// sooner or later, and a close that crosses a submit on the wire makes its outcome unknown.
-pub(super) const IDLE_AGE: Duration = Duration::from_secs(60);
+const IDLE_AGE: Duration = Duration::from_secs(60);
 
 /// A connection and where it leads.
 struct Kept<T> {

@@ -4,7 +4,7 @@
 
 use crate::support::certificates::Authority;
 use crate::support::tls_front::{Goodbye, TlsFront};
-use crate::support::{Daemon, SOON, World, job, submits_of};
+use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use rustls::SupportedProtocolVersion;
 use std::time::Duration;
 
@@ -174,7 +174,7 @@ fn an_answer_that_comes_again_over_tls_is_not_that_of_the_next_message() {
         world.push(job(&id).chat(7).json());
         assert_eq!(world.wait_ended(std::slice::from_ref(&id), SOON), ["done"]);
         assert_eq!(world.record(&id)["message_ids"], format!("[{number}]"));
-        std::thread::sleep(Duration::from_millis(200)); // it comes again
+        eventually(SOON, || telegram.has_said_all(), |all| *all);
     }
     drop(daemon);
     world.assert_clean();

@@ -32,6 +32,8 @@ struct Shared {
     handshakes: AtomicU64,
     /// Each answer comes once more, a moment later.
     says_twice: AtomicBool,
+    /// Answers that will come once more.
+    owed: AtomicU64,
     stop: AtomicBool,
     open: Mutex<Vec<Arc<Link>>>,
 }
@@ -64,6 +66,7 @@ impl TlsFront {
             config: Arc::new(config),
             handshakes: AtomicU64::new(0),
             says_twice: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             open: Mutex::default(),
         });
@@ -94,6 +97,11 @@ impl TlsFront {
     /// From now on each answer comes once more, when the first one has been read.
     pub fn say_all_twice(&self) {
         self.shared.says_twice.store(true, SeqCst);
+    }
+
+    /// Whether each answer has come as often as it will.
+    pub fn has_said_all(&self) -> bool {
+        self.shared.owed.load(SeqCst) == 0
     }
 
     /// New keys on every connection: TLS speaks of itself, and with TLS 1.3 it looks like an answer.
@@ -140,7 +148,7 @@ impl Shared {
         });
         let shared = self.clone();
         std::thread::spawn(move || {
-            let _ = link.answers(&shared.says_twice);
+            let _ = link.answers(&shared.says_twice, &shared.owed);
             link.end(Goodbye::Said);
         });
         Ok(())
@@ -177,18 +185,24 @@ impl Link {
     }
 
     /// What the server answers, until it ends.
-    fn answers(&self, twice: &AtomicBool) -> io::Result<()> {
+    fn answers(&self, twice: &AtomicBool, owed: &AtomicU64) -> io::Result<()> {
         let mut plain = vec![0; 16 << 10];
         loop {
             let amount = (&self.server).read(&mut plain)?;
             if amount == 0 {
                 return Ok(());
             }
-            self.say(&plain[..amount])?;
-            if twice.load(SeqCst) {
-                std::thread::sleep(Duration::from_millis(50));
+            if !twice.load(SeqCst) {
                 self.say(&plain[..amount])?;
+                continue;
             }
+            owed.fetch_add(1, SeqCst);
+            let said = self.say(&plain[..amount]).and_then(|()| {
+                std::thread::sleep(Duration::from_millis(50)); // so much later it comes
+                self.say(&plain[..amount])
+            });
+            owed.fetch_sub(1, SeqCst);
+            said?;
         }
     }
 

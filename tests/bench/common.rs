@@ -164,7 +164,7 @@ impl Bench {
         Duration::from_secs_f64(seconds.sum())
     }
 
-    /// Round trips of daemons since the start of Redis: commands beside those inside of scripts and ours.
+    /// Round trips of daemons and floors since the start of Redis: commands beside those inside of scripts and ours.
     pub fn trips(&mut self) -> u64 {
         const OUTSIDE: [&str; 4] = ["evalsha", "brpop", "brpoplpush", "script|load"];
         let text: String = self.ask(&["INFO", "commandstats"]);

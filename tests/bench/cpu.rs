@@ -1,7 +1,7 @@
 //! CPU a job beside the floor's: a backlog of jobs whose generations take no time, delivered by URL.
 
 use crate::common::{Bench, PROGRAM, Rows, median, mib, number, us_each};
-use crate::floor;
+use crate::floor::{self, Keeps};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -33,10 +33,11 @@ pub fn run() {
     if programs.len() == 1 {
         programs.push(("--state-dir off".into(), PathBuf::from(PROGRAM), false));
     }
-    let mut floors = Seen::default();
+    let (mut floors, mut records) = (Seen::default(), Seen::default());
     let mut seen: Vec<Seen> = programs.iter().map(|_| Seen::default()).collect();
     for _ in 0..rounds {
-        one_floor(&mut floors, jobs, threads);
+        one_floor(&mut floors, Keeps::Values, jobs, threads);
+        one_floor(&mut records, Keeps::Records, jobs, threads);
         for ((_, program, step_file), seen) in programs.iter().zip(&mut seen) {
             one(seen, program, *step_file, jobs, threads);
         }
@@ -49,6 +50,7 @@ pub fn run() {
         "of floor's",
         "peak MiB",
         "redis us/job",
+        "of records'",
         "trips/job",
         "polls/job",
         "connections",
@@ -66,12 +68,14 @@ pub fn run() {
             ratio(&seen.rate, &floors.rate),
             format!("{:.1}", median(&seen.peak)),
             format!("{:.0}", median(&seen.redis_us)),
+            ratio(&seen.redis_us, &records.redis_us),
             format!("{:.2}", median(&seen.trips)),
             format!("{:.2}", median(&seen.polls)),
             format!("{:.0}", median(&seen.connections)),
         ]);
     };
     row("floor", &floors);
+    row("with records", &records);
     for ((name, ..), seen) in programs.iter().zip(&seen) {
         row(name, seen);
     }
@@ -80,16 +84,19 @@ pub fn run() {
     ));
 }
 
-fn one_floor(seen: &mut Seen, jobs: u64, threads: u64) {
+fn one_floor(seen: &mut Seen, keeps: Keeps, jobs: u64, threads: u64) {
     let mut bench = Bench::start();
-    let before = bench.redis_cpu();
-    let run = floor::run(&bench.sandbox, jobs, threads as usize);
+    let (before, trips) = (bench.redis_cpu(), bench.trips());
+    let run = floor::run(&bench.sandbox, keeps, jobs, threads as usize);
     seen.cpu_us.push(us_each(run.cpu, jobs));
     seen.rate.push(jobs as f64 / run.took.as_secs_f64());
     seen.peak.push(mib(run.peak_kib));
     let redis = bench.redis_cpu() - before;
     seen.redis_us.push(us_each(redis, jobs));
-    seen.trips.push(6.0);
+    seen.trips.push(match keeps {
+        Keeps::Values => 6.0,
+        Keeps::Records => (bench.trips() - trips) as f64 / jobs as f64,
+    });
     let fal = bench.sandbox.fal.connections().queue;
     seen.connections
         .push((fal + bench.sandbox.telegram.connections()) as f64);

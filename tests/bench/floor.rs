@@ -1,9 +1,10 @@
 //! The floor: what a job costs at least where each step is one blocking call. N threads, each in a loop:
 //! submit, one status, result, sendPhoto by URL, and six small commands to Redis; no record, no claim, no
-//! retry, no log. With ureq and redis as anybody would use them, a caching resolver (ureq's own starts a
+//! retry, no log. In place of the commands it can keep records by lean scripts (see `records`). With ureq and redis as anybody would use them, a caching resolver (ureq's own starts a
 //! thread and a look-up for each request with a time limit), one shared agent and a connection to Redis a
 //! thread. It runs as a process of its own, so that the kernel counts its time as it counts the worker's.
 
+use crate::records::{Claimed, Records};
 use fal_worker::sandbox::Sandbox;
 use fal_worker::sandbox::child::Usage;
 use serde_json::{Value, json};
@@ -23,6 +24,15 @@ pub const WORD: &str = "the-floor";
 /// Commands to Redis a job.
 const COMMANDS: u32 = 6;
 
+/// What it tells Redis of a job.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Keeps {
+    /// Six small values.
+    Values,
+    /// A record, its events and its claim, by scripts.
+    Records,
+}
+
 /// What a run of it took.
 pub struct Run {
     pub cpu: Duration,
@@ -31,19 +41,27 @@ pub struct Run {
 }
 
 /// Runs it as a child: so many jobs on so many threads.
-pub fn run(sandbox: &Sandbox, jobs: u64, threads: usize) -> Run {
-    run_beside(sandbox, 1, jobs, threads)
+pub fn run(sandbox: &Sandbox, keeps: Keeps, jobs: u64, threads: usize) -> Run {
+    start(sandbox, keeps, 1, jobs, threads)
 }
 
 /// So many of them at once, with so many threads each, share the jobs.
 pub fn run_beside(sandbox: &Sandbox, processes: u64, jobs: u64, threads: usize) -> Run {
+    start(sandbox, Keeps::Values, processes, jobs, threads)
+}
+
+fn start(sandbox: &Sandbox, keeps: Keeps, processes: u64, jobs: u64, threads: usize) -> Run {
+    let keeps = match keeps {
+        Keeps::Values => "values",
+        Keeps::Records => "records",
+    };
     let children: Vec<_> = (0..processes)
         .map(|_| {
             Command::new(std::env::current_exe().expect("our own path"))
                 .args([WORD, &(jobs / processes).to_string(), &threads.to_string()])
                 .args([sandbox.fal.queue_url(), sandbox.fal.key()])
                 .args([sandbox.telegram.url(), sandbox.telegram.token()])
-                .arg(sandbox.redis.url())
+                .args([sandbox.redis.url().as_str(), keeps])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -72,7 +90,7 @@ pub fn run_beside(sandbox: &Sandbox, processes: u64, jobs: u64, threads: usize) 
 
 /// The child's side.
 pub fn child(args: &[String]) {
-    let [jobs, threads, queue, key, telegram, token, redis] = args else {
+    let [jobs, threads, queue, key, telegram, token, redis, keeps] = args else {
         panic!("the floor's arguments");
     };
     let (jobs, threads): (u64, usize) = (jobs.parse().unwrap(), threads.parse().unwrap());
@@ -91,17 +109,21 @@ pub fn child(args: &[String]) {
     };
     let client = redis::Client::open(redis.as_str()).unwrap();
     let next = AtomicU64::new(0);
+    let take = |most: u64| {
+        let from = next.fetch_add(most, Ordering::Relaxed);
+        from.min(jobs)..(from + most).min(jobs)
+    };
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let mut con = client.get_connection().unwrap();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= jobs {
-                        return;
+                if keeps == "records" {
+                    job.run_all_with_records(&mut con, take);
+                } else {
+                    while let Some(number) = take(1).next() {
+                        job.run(number, &mut con);
                     }
-                    job.run(number, &mut con);
                 }
             });
         }
@@ -126,17 +148,62 @@ impl Job {
                 .exec(con)
                 .unwrap();
         }
+        let answer = self.submit(number);
+        let result = self.result(&answer);
+        self.send(number, &result);
+    }
+
+    fn run_all_with_records(
+        &self,
+        con: &mut redis::Connection,
+        take: impl Fn(u64) -> std::ops::Range<u64> + Copy,
+    ) {
+        let records = Records::new();
+        loop {
+            let claimed = records.claim(con, take);
+            if claimed.is_empty() {
+                return;
+            }
+            for job in claimed {
+                self.run_with_records(&records, &job, con);
+            }
+        }
+    }
+
+    fn run_with_records(&self, records: &Records, job: &Claimed, con: &mut redis::Connection) {
+        let answer = self.submit(job.number);
+        let request = answer["request_id"].as_str().unwrap();
+        records.submitted(con, job, request);
+        let result = self.result(&answer);
+        let files = json!([result["images"][0]["url"]]).to_string();
+        records.save(con, job, request, &result.to_string(), &files);
+        let sent = self.send(job.number, &result);
+        let messages = json!([sent["result"]["message_id"]]).to_string();
+        let photo = sent["result"]["photo"].as_array().unwrap();
+        let sent = json!([photo.last().unwrap()["file_id"]]).to_string();
+        records.end(con, job, &messages, &sent, &files);
+    }
+
+    fn submit(&self, number: u64) -> Value {
         let input = format!(r#"{{"prompt":"prompt {number}.","image_size":"square_hd"}}"#);
-        let answer = self.post(&self.submit, &input);
-        let url = |name: &str| answer[name].as_str().unwrap().to_owned();
+        self.post(&self.submit, &input)
+    }
+
+    /// Of one status and the result.
+    fn result(&self, submitted: &Value) -> Value {
+        let url = |name: &str| submitted[name].as_str().unwrap().to_owned();
         let status = self.get(&url("status_url"));
         assert_eq!(status["status"], "COMPLETED", "{status}");
-        let result = self.get(&url("response_url"));
+        self.get(&url("response_url"))
+    }
+
+    fn send(&self, number: u64, result: &Value) -> Value {
         let photo = &result["images"][0]["url"];
         let chat = 1000 + number;
         let sent = json!({"chat_id": chat, "photo": photo, "allow_sending_without_reply": true});
         let sent = self.post(&self.send, &sent.to_string());
         assert_eq!(sent["ok"], true, "{sent}");
+        sent
     }
 
     fn post(&self, url: &str, body: &str) -> Value {

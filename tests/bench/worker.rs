@@ -9,6 +9,7 @@ mod flight;
 mod floor;
 mod growth;
 mod latency;
+mod records;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -5,10 +5,10 @@ use super::EventsArgs;
 use super::admin::{away, end_cleanly, is_read, open, say};
 use super::table::{event_words, visible};
 use crate::config::StoreConfig;
-use crate::job::UnixMs;
+use crate::job::{UnixMs, gathered};
 use crate::store::Fault;
 use crate::store::view::{EventView, View, field};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// One wait for what comes: shorter than a call may take, and so long an end of the reader goes unseen.
@@ -136,11 +136,8 @@ fn as_json((id, fields): &EventView) -> Value {
     let fields = fields
         .iter()
         .map(|(name, value)| (name.clone(), json!(value)));
-    let all: Map<String, Value> = [("id".to_owned(), json!(id))]
-        .into_iter()
-        .chain(fields)
-        .collect();
-    Value::Object(all)
+    let id = [("id".to_owned(), json!(id))].into_iter();
+    Value::Object(gathered(id.chain(fields)))
 }
 
 fn event_line(event: &EventView) -> String {

@@ -358,28 +358,34 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
     ControlFlow::Break(match cli.command {
         Command::Run(args) => return ControlFlow::Continue(args),
         Command::Enqueue(args) => {
-            with_store(&args.store, env, |store| enqueue::enqueue(&args, store))
+            with_store(&args.store, env, &|store| enqueue::enqueue(&args, store))
         }
-        Command::Status(args) => with_store(&args.store, env, |store| status::status(&args, store)),
-        Command::Jobs(args) => with_store(&args.store, env, |store| jobs::jobs(&args, store)),
-        Command::Show(args) => with_store(&args.store, env, |store| show::show(&args, store)),
-        Command::Events(args) => with_store(&args.store, env, |store| events::events(&args, store)),
-        Command::Why(args) => with_store(&args.store, env, |store| why::why(&args, store)),
+        Command::Status(args) => {
+            with_store(&args.store, env, &|store| status::status(&args, store))
+        }
+        Command::Jobs(args) => with_store(&args.store, env, &|store| jobs::jobs(&args, store)),
+        Command::Show(args) => with_store(&args.store, env, &|store| show::show(&args, store)),
+        Command::Events(args) => {
+            with_store(&args.store, env, &|store| events::events(&args, store))
+        }
+        Command::Why(args) => with_store(&args.store, env, &|store| why::why(&args, store)),
         Command::Cancel(args) => {
-            with_store(&args.store, env, |store| operate::cancel(&args, store))
+            with_store(&args.store, env, &|store| operate::cancel(&args, store))
         }
         Command::Redeliver(args) => {
-            with_store(&args.store, env, |store| operate::redeliver(&args, store))
+            with_store(&args.store, env, &|store| operate::redeliver(&args, store))
         }
         Command::Check(args) => ExitCode::from(check::check(&args, env)),
-        Command::Retry(args) => with_store(args.store(), env, |store| retry::retry(&args, store)),
+        Command::Retry(args) => with_store(args.store(), env, &|store| retry::retry(&args, store)),
         Command::Delete(args) => {
-            with_store(args.store(), env, |store| delete::delete(&args, store))
+            with_store(args.store(), env, &|store| delete::delete(&args, store))
         }
         Command::Pause(args) => {
-            with_store(args.store(), env, |store| pause::pause(&args, store, env))
+            with_store(args.store(), env, &|store| pause::pause(&args, store, env))
         }
-        Command::Resume(args) => with_store(args.store(), env, |store| pause::resume(&args, store)),
+        Command::Resume(args) => {
+            with_store(args.store(), env, &|store| pause::resume(&args, store))
+        }
         Command::Completions(args) => ExitCode::from(shell::completions(&args)),
         Command::Man => ExitCode::from(shell::man()),
         Command::Demo => ExitCode::from(demo::run()),
@@ -426,7 +432,7 @@ fn run(args: &RunArgs, env: &Environment, started: Instant) -> ExitCode {
 fn with_store(
     args: &StoreArgs,
     env: &Environment,
-    command: impl FnOnce(&StoreConfig) -> u8,
+    command: &dyn Fn(&StoreConfig) -> u8,
 ) -> ExitCode {
     match StoreConfig::load(args, env) {
         Ok(store) => ExitCode::from(command(&store)),

@@ -4,9 +4,9 @@ use super::admin::{away, known_id, open, say};
 use super::table::{clock, columns, event_words, short, time_of_day, visible};
 use super::{INCOMPLETE, ShowArgs};
 use crate::config::StoreConfig;
-use crate::job::{JobId, UnixMs};
+use crate::job::{JobId, UnixMs, gathered};
 use crate::store::view::{EventView, field};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -99,10 +99,9 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
 fn as_json(events: &[EventView], spec: bool) -> Vec<Value> {
     let event = |(_, fields): &EventView| {
         let fields = fields.iter().filter(|(name, _)| spec || name != "files");
-        let fields: Map<String, Value> = fields
-            .map(|(name, value)| (name.clone(), json!(value)))
-            .collect();
-        Value::Object(fields)
+        Value::Object(gathered(
+            fields.map(|(name, value)| (name.clone(), json!(value))),
+        ))
     };
     events.iter().map(event).collect()
 }

@@ -8,11 +8,11 @@ use super::admin::{away, end_cleanly, is_read, open, say};
 use super::table::{columns, cut, height, short, visible, width};
 use super::{INCOMPLETE, StatusArgs};
 use crate::config::StoreConfig;
-use crate::job::UnixMs;
+use crate::job::{UnixMs, gathered};
 use crate::store::Fault;
 use crate::store::view::{Status, View};
 use lately::Lately;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -164,17 +164,11 @@ fn pause(span: Duration) {
 }
 
 fn status_json(status: &Status, address: &str) -> Value {
-    let queues: serde_json::Map<String, Value> = status
-        .queues
-        .iter()
-        .map(|queue| {
-            let oldest = queue.oldest.map(|age| age.as_secs_f64());
-            (
-                queue.name.to_owned(),
-                json!({"depth": queue.depth, "oldest_s": oldest}),
-            )
-        })
-        .collect();
+    let queues: Map<String, Value> = gathered(status.queues.iter().map(|queue| {
+        let oldest = queue.oldest.map(|age| age.as_secs_f64());
+        let said = json!({"depth": queue.depth, "oldest_s": oldest});
+        (queue.name.to_owned(), said)
+    }));
     let workers: Vec<Value> = status
         .workers
         .iter()
@@ -188,13 +182,11 @@ fn status_json(status: &Status, address: &str) -> Value {
             })
         })
         .collect();
-    let limits: serde_json::Map<String, Value> = (status.limits.iter())
-        .map(|limit| {
-            let at = limit.at.map(|at| at.0);
-            let said = json!({"value": limit.value, "by": limit.by, "at": at});
-            (limit.flag.to_owned(), said)
-        })
-        .collect();
+    let limits: Map<String, Value> = gathered(status.limits.iter().map(|limit| {
+        let at = limit.at.map(|at| at.0);
+        let said = json!({"value": limit.value, "by": limit.by, "at": at});
+        (limit.flag.to_owned(), said)
+    }));
     let paused = status.paused.as_ref().map(|pause| {
         json!({
             "reason": pause.reason,
@@ -203,9 +195,10 @@ fn status_json(status: &Status, address: &str) -> Value {
             "until": pause.until.map(|until| until.0),
         })
     });
-    let at_fal: serde_json::Map<String, Value> = (status.at_fal.iter())
-        .map(|(what, (now, most))| (what.clone(), json!({"now": now, "most": most})))
-        .collect();
+    let at_fal = status.at_fal.iter();
+    let at_fal: Map<String, Value> = gathered(
+        at_fal.map(|(what, (now, most))| (what.clone(), json!({"now": now, "most": most}))),
+    );
     json!({
         "redis": {"address": address, "version": status.redis_version, "memory": status.redis_memory},
         "queues": queues,

@@ -6,6 +6,7 @@
 //! (the password of `--redis-url` is fine in the variable and refused in the flag).
 
 use super::ConfigError;
+use crate::job::gathered;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use std::collections::BTreeMap;
@@ -496,13 +497,12 @@ fn typed<'a>(
 
 /// Keeps what stood on the command line, and leaves variables and defaults to `config`.
 fn from_command_line(flags: impl Iterator<Item = &'static Flag>, matches: &ArgMatches) -> Typed {
-    flags
-        .filter(|flag| matches.value_source(flag.name) == Some(ValueSource::CommandLine))
-        .map(|flag| {
-            let values = matches.get_many::<OsString>(flag.name);
-            (flag.name, values.into_iter().flatten().cloned().collect())
-        })
-        .collect()
+    let typed =
+        flags.filter(|flag| matches.value_source(flag.name) == Some(ValueSource::CommandLine));
+    gathered(typed.map(|flag| {
+        let values = matches.get_many::<OsString>(flag.name);
+        (flag.name, values.into_iter().flatten().cloned().collect())
+    }))
 }
 
 impl FromArgMatches for RunArgs {
@@ -589,7 +589,7 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment 
         let pairs = pairs
             .into_iter()
             .map(|(name, value)| (name.into(), without_newline(value.into())));
-        Environment(pairs.filter(|(_, value)| !value.is_empty()).collect())
+        Environment(gathered(pairs.filter(|(_, value)| !value.is_empty())))
     }
 }
 

@@ -4,6 +4,7 @@
 use super::health::{Life, Pulling};
 use super::pool::Engine;
 use crate::job::flight::Flight;
+use crate::job::gathered;
 use crate::job::window::Heard;
 use crate::steps::gate::{Gate, Service};
 use serde_json::{Map, Value, json};
@@ -41,17 +42,11 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
     if asked.iter().any(|word| word == "*") {
         answer["threads"] = threads(engine, &life, pool_threads, now);
     }
-    let jobs: Map<String, Value> = asked
-        .iter()
-        .filter(|word| *word != "*")
-        .take(JOBS)
-        .map(|id| {
-            (
-                id.clone(),
-                job(id, engine, pool_threads, now).unwrap_or_default(),
-            )
-        })
-        .collect();
+    let ids = asked.iter().filter(|word| *word != "*").take(JOBS);
+    let jobs: Map<String, Value> = gathered(ids.map(|id| {
+        let said = job(id, engine, pool_threads, now);
+        (id.clone(), said.unwrap_or_default())
+    }));
     if !jobs.is_empty() {
         answer["jobs"] = Value::Object(jobs);
     }

@@ -131,7 +131,7 @@ pub(crate) fn page(tools: &Tools, engine: &Engine, seen: &Seen, threads: (usize,
     families.extend(metrics::families());
     families.extend(PROCESS.collect());
     families.retain(|family| !family.get_metric().is_empty());
-    families.sort_by(|a, b| a.name().cmp(b.name()));
+    families.sort_unstable_by(|a, b| a.name().cmp(b.name()));
     // Only what comes from outside can hold a secret. In the whole page a short one, such as the password
     // `redis`, would black out names and numbers, and no scrape could be read any more.
     let metrics = families.iter_mut().flat_map(|family| family.mut_metric());

@@ -117,7 +117,7 @@ pub fn hide(secret: &str) {
             finder: Finder::new(secret).into_owned(),
         });
         // The longest first: a part must not be cut out of a whole that would then stay.
-        hidden.sort_by_key(|known| std::cmp::Reverse(known.text.len()));
+        hidden.sort_unstable_by_key(|known| std::cmp::Reverse(known.text.len()));
     }
 }
 

@@ -438,7 +438,7 @@ impl Step {
 }
 
 fn percentiles(values: &mut [f64]) -> Percentiles {
-    values.sort_by(f64::total_cmp);
+    values.sort_unstable_by(f64::total_cmp);
     let at = |part: f64| {
         let place = (values.len().saturating_sub(1) as f64 * part).round() as usize;
         values.get(place).copied().unwrap_or(0.0)

@@ -8,6 +8,7 @@ use super::read;
 use super::script::digest;
 use super::topology::Topology;
 use crate::config::{self, Server};
+use crate::job::gathered;
 use redis::{Connection, RedisError, Value};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -87,7 +88,7 @@ pub fn inspect(redis: &Server, namespace: &str, inbox: &str) -> Result<Inspectio
     };
     let lines = about.lines().filter_map(|line| line.split_once(':'));
     let pairs = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
-    found.info = pairs.collect();
+    found.info = gathered(pairs);
     found.time(&mut con)?;
     let asked: Result<Vec<String>, _> = redis::cmd("CONFIG")
         .arg("GET")
@@ -120,7 +121,7 @@ impl Inspection {
             asked(redis::cmd("PING").query(con))?.ok();
             trips.push(began.elapsed());
         }
-        trips.sort();
+        trips.sort_unstable();
         self.round_trip = trips[PINGS / 2];
         if let Ok(now) = asked(redis::cmd("TIME").query(con))? {
             let (seconds, micros): (i64, i64) = read(now)?;

@@ -3,6 +3,7 @@
 
 use super::view::View;
 use super::*;
+use crate::job::gathered;
 use crate::job::minutes::{Counts, MODELS, Minute, OTHER, words};
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ impl View {
                     let counts = Counts::parse(&String::from_utf8_lossy(counts));
                     (String::from_utf8_lossy(model).into_owned(), counts)
                 });
-                found.push((*minute, models.collect()));
+                found.push((*minute, gathered(models)));
             }
         }
         Ok(found)

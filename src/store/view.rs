@@ -7,7 +7,7 @@ use super::read;
 use super::script::Scripts;
 use super::topology::Topology;
 use crate::config::{self, Server};
-use crate::job::{JobId, UnixMs};
+use crate::job::{JobId, UnixMs, gathered};
 use redis::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -112,10 +112,10 @@ impl View {
         cmd.arg(self.keys.job(id.as_str()));
         let raw: Vec<(Vec<u8>, Vec<u8>)> = self.ask(&cmd)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(raw
-            .into_iter()
-            .map(|(name, value)| (text(name), text(value)))
-            .collect())
+        Ok(gathered(
+            raw.into_iter()
+                .map(|(name, value)| (text(name), text(value))),
+        ))
     }
 
     /// The entry as it was pushed; `None` after the job is done.

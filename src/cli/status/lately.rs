@@ -123,7 +123,8 @@ impl Lately {
                 whole: percentiles(&mut whole),
             })
             .collect();
-        all.sort_by_key(|model| std::cmp::Reverse(model.done + model.failed));
+        let ended = |model: &ModelPace| model.done + model.failed;
+        all.sort_unstable_by(|a, b| ended(b).cmp(&ended(a)).then_with(|| a.model.cmp(&b.model)));
         all
     }
 

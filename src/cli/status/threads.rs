@@ -2,9 +2,10 @@
 
 use super::super::table::{columns, short, visible};
 use super::super::why::answers;
+use crate::job::gathered;
 use crate::store::Fault;
 use crate::store::view::{THREADS, View};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long workers have to answer: two beats, and a little.
@@ -45,14 +46,10 @@ pub(super) fn ask(view: &mut View) -> Result<Vec<Said>, Fault> {
 
 /// By instance: its threads, or null for one that did not answer.
 pub(super) fn as_json(said: &[Said]) -> Value {
-    let all: Map<String, Value> = said
-        .iter()
-        .map(|one| {
-            let threads = one.answer.as_ref().map(|answer| answer["threads"].clone());
-            (one.instance.clone(), json!(threads))
-        })
-        .collect();
-    Value::Object(all)
+    Value::Object(gathered(said.iter().map(|one| {
+        let threads = one.answer.as_ref().map(|answer| answer["threads"].clone());
+        (one.instance.clone(), json!(threads))
+    })))
 }
 
 /// A table a worker: a row for each thread that does something, and the number of idle ones.

@@ -1,7 +1,7 @@
 //! What the page shows, read from Redis and written as JSON. Each part is bounded, whatever lies there.
 
-use crate::job::UnixMs;
 use crate::job::minutes::{Counts, Minute};
+use crate::job::{UnixMs, gathered};
 use crate::report;
 use crate::store::view::{Status, View};
 use crate::store::{DeadView, Fault, Flights, Store};
@@ -125,7 +125,7 @@ fn in_flight(models: Flights) -> Vec<Value> {
         .into_iter()
         .map(|(model, phases)| (phases.values().sum::<u64>(), model, phases))
         .collect();
-    rows.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    rows.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     rows.truncate(ROWS);
     let rows = rows
         .iter()
@@ -163,7 +163,7 @@ fn dead_kinds(
         history.dead = Some(DeadKinds {
             read: Instant::now(),
             mark,
-            kinds: kinds.collect(),
+            kinds: gathered(kinds),
             looked,
         });
     }
@@ -244,7 +244,8 @@ fn series(steps: &[Counts], from: i64, step: i64) -> Value {
 fn by_model(models: BTreeMap<String, (Counts, Counts)>) -> Value {
     let ended = |counts: &Counts| counts.done + counts.failed + counts.cancelled;
     let mut rows: Vec<_> = models.into_iter().collect();
-    rows.sort_by_key(|(_, (_, day))| std::cmp::Reverse(ended(day)));
+    let ended = |row: &(String, (Counts, Counts))| ended(&row.1.1);
+    rows.sort_unstable_by(|a, b| ended(b).cmp(&ended(a)).then_with(|| a.0.cmp(&b.0)));
     rows.truncate(ROWS);
     let rows = rows.iter().map(|(model, (hour, day))| {
         json!({"model": cut(model), "hour": summary(hour), "day": summary(day)})

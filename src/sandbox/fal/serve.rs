@@ -727,10 +727,13 @@ pub(super) fn filled(value: &Value, files: &str, id: &str) -> Value {
             Value::String(text.replace("{files}", files).replace("{request_id}", id))
         }
         Value::Array(items) => items.iter().map(|item| filled(item, files, id)).collect(),
-        Value::Object(map) => map
-            .iter()
-            .map(|(name, item)| (name.clone(), filled(item, files, id)))
-            .collect(),
+        Value::Object(map) => {
+            let mut map = map.clone();
+            for item in map.values_mut() {
+                *item = filled(item, files, id);
+            }
+            Value::Object(map)
+        }
         other => other.clone(),
     }
 }

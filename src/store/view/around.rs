@@ -113,7 +113,7 @@ impl View {
         let (slots, rate): (Option<u64>, Option<String>) = self.ask(&cmd)?;
         let key = format!("{}:user:{user}:running", self.keys.namespace);
         let mut running: Vec<String> = self.ask(redis::cmd("SMEMBERS").arg(key))?;
-        running.sort();
+        running.sort_unstable();
         Ok(UserView {
             running,
             slots: slots.unwrap_or(0),

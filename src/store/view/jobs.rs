@@ -242,7 +242,7 @@ impl Newest {
 
     fn trim(&mut self) {
         self.kept
-            .sort_by(|a, b| (b.at("queued_at"), &b.id).cmp(&(a.at("queued_at"), &a.id)));
+            .sort_unstable_by(|a, b| (b.at("queued_at"), &b.id).cmp(&(a.at("queued_at"), &a.id)));
         if self.kept.len() > self.most {
             self.kept.truncate(self.most);
             self.cut = true;

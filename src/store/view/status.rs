@@ -1,8 +1,8 @@
 //! The whole store at one moment: queues, limits, workers, what happened lately.
 
 use super::{Fault, View};
-use crate::job::UnixMs;
 use crate::job::window::{OVERHANG, Window};
+use crate::job::{UnixMs, gathered};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -160,13 +160,10 @@ impl View {
         let dead: u64 = self.ask(redis::cmd("ZCARD").arg(&self.keys.dead))?;
         let stats = self.stats()?;
         let last_5m = last_minutes(&stats, now, 5);
-        let repairs = stats
-            .iter()
-            .filter_map(|(name, value)| {
-                let kind = name.strip_prefix("repairs:")?;
-                Some((kind.to_owned(), value.parse().ok()?))
-            })
-            .collect();
+        let repairs = gathered(stats.iter().filter_map(|(name, value)| {
+            let kind = name.strip_prefix("repairs:")?;
+            Some((kind.to_owned(), value.parse().ok()?))
+        }));
         let paused = self.paused()?;
         let mut held = self.held()?;
         let at_fal = self.at_fal(&mut held)?;

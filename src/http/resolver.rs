@@ -19,7 +19,8 @@ use ureq::{Error, Timeout, config::Config};
 
 /// How long an answer is used without asking again.
 const FRESH: Duration = Duration::from_secs(60);
-/// How old it may be to be used before the new answer is there.
+/// How old it may be to be used before the new answer is there; how long ago asking again failed, for that to be the
+/// same trouble as now.
 const OLD: Duration = Duration::from_secs(600);
 /// How long an older one waits for that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const MOST: usize = 16;
 
 type LookUp = dyn Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync;
+type Clock = dyn Fn() -> Instant + Send + Sync;
 
 /// The resolver; a clone shares its memory. The lock is held for the memory only, never in a look-up.
 #[derive(Clone)]
@@ -38,6 +40,7 @@ pub(super) struct CachingResolver(Arc<Inner>);
 
 struct Inner {
     look_up: Box<LookUp>,
+    clock: Box<Clock>,
     memory: Mutex<Memory>,
     changed: Condvar,
 }
@@ -64,27 +67,40 @@ struct Found {
     addrs: Vec<IpAddr>,
     at: Instant,
     ask_again: Instant,
-    /// Since when asking again fails.
-    failing: Option<Instant>,
+    /// When asking again failed first and last, since it was found.
+    failed: Option<(Instant, Instant)>,
 }
 
 impl Found {
+    /// Since when asking again fails. What failed long ago says nothing of now: nobody has asked since.
+    fn failing(&self, now: Instant) -> Option<Instant> {
+        let (first, last) = self.failed?;
+        (now < last + OLD).then_some(first)
+    }
+
     fn serves(&self, now: Instant) -> bool {
-        self.failing.is_none_or(|since| now < since + STALE)
+        self.failing(now).is_none_or(|since| now < since + STALE)
+    }
+
+    fn fails(&mut self, now: Instant) {
+        self.ask_again = now + RETRY;
+        self.failed = Some((self.failing(now).unwrap_or(now), now));
     }
 }
 
 impl CachingResolver {
     pub(super) fn new() -> CachingResolver {
-        CachingResolver::with(Box::new(|host| {
+        let look_up = |host: &str| {
             let addrs = (host, 0).to_socket_addrs().ok()?;
             Some(addrs.map(|addr| addr.ip()).collect())
-        }))
+        };
+        CachingResolver::with(Box::new(look_up), Box::new(Instant::now))
     }
 
-    fn with(look_up: Box<LookUp>) -> CachingResolver {
+    fn with(look_up: Box<LookUp>, clock: Box<Clock>) -> CachingResolver {
         CachingResolver(Arc::new(Inner {
             look_up,
+            clock,
             memory: Mutex::default(),
             changed: Condvar::new(),
         }))
@@ -96,7 +112,8 @@ impl CachingResolver {
             found: Some(found), ..
         }) = self.0.lock().names.get_mut(host)
         {
-            found.ask_again = found.ask_again.min(Instant::now().max(found.at + RETRY));
+            let soon = (self.0.clock)().max(found.at + RETRY);
+            found.ask_again = found.ask_again.min(soon);
         }
     }
 
@@ -106,9 +123,10 @@ impl CachingResolver {
         self.0.changed.notify_all();
     }
 
-    /// Addresses of a name, at `now`. Only a name never found, or looked for in vain for an hour, is waited for; one
+    /// Addresses of a name. Only a name never found, or looked for in vain for an hour, is waited for; one
     /// found long ago a little.
-    fn addrs(&self, host: &str, now: Instant, limit: Duration) -> Result<Vec<IpAddr>, Error> {
+    fn addrs(&self, host: &str, limit: Duration) -> Result<Vec<IpAddr>, Error> {
+        let now = (self.0.clock)();
         let mut memory = self.0.lock();
         if memory.closed {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
@@ -123,7 +141,7 @@ impl CachingResolver {
         let known = name.found.as_ref().filter(|found| found.serves(now));
         let old = known.map(|found| found.addrs.clone());
         if let Some(found) = known
-            && (found.failing.is_some() || now < found.at + OLD)
+            && (found.failing(now).is_some() || now < found.at + OLD)
         {
             if now >= found.ask_again && !name.looking {
                 let sender = refresh.get_or_insert_with(|| Inner::refresher(&self.0));
@@ -172,7 +190,7 @@ impl Inner {
     /// One look-up, on whatever thread, and its result into memory.
     fn ask(&self, host: &str) {
         let answer = (self.look_up)(host).filter(|addrs| !addrs.is_empty());
-        let now = Instant::now();
+        let now = (self.clock)();
         let mut memory = self.lock();
         if let Some(name) = memory.names.get_mut(host) {
             name.looking = false;
@@ -184,13 +202,10 @@ impl Inner {
                         addrs,
                         at: now,
                         ask_again: now + FRESH,
-                        failing: None,
+                        failed: None,
                     });
                 }
-                (None, Some(found)) => {
-                    found.ask_again = now + RETRY;
-                    found.failing.get_or_insert(now);
-                }
+                (None, Some(found)) => found.fails(now),
                 (None, None) => {}
             }
         }
@@ -228,9 +243,8 @@ impl CachingResolver {
         if let Ok(ip) = bare.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let now = Instant::now();
-        let limit = Trace::look_up_limit(now);
-        let found = self.addrs(&host.to_ascii_lowercase(), now, limit)?;
+        let limit = Trace::look_up_limit(Instant::now());
+        let found = self.addrs(&host.to_ascii_lowercase(), limit)?;
         Ok(found
             .into_iter()
             .map(|ip| SocketAddr::new(ip, port))
@@ -262,15 +276,61 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// A resolver whose look-ups are counted, and fail once `away` is set.
-    fn counted() -> (CachingResolver, Arc<AtomicU32>, Arc<AtomicU32>) {
-        let (asked, away) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-        let (count, gone) = (asked.clone(), away.clone());
-        let resolver = CachingResolver::with(Box::new(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            (gone.load(Ordering::SeqCst) == 0).then(|| vec![ONE])
-        }));
-        (resolver, asked, away)
+    /// A resolver whose clock is set by hand, whose look-ups are counted, and fail while `away` is set.
+    struct Counted {
+        resolver: CachingResolver,
+        asked: Arc<AtomicU32>,
+        away: Arc<AtomicU32>,
+        ahead: Arc<Mutex<Duration>>,
+    }
+
+    impl Counted {
+        fn new() -> Counted {
+            let (asked, away) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+            let (count, gone) = (asked.clone(), away.clone());
+            let look_up = move |_: &str| {
+                count.fetch_add(1, Ordering::SeqCst);
+                (gone.load(Ordering::SeqCst) == 0).then(|| vec![ONE])
+            };
+            let (clock, ahead) = clock();
+            Counted {
+                resolver: CachingResolver::with(Box::new(look_up), clock),
+                asked,
+                away,
+                ahead,
+            }
+        }
+
+        fn addrs(&self) -> Result<Vec<IpAddr>, Error> {
+            self.resolver.addrs("a.test", LIMIT)
+        }
+
+        fn pass(&self, time: Duration) {
+            *self.ahead.lock().unwrap() += time;
+        }
+
+        fn asked(&self) -> u32 {
+            self.asked.load(Ordering::SeqCst)
+        }
+
+        fn set_away(&self, away: bool) {
+            self.away.store(away.into(), Ordering::SeqCst);
+        }
+
+        /// One use that asks again, to the end of its look-up.
+        fn serves_and_asks(&self) {
+            let finished = || self.resolver.0.lock().names["a.test"].finished;
+            let before = finished();
+            assert_eq!(self.addrs().unwrap(), [ONE]);
+            eventually("it is asked for again", || finished() > before);
+        }
+    }
+
+    fn clock() -> (Box<Clock>, Arc<Mutex<Duration>>) {
+        let ahead = Arc::new(Mutex::new(Duration::ZERO));
+        let (began, passed) = (Instant::now(), ahead.clone());
+        let clock = move || began + *passed.lock().unwrap();
+        (Box::new(clock), ahead)
     }
 
     fn eventually(what: &str, mut done: impl FnMut() -> bool) {
@@ -283,48 +343,57 @@ mod tests {
 
     #[test]
     fn a_fresh_name_is_looked_up_once() {
-        let (resolver, asked, _) = counted();
-        let now = Instant::now();
+        let names = Counted::new();
         for _ in 0..10 {
-            assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
+            assert_eq!(names.addrs().unwrap(), [ONE]);
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(names.asked(), 1);
     }
 
     #[test]
-    fn a_stale_name_is_served_while_its_refresh_fails() {
-        let (resolver, asked, away) = counted();
-        let now = Instant::now();
-        resolver.addrs("a.test", now, LIMIT).unwrap();
-        away.store(1, Ordering::SeqCst);
-        let late = now + FRESH + Duration::from_secs(1);
-        assert_eq!(resolver.addrs("a.test", late, LIMIT).unwrap(), [ONE]);
-        eventually("the refresh is asked for", || {
-            asked.load(Ordering::SeqCst) == 2
-        });
-        eventually("it is served on and asked for again", || {
-            let served = resolver.addrs("a.test", now + STALE - FRESH, LIMIT);
-            assert_eq!(served.unwrap(), [ONE]);
-            asked.load(Ordering::SeqCst) >= 3 // each call asks, its clock being far ahead
-        });
-        let gone = resolver.addrs("a.test", now + STALE + FRESH, LIMIT);
+    fn a_stale_name_is_served_while_its_refresh_fails_for_an_hour() {
+        let names = Counted::new();
+        names.addrs().unwrap();
+        names.set_away(true);
+        names.pass(FRESH);
+        let first = (STALE.as_secs() / 300) as u32;
+        for _ in 0..first {
+            names.serves_and_asks();
+            names.pass(Duration::from_secs(300));
+        }
+        let gone = names.addrs();
         assert!(matches!(gone, Err(Error::HostNotFound)), "{gone:?}");
-        away.store(0, Ordering::SeqCst);
-        let back = resolver.addrs("a.test", now + STALE + FRESH, LIMIT);
-        assert_eq!(back.unwrap(), [ONE]);
+        names.set_away(false);
+        assert_eq!(names.addrs().unwrap(), [ONE]);
+        assert_eq!(names.asked(), 1 + first + 2);
+    }
+
+    #[test]
+    fn two_outages_hours_apart_are_two() {
+        let names = Counted::new();
+        names.addrs().unwrap();
+        names.set_away(true);
+        names.pass(FRESH);
+        names.serves_and_asks();
+        // Nobody needs it meanwhile, and then there is trouble again: it has not failed all the time.
+        names.pass(5 * STALE);
+        names.serves_and_asks();
+        names.pass(RETRY);
+        names.serves_and_asks();
+        names.set_away(false);
+        names.pass(RETRY);
+        names.serves_and_asks();
+        assert_eq!(names.asked(), 5);
     }
 
     #[test]
     fn a_name_that_kept_connections_did_not_need_for_hours_outlives_an_outage_too() {
-        let (resolver, asked, away) = counted();
-        let now = Instant::now();
-        resolver.addrs("a.test", now, LIMIT).unwrap();
-        away.store(1, Ordering::SeqCst);
-        let later = now + 5 * STALE;
-        assert_eq!(resolver.addrs("a.test", later, LIMIT).unwrap(), [ONE]);
-        eventually("it is looked up again", || {
-            asked.load(Ordering::SeqCst) == 2
-        });
+        let names = Counted::new();
+        names.addrs().unwrap();
+        names.set_away(true);
+        names.pass(5 * STALE);
+        names.serves_and_asks();
+        assert_eq!(names.asked(), 2);
     }
 
     #[test]
@@ -332,21 +401,22 @@ mod tests {
         let moved = Arc::new(AtomicU32::new(0));
         let (place, silent) = (moved.clone(), Arc::new(Mutex::new(())));
         let hangs = silent.clone();
-        let resolver = CachingResolver::with(Box::new(move |_| {
+        let look_up = move |_: &str| {
             drop(hangs.lock());
             let last = 1 + place.load(Ordering::SeqCst) as u8;
             Some(vec![IpAddr::from([10, 0, 0, last])])
-        }));
-        let now = Instant::now();
-        assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
+        };
+        let (clock, ahead) = clock();
+        let resolver = CachingResolver::with(Box::new(look_up), clock);
+        assert_eq!(resolver.addrs("a.test", LIMIT).unwrap(), [ONE]);
         moved.store(1, Ordering::SeqCst);
         let hangs = silent.lock().unwrap();
-        let later = now + 5 * STALE;
-        let old = resolver.addrs("a.test", later, LIMIT);
+        *ahead.lock().unwrap() += 5 * STALE;
+        let old = resolver.addrs("a.test", LIMIT);
         assert_eq!(old.unwrap(), [ONE], "no answer for {PATIENCE:?}");
         drop(hangs);
         let two = IpAddr::from([10, 0, 0, 2]);
-        assert_eq!(resolver.addrs("a.test", later, LIMIT).unwrap(), [two]);
+        assert_eq!(resolver.addrs("a.test", LIMIT).unwrap(), [two]);
     }
 
     #[test]
@@ -354,36 +424,33 @@ mod tests {
         let (asked, wait) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(())));
         let held = wait.lock().unwrap();
         let (count, gate) = (asked.clone(), wait.clone());
-        let resolver = CachingResolver::with(Box::new(move |_| {
+        let look_up = move |_: &str| {
             count.fetch_add(1, Ordering::SeqCst);
             drop(gate.lock());
             Some(vec![ONE])
-        }));
-        let now = Instant::now();
+        };
+        let resolver = CachingResolver::with(Box::new(look_up), clock().0);
         for _ in 0..3 {
-            let result = resolver.addrs("slow.test", now, Duration::from_millis(20));
+            let result = resolver.addrs("slow.test", Duration::from_millis(20));
             assert!(
                 matches!(result, Err(Error::Timeout(Timeout::Resolve))),
                 "{result:?}"
             );
         }
         drop(held);
-        assert_eq!(resolver.addrs("slow.test", now, LIMIT).unwrap(), [ONE]);
+        assert_eq!(resolver.addrs("slow.test", LIMIT).unwrap(), [ONE]);
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[test]
     fn a_failed_first_look_up_is_an_error_and_asked_again_next_time() {
-        let (resolver, asked, away) = counted();
-        away.store(1, Ordering::SeqCst);
-        let now = Instant::now();
-        assert!(matches!(
-            resolver.addrs("a.test", now, LIMIT),
-            Err(Error::HostNotFound)
-        ));
-        away.store(0, Ordering::SeqCst);
-        assert_eq!(resolver.addrs("a.test", now, LIMIT).unwrap(), [ONE]);
-        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        let names = Counted::new();
+        names.set_away(true);
+        let missing = names.addrs();
+        assert!(matches!(missing, Err(Error::HostNotFound)), "{missing:?}");
+        names.set_away(false);
+        assert_eq!(names.addrs().unwrap(), [ONE]);
+        assert_eq!(names.asked(), 2);
     }
 
     #[test]
@@ -391,12 +458,13 @@ mod tests {
         let wait = Arc::new(Mutex::new(()));
         let held = wait.lock().unwrap();
         let gate = wait.clone();
-        let resolver = CachingResolver::with(Box::new(move |_| {
+        let look_up = move |_: &str| {
             drop(gate.lock());
             None
-        }));
+        };
+        let resolver = CachingResolver::with(Box::new(look_up), clock().0);
         let waiting = resolver.clone();
-        let thread = std::thread::spawn(move || waiting.addrs("slow.test", Instant::now(), LIMIT));
+        let thread = std::thread::spawn(move || waiting.addrs("slow.test", LIMIT));
         resolver.close();
         assert!(thread.join().unwrap().is_err());
         drop(held);

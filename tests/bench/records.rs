@@ -1,8 +1,8 @@
 //! A yardstick for what a job costs Redis: the least that scripts need to keep a job's record through a crash. Each
 //! step of a job is one script, with the owner's token looked at, the record written and its event added; 3.14 scripts
 //! and 26.1 commands inside of them a job, six of them events. What such a worker must know besides is missing: limits,
-//! turns, repeats, takeovers, a full Redis, a Redis that forgot. Microseconds differ from machine to machine by more
-//! than two; what the worker's scripts cost beside these does not.
+//! turns, repeats, takeovers, a full Redis, a Redis that forgot. Microseconds differ from machine to machine;
+//! what the worker's scripts cost is told beside these, of the same machine and hour.
 
 use redis::{Connection, Script};
 

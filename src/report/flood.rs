@@ -15,6 +15,10 @@ pub(super) const WARNINGS: u32 = 10;
 /// Other lines of one sort: a job's start and end have a line each up to a hundred a second. The journal
 /// takes 333 a second of one service, all sorts together.
 pub(super) const OTHERS: u32 = 500;
+/// What such a sentence ends in: somebody may pay, or be shown a thing, twice. Of that a line must be out
+/// before it happens, or a kill takes what was held back with it. So there are as many of them as of other
+/// lines, and what is over that is told at the next look instead of when the span is over.
+const DOUBT: &str = "again after unknown";
 /// Names in one line, bytes: under what a value is cut at.
 const NAMES: usize = 900;
 
@@ -25,6 +29,22 @@ pub(super) struct Sort {
     pub(super) sentence: String,
     pub(super) kind: Option<String>,
     pub(super) charged: Option<String>,
+}
+
+impl Sort {
+    fn is_doubt(&self) -> bool {
+        self.sentence.ends_with(DOUBT)
+    }
+
+    /// Lines that pass in a span; `flooded`: the one before it held some back.
+    fn most(&self, flooded: bool) -> u32 {
+        match self.level {
+            Level::Error | Level::Warn if self.is_doubt() => OTHERS,
+            Level::Error | Level::Warn if flooded => 1,
+            Level::Error | Level::Warn => WARNINGS,
+            Level::Info | Level::Debug | Level::Trace => OTHERS,
+        }
+    }
 }
 
 /// Lines of one sort that were held back, and nowhere told yet.
@@ -95,24 +115,17 @@ impl Flood {
         job: Option<&str>,
         now: Instant,
     ) -> (bool, Option<Held>) {
-        let usual = match sort.level {
-            Level::Error | Level::Warn => WARNINGS,
-            Level::Info | Level::Debug | Level::Trace => OTHERS,
-        };
         let mut sorts = self.lock();
         if !sorts.contains_key(sort) {
-            sorts.insert(sort.clone(), Seen::new(now, usual));
+            sorts.insert(sort.clone(), Seen::new(now, sort.most(false)));
         }
         let seen = sorts.get_mut(sort).expect("it was put there");
         let mut told = None;
         let span = now.saturating_duration_since(seen.began);
         if span >= SPAN {
             told = seen.take(sort, now);
-            let most = match sort.level {
-                Level::Error | Level::Warn if seen.floods && span < 2 * SPAN => 1,
-                _ => usual,
-            };
-            *seen = Seen::new(now, most);
+            let flooded = seen.floods && span < 2 * SPAN;
+            *seen = Seen::new(now, sort.most(flooded));
         }
         if seen.whole < seen.most {
             seen.whole += 1;
@@ -137,12 +150,12 @@ impl Flood {
         (false, told)
     }
 
-    /// What was held back in spans that are over. Sorts that have been quiet are forgotten.
+    /// What was held back in spans that are over, and of doubts in any. Sorts that have been quiet are forgotten.
     pub(super) fn over(&self, now: Instant) -> Vec<Held> {
         let mut sorts = self.lock();
         let mut told = Vec::new();
         for (sort, seen) in &mut *sorts {
-            if now.saturating_duration_since(seen.began) >= SPAN {
+            if sort.is_doubt() || now.saturating_duration_since(seen.began) >= SPAN {
                 told.extend(seen.take(sort, now));
             }
         }

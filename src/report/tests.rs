@@ -256,6 +256,27 @@ fn a_flood_passes_whole_at_first_and_is_then_told_together() {
 }
 
 #[test]
+fn what_may_be_paid_twice_is_told_before_a_kill_could_take_it() {
+    let flood = Flood::new();
+    let start = Instant::now();
+    let mut doubt = sort(Level::Warn, "submitted again after unknown", "");
+    for sentence in ["submitted again after unknown", "sent again after unknown"] {
+        doubt.sentence = sentence.to_owned();
+        for _ in 0..OTHERS {
+            assert!(flood.passes(&doubt, Some("a"), start).0);
+        }
+        assert!(!flood.passes(&doubt, Some("late"), start).0);
+        // The next look is a second later or so, and the span not over.
+        let held = flood.over(start + Duration::from_millis(10));
+        let names: Vec<&str> = held.iter().map(|held| held.jobs.as_str()).collect();
+        assert_eq!(names, ["late"], "{sentence}");
+    }
+    // Nor is there less room after a flood.
+    let next = start + SPAN;
+    assert!((0..OTHERS).all(|_| flood.passes(&doubt, Some("b"), next).0));
+}
+
+#[test]
 fn a_job_has_its_lines_while_jobs_come_at_a_hundred_a_second() {
     let flood = Flood::new();
     let start = Instant::now();

@@ -89,14 +89,20 @@ fn a_flood_of_failures_is_summarised_and_names_every_job() {
         2 * JOBS,
         "a job that comes back for its second attempt is started again"
     );
-    let seconds = by_second(&log, |line| line.contains(" WARN "));
+    let doubt = "submitted again after unknown";
+    let warnings = |line: &str| line.contains(" WARN ") && !line.contains(doubt);
+    let seconds = by_second(&log, warnings);
     let warnings: usize = seconds.values().sum();
     println!(
         "fal answers 500 to each of {JOBS} jobs, twice: {warnings} warnings in place of {}: {seconds:?}",
-        3 * JOBS
+        2 * JOBS
     );
-    // Three sorts: ten whole each, and the names of a thousand in lines of some eighty.
-    assert!(warnings <= 30 + 3 * JOBS / 40, "{seconds:?}");
+    // Two sorts: ten whole each, and the names of a thousand in lines of some eighty.
+    assert!(warnings <= 20 + 2 * JOBS / 40, "{seconds:?}");
+    // Of what may be paid twice each has a line of its own, up to a hundred a second.
+    let doubts = by_second(&log, |line| line.contains(" WARN ") && line.contains(doubt));
+    println!("{doubt}: {doubts:?}");
+    assert!(doubts.values().sum::<usize>() >= JOBS / 2, "{doubts:?}");
     let held = log.lines().find(|line| {
         line.contains(
             " WARN  lines held back of=\"job failed\" kind=unavailable charged=unknown count=",

@@ -246,8 +246,8 @@ impl Answer {
     }
 }
 
-/// The lower-cased description without the name of its status, and out of an album's wrapping; whether
-/// there was one.
+/// The lower-cased description without the name of its status, and out of what is wrapped around it: by an
+/// album, whether it was, and by a medium, whose caption is read with it.
 fn bare(text: &str) -> (String, bool) {
     const NAMES: [&str; 8] = [
         "bad request: ",
@@ -272,10 +272,12 @@ fn bare(text: &str) -> (String, bool) {
         .strip_prefix("failed to send message #")
         .and_then(|rest| rest.split_once(" with the error message \""))
         .and_then(|(_, inner)| inner.strip_suffix('"'));
-    match inner {
+    let (text, wrapped) = match inner {
         Some(inner) => (unnamed(inner), true),
         None => (text, false),
-    }
+    };
+    let inside = text.strip_prefix("can't parse inputmedia: ");
+    (inside.map(str::to_owned).unwrap_or(text), wrapped)
 }
 
 fn header_seconds(header: Option<&str>) -> Option<u64> {
@@ -373,6 +375,7 @@ const TABLE: &[(Verdict, &[&str])] = &[
         "bot can't send messages to bots", "bot was kicked from the *", "bot is not a member of the *",
         "the group chat was deleted", "chat not found", "private chat not found", "peer_id_invalid",
         "channel_private", "group is deactivated", "have no write access to the chat", "chat_write_forbidden",
+        "can't access the chat", "have no access to the chat", "user_banned_in_channel", "chat_guest_send_forbidden",
         "need administrator rights in the channel chat", "chat_admin_required",
         "not enough rights to send text messages to the chat", "chat_send_plain_forbidden", "chat_restricted",
         "privacy_premium_required", "allow_payment_required*",
@@ -389,14 +392,14 @@ const TABLE: &[(Verdict, &[&str])] = &[
         "failed to get http url content", "webpage_curl_failed", "wrong type of the web page content",
         "webpage_media_empty", "wrong file identifier/http url specified", "media_empty",
         "wrong http url specified", "external_url_invalid", "wc_convert_url_invalid",
-        "can't upload file by url", "invalid file http url specified*",
+        "can't upload file by url", "invalid file http url specified*", "url must be in utf-8", "webpage_*",
+        "failed to upload file", "can't download or generate the file", "file_part*", "file_reference_*",
         "wrong remote file identifier specified*", "can't use file of type *",
     ]),
     (Verdict::Fall(Cause::PhotoRefused), &[
-        "image_process_failed", "photo_save_file_invalid", "photo_invalid", "photo_invalid_dimensions",
-        "photo has unsupported extension*", "photo_ext_invalid", "file of size * is too big for a photo*",
+        "image_process_failed", "photo has unsupported extension*", "photo_*", "file of size * is too big for a photo*",
     ]),
-    (Verdict::Fall(Cause::MediaRefused), &["video_content_type_invalid", "video_file_invalid"]),
+    (Verdict::Fall(Cause::MediaRefused), &["video_*", "gif_*"]),
     (Verdict::Fall(Cause::TooBig), &["request entity too large", "file is too big"]),
     (Verdict::Fall(Cause::FileEmpty), &["file must be non-empty"]),
     (Verdict::Fall(Cause::KindForbidden), &[
@@ -407,7 +410,7 @@ const TABLE: &[(Verdict, &[&str])] = &[
         "too many messages to send as an album", "too much messages to send as an album",
         "document can't be mixed with other media types", "audio can't be mixed with other media types",
         "can't use the media of the specified type in the album",
-        "can't parse inputmedia: type * can't be used in sendmediagroup",
+        "type * can't be used in sendmediagroup", "multi_media_too_long",
     ]),
     (Verdict::Fall(Cause::AlbumAgain), &["group send failed"]),
     (Verdict::Fall(Cause::EditGone), &["message to edit not found", "message was deleted"]),
@@ -421,25 +424,37 @@ const TABLE: &[(Verdict, &[&str])] = &[
     (Verdict::Fall(Cause::NoCaptionInMessage), &["there is no caption in the message to edit"]),
     (Verdict::Mend(Repair::ParseError), &["can't parse entities*", "unsupported parse_mode"]),
     (Verdict::Mend(Repair::Entities), &[
-        "can't parse messageentity*", "entity_bounds_invalid", "strings must be encoded in utf-8",
+        "can't parse messageentity*", "entity_*", "entities_*", "strings must be encoded in utf-8",
     ]),
     (Verdict::Mend(Repair::CaptionTooLong), &["message caption is too long", "media_caption_too_long"]),
     (Verdict::Mend(Repair::TextTooLong), &["message is too long", "message_too_long", "text is too long"]),
-    (Verdict::Mend(Repair::TextEmpty), &["message text is empty", "text must be non-empty"]),
+    (Verdict::Mend(Repair::TextEmpty), &["message text is empty", "text must be non-empty", "message_empty"]),
     (Verdict::Mend(Repair::ReplyGone), &[
         "message to be replied not found", "reply_message_id_invalid", "quote_text_invalid",
     ]),
-    (Verdict::Mend(Repair::ThreadGone), &["message thread not found", "topic_closed", "topic_deleted"]),
+    (Verdict::Mend(Repair::ThreadGone), &[
+        "message thread not found", "topic_closed", "topic_deleted", "topic not found", "chat is not a forum",
+        "chat doesn't have t*", "invalid topic identifier specified", "invalid forum topic identifier specified",
+        "invalid message thread identifier specified",
+    ]),
     (Verdict::Mend(Repair::MarkupRefused), &[
-        "button_data_invalid", "button_url_invalid", "button_type_invalid", "button_user_privacy_restricted",
-        "inline keyboard button url *", "inline keyboard expected", "reply markup is too long",
+        "button_*", "reply_markup_*", "reply markup is too long", "bot_domain_invalid", "bot \"*\" not found",
+        "inline keyboard expected", "inline keyboard button *", "keyboard button *",
         "can't parse reply keyboard markup json object*", "object expected as reply markup*",
-        "can't parse inline keyboard button*", "reply_markup_invalid",
+        "can't parse inline keyboard button*", "can't parse keyboard button*",
+        // Fields of a keyboard: of all that we send only it is as the bot wrote it.
+        "field \"*\" * must be an array of arrays", "field \"*\" must be *",
+        "can't use * button in a channel chat*", "link to a user can't be used in *",
+        "can't force quiz mode and regular poll simultaneously",
+        "phone number can be requested in private chats only", "location can be requested in private chats only",
+        "poll can be requested in private chats only", "users can be requested in private chats only",
+        "chats can be requested in private chats only", "managed bots can be requested in private chats only",
+        "web app buttons can be used in private chats only",
     ]),
     (Verdict::Bug, &[
         "chat_id is empty", "there is no * in the request", "parameter \"media\" is required",
         "can't parse media json object*", "can't parse input media json object*",
-        "expected an array of inputmedia*", "can't parse inputmedia: media not found",
+        "expected an array of inputmedia*", "media not found", "type * is unsupported",
         "there are no messages to send", "message identifier is not specified",
         "wrong parameter action in request",
     ]),

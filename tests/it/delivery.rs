@@ -650,6 +650,52 @@ fn broken_markup_in_a_caption_costs_the_markup_and_not_the_result() {
 }
 
 #[test]
+fn broken_markup_in_an_edit_still_leaves_the_result_in_the_status_message() {
+    let (mut world, _daemon) = World::running();
+    let status = world
+        .sandbox
+        .telegram
+        .plant_message(CHAT, Kind::Text, false);
+    world.push(
+        job("broken")
+            .chat(CHAT)
+            .telegram("status_message_id", status)
+            .telegram("caption", "a < b, and <b>never closed")
+            .telegram("parse_mode", "HTML")
+            .json(),
+    );
+    world.wait_state("broken", "done");
+    let message = only(&world, CHAT);
+    assert_eq!((message.id, message.kind), (status, Kind::Photo));
+    assert!(message.text.contains("never closed"), "{message:?}");
+    assert_eq!(world.sandbox.telegram.sends_count(), 0);
+    world.assert_no_violations();
+}
+
+#[test]
+fn a_keyboard_that_telegram_refuses_is_left_out_and_the_result_arrives() {
+    let (mut world, _daemon) = World::running();
+    let keyboards = [
+        json!({"inline_keyboard": [{"text": "A", "callback_data": "a"}]}),
+        json!({"inline_keyboard": {"text": "A", "callback_data": "a"}}),
+        json!({"inline_keyboard": [[{"text": "", "callback_data": "a"}]]}),
+        json!({"inline_keyboard": [[{"text": "A"}]]}),
+        json!({"inline_keyboard": [[{"text": "A", "url": "nowhere"}]]}),
+    ];
+    for (number, keyboard) in keyboards.iter().enumerate() {
+        let (id, chat) = (format!("k{number}"), CHAT + number as i64);
+        let entry = job(&id)
+            .chat(chat)
+            .telegram("reply_markup", keyboard.clone());
+        world.push(entry.json());
+        world.wait_state(&id, "done");
+        assert_eq!(only(&world, chat).kind, Kind::Photo, "{keyboard}");
+    }
+    assert_eq!(world.sandbox.telegram.sends_count(), keyboards.len() as u64);
+    world.assert_no_violations();
+}
+
+#[test]
 fn a_fresh_send_whose_answer_is_lost_is_sent_again_by_the_same_means_after_a_while_and_counted() {
     let (mut world, daemon) = World::running();
     world

@@ -167,7 +167,7 @@ pub(super) fn input_media<'a>(
             value["caption"].as_str().unwrap_or(""),
             value["parse_mode"].as_str().unwrap_or(""),
         )
-        .map_err(bad)?,
+        .map_err(|text| error(&text))?,
         spoiler: flag("has_spoiler") && matches!(kind, Kind::Photo | Kind::Video | Kind::Animation),
         keep_as_file: in_album || flag("disable_content_type_detection"),
     })
@@ -345,9 +345,9 @@ pub(super) fn keyboard(call: &Call<'_>) -> Result<Keyboard, Refusal> {
         .as_array()
         .ok_or_else(|| bad("field \"inline_keyboard\" must be of type Array"))?;
     for row in rows {
-        let row = row
-            .as_array()
-            .ok_or_else(|| bad("can't parse inline keyboard button: expected an Array"))?;
+        let row = row.as_array().ok_or_else(|| {
+            bad("field \"inline_keyboard\" of the InlineKeyboardMarkup must be an Array of Arrays")
+        })?;
         for button in row {
             check_button(button)?;
         }
@@ -366,8 +366,13 @@ pub(super) fn check_button(button: &Value) -> Result<(), Refusal> {
     if !button.is_object() {
         return Err(error("InlineKeyboardButton must be an Object"));
     }
-    if button["text"].as_str().is_none_or(str::is_empty) {
-        return Err(error("Can't find field \"text\""));
+    match &button["text"] {
+        Value::Null => return Err(error("Can't find field \"text\"")),
+        Value::String(text) if text.is_empty() => {
+            return Err(bad("inline keyboard button text must be non-empty"));
+        }
+        Value::String(_) | Value::Number(_) => {}
+        _ => return Err(error("Field \"text\" must be of type String")),
     }
     let actions = [
         "callback_data",

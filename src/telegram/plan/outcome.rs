@@ -4,7 +4,7 @@ use super::compose::caption_form;
 use super::kind::{SendKind, is_data, kind};
 use super::progress::{Caption, Edit, Progress, Way, settled};
 use super::rung::{first_way, upload_rung, way};
-use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS};
+use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS, next};
 use crate::job::Charged;
 use crate::job::answer::{File, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -231,7 +231,8 @@ pub(super) fn repaired(
 }
 
 /// A 400 that nobody knows: one step to what is most likely to pass, away from the edit and down the
-/// ladder at once, since there is only one; then it fails.
+/// ladder at once, since there is only one, and then one without the keyboard, which is as the bot wrote it;
+/// then it fails.
 pub(super) fn other(parcel: &Parcel<'_>, mut p: Progress, editing: bool, text: String) -> After {
     let was = p.clone();
     if !p.other_used {
@@ -251,6 +252,13 @@ pub(super) fn other(parcel: &Parcel<'_>, mut p: Progress, editing: bool, text: S
             None => p.plain |= parcel.target.parse_mode.is_some() || link,
         }
         if p.edit != was.edit || p.way != was.way || p.plain != was.plain {
+            p.waits = 0;
+            return After::Go(p);
+        }
+    }
+    if !p.no_markup && parcel.target.reply_markup.is_some() {
+        p.no_markup = true;
+        if next(parcel, &p) != next(parcel, &was) {
             p.waits = 0;
             return After::Go(p);
         }

@@ -226,7 +226,27 @@ pub(super) fn collected(wire: Wire) -> Collected {
             }),
         },
         404 if !is_the_models_404(&answer) => Collected::Missing,
-        _ => Collected::Failed(classify(answer.status, &answer.headers, &answer.body)),
+        _ => Collected::Failed(of_the_job(&answer)),
+    }
+}
+
+/// A metered answer is the job's own, whatever its code: it stands in fal's store and a repeat brings the same.
+/// Its 401 is no word about our key, and its 429 none about our pace.
+fn of_the_job(answer: &Answer) -> Failure {
+    let failure = classify(answer.status, &answer.headers, &answer.body);
+    let is_metered = units(&answer.headers).is_some();
+    if !is_metered || !(400..500).contains(&answer.status) || failure.remedy != Remedy::RetryStep {
+        return failure;
+    }
+    Failure {
+        kind: match answer.status {
+            408 | 409 | 429 => Kind::Unavailable,
+            _ => Kind::InvalidInput,
+        },
+        remedy: Remedy::Final,
+        retry_after: None,
+        spoke: true,
+        ..failure
     }
 }
 
@@ -326,10 +346,12 @@ pub(super) fn directed(wire: Wire) -> Directed {
             Err(failure) => Directed::Failed(failure),
         };
     }
-    if let (401..=404 | 429, Some(failure)) = (answer.status, refused(&answer)) {
+    // What was billed was run.
+    let ran = units(&answer.headers).is_some_and(|units| !is_zero(&units));
+    if !ran && let (401..=404 | 429, Some(failure)) = (answer.status, refused(&answer)) {
         return Directed::Failed(failure);
     }
-    let failure = classify(answer.status, &answer.headers, &answer.body);
+    let failure = of_the_job(&answer);
     match failure.remedy {
         // fal's own word about the job: it ran, or it ended at the start deadline.
         Remedy::Final | Remedy::TryAnew => Directed::Failed(failure),

@@ -74,6 +74,37 @@ pub(super) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     Some(text.0)
 }
 
+/// The same, with a mark in place of each half of a character, which no Rust string can hold.
+pub(super) fn lossy(raw: &RawValue) -> Option<String> {
+    let is_string = raw.get().starts_with('"');
+    let Lossy(text) = is_string.then(|| serde_json::from_str(raw.get()).ok())??;
+    Some(text)
+}
+
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_bytes(Halves)
+    }
+}
+
+struct Halves;
+
+impl Visitor<'_> for Halves {
+    type Value = Lossy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        // Such a half comes as three bytes, none of which is text.
+        let text = String::from_utf8_lossy(bytes);
+        Ok(Lossy(text.replace("\u{fffd}\u{fffd}\u{fffd}", "\u{fffd}")))
+    }
+}
+
 /// serde's own `Cow` is never borrowed.
 struct Text<'a>(Cow<'a, str>);
 
@@ -123,6 +154,16 @@ mod tests {
         assert!(matches!(of(r#""plain ä""#), Some(Cow::Borrowed("plain ä"))));
         assert_eq!(of(r#""\u0061\n""#).as_deref(), Some("a\n"));
         for other in [r#""\ud800""#, "1", "null", "{}"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn half_a_character_costs_no_more_than_itself() {
+        let of = |json| lossy(serde_json::from_str::<&RawValue>(json).unwrap());
+        let cut = r#""cut \ud83d\u0021 \ud83d\ude00 ä\udc00""#;
+        assert_eq!(of(cut).as_deref(), Some("cut \u{fffd}! 😀 ä\u{fffd}"));
+        for other in ["1", "null", "{}", "[65]"] {
             assert_eq!(of(other), None, "{other}");
         }
     }

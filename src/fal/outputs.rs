@@ -75,6 +75,11 @@ fn text(raw: &RawValue) -> Option<String> {
     members::text(raw).map(Cow::into_owned)
 }
 
+/// A text to be shown: half a character, where a model cut its text in two, costs no more than itself.
+fn shown(raw: &RawValue) -> Option<String> {
+    text(raw).or_else(|| members::lossy(raw))
+}
+
 /// What a part of the result is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -303,8 +308,8 @@ fn texts(top: &Members) -> Vec<Item> {
         let members = level.iter().flat_map(Members::iter);
         for (key, raw) in members.filter(|(key, _)| !is_echo(key)) {
             if names_a_text(key) {
-                let listed = list(raw).unwrap_or_default().into_iter().filter_map(text);
-                let some = text(raw).into_iter().chain(listed);
+                let listed = list(raw).unwrap_or_default().into_iter().filter_map(shown);
+                let some = shown(raw).into_iter().chain(listed);
                 for text in some.filter(|text| !text.trim().is_empty()) {
                     if !found.contains(&text) {
                         found.push(text);

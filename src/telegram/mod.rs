@@ -34,8 +34,8 @@ const JSON_CALL: Duration = Duration::from_secs(30);
 const BY_URL: Duration = Duration::from_secs(90);
 const UPLOAD_BASE: Duration = Duration::from_secs(60);
 const UPLOAD_BYTES_PER_S: u64 = 128 * 1024;
-/// Largest answer read.
-const ANSWER_BYTES: u64 = 256 * 1024;
+/// Largest answer read: each message of an album holds the one it replies to, six bytes a letter.
+const ANSWER_BYTES: u64 = 2 << 20;
 /// Parts of an album's files.
 const PARTS: [&str; 10] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
 

@@ -361,6 +361,7 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
     assert_eq!(collected(say(404, &[], wire!("not_found"))), Collected::Missing);
     assert_eq!(collected(say(404, &[], "")), Collected::Missing);
     let zero = [("x-fal-billable-units", "0")];
+    let one = [("x-fal-billable-units", "1")];
     let rows = [
         ("the model's 404", say(404, &zero, wire!("error_path_not_found")), K::InvalidInput, R::Final, C::No),
         ("its 404 without units", say(404, &[], wire!("error_path_not_found")), K::InvalidInput, R::Final, C::Unknown),
@@ -368,6 +369,13 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
         ("timed out", say(504, &[], wire!("error_request_timeout")), K::Timeout, R::TryAnew, C::No),
         ("gateway", say(502, &[], HTML), K::Unavailable, R::RetryStep, C::Unknown),
         ("key", say(401, &[], "{\"detail\":\"x\"}"), K::Auth, R::RetryStep, C::Unknown),
+        ("its own 401", say(401, &one, "{\"detail\":\"x\"}"), K::InvalidInput, R::Final, C::Yes),
+        ("its own 403", say(403, &zero, "{\"detail\":\"locked\"}"), K::InvalidInput, R::Final, C::No),
+        ("its own 429", say(429, &zero, "{\"detail\":\"slow down\"}"), K::Unavailable, R::Final, C::No),
+        ("its own 409", say(409, &one, "{\"detail\":\"x\"}"), K::Unavailable, R::Final, C::Yes),
+        ("its own page", say(418, &one, HTML), K::InvalidInput, R::Final, C::Yes),
+        ("a gateway's 429", say(429, &[], "{\"detail\":\"slow down\"}"), K::RateLimited, R::RetryStep, C::Unknown),
+        ("a runner that died", say(502, &zero, HTML), K::Unavailable, R::TryAnew, C::No),
         ("lock", say(403, &[], wire!("error_locked")), K::NoBalance, R::RetryStep, C::Unknown),
         ("200 in HTML", say(200, &[], HTML), K::BadAnswer, R::RetryStep, C::Yes),
         ("200 cut short", say(200, &[], "{\"a\":"), K::BadAnswer, R::RetryStep, C::Yes),
@@ -419,6 +427,8 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
         ("gateway", say(502, &[], HTML), true, K::Unavailable, R::TryAnew, C::Unknown),
         ("408", say(408, &[], "{\"detail\":\"x\"}"), true, K::Unavailable, R::TryAnew, C::Unknown),
         ("429", say(429, &[], wire!("error_concurrency")), false, K::RateLimited, R::RetryStep, C::No),
+        ("429 that was billed", say(429, &list, "{\"detail\":\"x\"}"), false, K::Unavailable, R::Final, C::Yes),
+        ("403 that was billed", say(403, &list, "{\"detail\":\"x\"}"), false, K::InvalidInput, R::Final, C::Yes),
         ("401", say(401, &[], "{}"), false, K::Auth, R::Final, C::No),
         ("403 locked", say(403, &[], wire!("error_locked")), false, K::NoBalance, R::RetryStep, C::No),
         ("404", say(404, &[], "{\"detail\":\"x\"}"), false, K::InvalidInput, R::Final, C::No),

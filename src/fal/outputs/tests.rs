@@ -126,6 +126,8 @@ fn types_are_guessed_only_where_fal_says_nothing_of_use() {
 #[test]
 fn texts_count_only_where_there_is_no_file() {
     assert_eq!(outputs(wire!("result_text")).items, some_texts(&["a caption"]));
+    let cut = r#"{"output": "a long answer \ud83d"}"#;
+    assert_eq!(outputs(cut).items, some_texts(&["a long answer \u{fffd}"]));
     assert_eq!(outputs(wire!("result_transcript")).items, some_texts(&["hello world"]));
     let both = r#"{"outputs":["a","b","a"," "],"text":"c","output":null}"#;
     assert_eq!(outputs(both).items, some_texts(&["a", "b", "c"]));

@@ -32,6 +32,10 @@ const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
 const SLOWEST: u64 = 128 << 10;
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
+/// How long one beat looks at dead instances.
+const SWEEP: Duration = Duration::from_millis(100);
+/// After a Redis that forgot: how long a claim that nobody knows is one whose owner's last writes it forgot.
+const IN_DOUBT: Duration = Duration::from_secs(60);
 /// Pace of sharing what was learnt of models.
 const SHARE: Duration = Duration::from_secs(5);
 
@@ -67,7 +71,11 @@ pub(crate) struct Keeper {
     queues_read: Option<Instant>,
     walk: Walk,
     recalled: bool,
+    /// When Redis last forgot writes.
+    forgot_at: Option<Instant>,
     sweeps: u32,
+    /// The dead that are still to be looked at.
+    swept: Vec<String>,
     hung: bool,
     /// Limits that were given here and hold for all workers.
     shared: Vec<(&'static str, String)>,
@@ -112,7 +120,9 @@ impl Keeper {
             queues_read: None,
             walk: Walk::default(),
             recalled: false,
+            forgot_at: None,
             sweeps: 0,
+            swept: Vec::new(),
             hung: false,
             shared,
             shared_written: false,
@@ -240,12 +250,26 @@ impl Keeper {
             } else {
                 Duration::from_secs(600)
             };
-            for dead in self.session.gone(within)? {
-                self.session.take_back(&dead)?;
+            if self.swept.is_empty() {
+                self.swept = self.session.gone(within)?;
             }
         }
+        self.sweep()?;
         self.read_queues()?;
         self.share_paces()
+    }
+
+    /// A part of them in each beat, which must not take long.
+    fn sweep(&mut self) -> Result<(), Fault> {
+        let until = Instant::now() + SWEEP;
+        while let Some(dead) = self.swept.last() {
+            self.session.take_back(dead)?;
+            self.swept.pop();
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// For the page of metrics; nothing depends on it.
@@ -536,6 +560,7 @@ impl Keeper {
 
     /// `emptied`: nothing at all was left, not even who else lives.
     fn reassert(&mut self, emptied: bool) -> Result<(), Fault> {
+        self.forgot_at = Some(Instant::now());
         self.session.settle(SETTLE)?;
         let before = self.tools.store.health.written_again();
         let all = self.all_held();
@@ -600,7 +625,8 @@ impl Keeper {
         }
     }
 
-    /// Claims that memory does not know are given back: their answer was lost.
+    /// Claims that memory does not know are given back: their answer was lost. Or what became of them was, by a
+    /// Redis that forgot: then they may have been paid or sent.
     fn compare_claims(&mut self, claims: usize, crashed: Vec<Token>) -> Result<(), Fault> {
         if self.engine.is_claiming() {
             // The answer may be on its way, for many seconds on a bad line: a job that is given back
@@ -620,17 +646,27 @@ impl Keeper {
         let held: HashSet<Arc<str>> = (self.tokens_held().into_iter().chain(crashed))
             .map(|token| token.0)
             .collect();
+        let forgot = self.forgot_at.is_some_and(|at| at.elapsed() < IN_DOUBT);
         let mut strangers = HashSet::new();
         for (id, token) in claims {
             if held.contains(&*token) {
                 continue;
             }
             // Only what was a stranger the last time too: a job just claimed is on its way to a desk.
-            if self.strangers.contains(&token) && self.session.disown(&id, &token)? {
-                report::warning(
-                    "a claim whose answer was lost goes back",
-                    &[("job", &id.as_str())],
-                );
+            if self.strangers.contains(&token) {
+                let (gone, sentence) = match forgot {
+                    true => (
+                        self.session.lost_sight_of(&id, &token)?,
+                        "redis forgot what became of a job, it goes on in doubt",
+                    ),
+                    false => (
+                        self.session.disown(&id, &token)?,
+                        "a claim whose answer was lost goes back",
+                    ),
+                };
+                if gone {
+                    report::warning(sentence, &[("job", &id.as_str())]);
+                }
             }
             strangers.insert(token);
         }

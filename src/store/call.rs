@@ -188,6 +188,17 @@ impl Session {
     /// Runs `call(is a repeat)`, and once more if it broke the connection.
     pub(super) fn repeated(
         &self,
+        call: impl FnMut(bool) -> Result<Value, redis::RedisError>,
+    ) -> Result<Value, Fault> {
+        let answer = self.tried(call);
+        if self.probes {
+            self.store.health.probed();
+        }
+        answer
+    }
+
+    fn tried(
+        &self,
         mut call: impl FnMut(bool) -> Result<Value, redis::RedisError>,
     ) -> Result<Value, Fault> {
         let health = &self.store.health;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an end is remembered.
+/// How long an end is remembered, the time left out in which Redis is away (see `Health::steady_now`).
 pub(super) const REMEMBERED: Duration = Duration::from_secs(10);
 /// Most that the remembered ends take, about: a job without a chat ends with its result, which may have
 /// many MiB. Redis loses its last second or two; thousands of ends a second still fit that.
@@ -193,6 +193,15 @@ impl Ended {
             None => Chunk::new(room, now),
         };
         self.chunks.push_back(Arc::new(chunk));
+    }
+
+    /// As if all of it had ended so much earlier.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        for chunk in self.chunks.iter_mut().filter_map(Arc::get_mut) {
+            chunk.first -= by;
+            chunk.last -= by;
+        }
     }
 
     /// How many ends, and the memory they lie in.

@@ -331,10 +331,22 @@ impl Session {
 
     /// A step of this job panicked.
     pub(crate) fn crash(&self, id: &JobId, token: &Token) -> Result<u32, Fault> {
+        let (_, crashes) = self.broke_off(id.as_str(), &token.0, PANIC_LIMIT)?;
+        Ok(crashes)
+    }
+
+    /// A claim that memory does not know, of a Redis that forgot: the job may have been submitted, sent or given
+    /// up since. It goes on in doubt, as after a takeover. False: it is somebody else's by now.
+    pub(crate) fn lost_sight_of(&self, id: &str, token: &str) -> Result<bool, Fault> {
+        let (word, _) = self.broke_off(id, token, 0)?;
+        Ok(word == "ok")
+    }
+
+    fn broke_off(&self, id: &str, token: &str, limit: u32) -> Result<(String, u32), Fault> {
         let keys = &self.store.keys;
-        let job = keys.job(id.as_str());
+        let job = keys.job(id);
         let claims = keys.claims(&self.store.identity().instance);
-        let (spec, result) = (keys.spec(id.as_str()), keys.result(id.as_str()));
+        let (spec, result) = (keys.spec(id), keys.result(id));
         let names = [
             job.as_str(),
             &claims,
@@ -347,13 +359,12 @@ impl Session {
             &result,
         ];
         let call = Call::new(&self.store.scripts.crash, &names)
-            .arg(id.as_str())
-            .arg(&*token.0)
+            .arg(id)
+            .arg(token)
             .arg(WAIT_DEAD.as_millis() as u64)
-            .arg(PANIC_LIMIT)
+            .arg(limit)
             .arg(self.store.keep.dead.as_secs());
-        let (_, crashes): (String, u32) = read(self.script(&call)?)?;
-        Ok(crashes)
+        read(self.script(&call)?)
     }
 
     /// Moves what is due to the ready lists.

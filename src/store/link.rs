@@ -61,11 +61,15 @@ pub(crate) struct Health {
     last_connect_error: Mutex<String>,
     run_id: Mutex<Option<String>>,
     forgot: AtomicBool,
+    /// How long it was away so far, the outage under way left out.
+    was_away: Mutex<Duration>,
     /// When Redis was last found away, or back.
     turned: Mutex<Option<Instant>>,
     /// Connections older than this may be dead without a word: one of them left a call unanswered.
     distrusted: Mutex<Option<Instant>>,
     written_again: AtomicU64,
+    /// Calls of the keeper that have come to an end, a good one or not.
+    probed: AtomicU64,
     /// Host and port, or path: what a start that finds nobody there has to name.
     address: OnceLock<String>,
 }
@@ -84,9 +88,11 @@ impl Default for Health {
             last_connect_error: Mutex::default(),
             run_id: Mutex::default(),
             forgot: AtomicBool::new(false),
+            was_away: Mutex::default(),
             turned: Mutex::default(),
             distrusted: Mutex::default(),
             written_again: AtomicU64::new(0),
+            probed: AtomicU64::new(0),
             address: OnceLock::new(),
         }
     }
@@ -126,6 +132,22 @@ impl Health {
         self.full.since()
     }
 
+    fn was_away(&self) -> MutexGuard<'_, Duration> {
+        self.was_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, on a clock that stands still while Redis is away. What it may forget when it comes back is what was
+    /// written shortly before it went, however long it stayed.
+    pub(crate) fn steady_now(&self) -> Instant {
+        let now = Instant::now();
+        let gone = self.gone();
+        let away = gone
+            .as_ref()
+            .map(|(since, _)| now.saturating_duration_since(*since));
+        let away = *self.was_away() + away.unwrap_or_default();
+        now.checked_sub(away).unwrap_or(now)
+    }
+
     fn gone(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,6 +165,16 @@ impl Health {
     /// Records that Redis had forgotten were written again.
     pub(crate) fn wrote_again(&self, records: u64) {
         self.written_again.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// A call of the keeper has come to its end.
+    pub(crate) fn probed(&self) {
+        self.probed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have: while this rises, the keeper lives.
+    pub(crate) fn probes(&self) -> u64 {
+        self.probed.load(Ordering::Relaxed)
     }
 
     /// How many so far.
@@ -220,7 +252,9 @@ impl Health {
         }
         let mut gone = self.gone();
         if !self.has_turned_since(began) && self.away.swap(false, Ordering::AcqRel) {
-            *gone = None;
+            if let Some((since, _)) = gone.take() {
+                *self.was_away() += since.elapsed();
+            }
             self.turn();
             drop(gone);
             self.outage.succeeded();

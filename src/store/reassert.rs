@@ -54,13 +54,13 @@ impl Store {
             patch: call.patch_args(),
         };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push(&end, Instant::now());
+        ended.push(&end, self.health.steady_now());
     }
 
     /// For the time when nothing ends.
     pub(super) fn forget_old_ends(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.forget_old(Instant::now());
+        ended.forget_old(self.health.steady_now());
     }
 }
 
@@ -105,7 +105,7 @@ impl Session {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .chunks();
-        let now = Instant::now();
+        let now = self.store.health.steady_now();
         for end in chunks.iter().flat_map(|chunk| chunk.ends(now)) {
             self.reassert_closed(&end)?;
         }

@@ -147,6 +147,7 @@ scripts! {
     models: ["head", "models"],
     seen: ["head", "seen"],
     resize: ["head", "window", "resize"],
+    settle: ["head", "settle"],
     depths: ["head", "window", "depths"],
 }
 

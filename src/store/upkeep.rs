@@ -326,13 +326,9 @@ impl Session {
 
     /// Nobody pulls for at most this long, while all instances re-assert.
     pub(crate) fn settle(&self, at_most: Duration) -> Result<(), Fault> {
-        let mut cmd = redis::cmd("SET");
-        cmd.arg(&self.store.keys.settling)
-            .arg(1)
-            .arg("PX")
-            .arg(at_most.as_millis() as u64)
-            .arg("NX");
-        self.command(&cmd).map(|_| ())
+        let call = Call::new(&self.store.scripts.settle, &[&self.store.keys.settling])
+            .arg(at_most.as_millis() as u64);
+        self.script(&call).map(|_| ())
     }
 
     /// All have re-asserted: pulling may begin before that time is over.

@@ -34,8 +34,24 @@ if type(begun) == 'table' and begun.err then
   return begun
 end
 
--- Suspected in a time that is yet to come: the walk sees them again.
-if at > now then redis.call('DEL', KEYS[2]) end
+-- Redis's clock went back. Suspected in a time that is yet to come: the walk sees them again. Who died beats in
+-- that time, and would be nobody's longest silence; and what waits for its backoff would wait so much longer.
+if at > now then
+  redis.call('DEL', KEYS[2])
+  for _, instance in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')) do
+    redis.call('ZADD', KEYS[3], now, instance)
+  end
+  local behind = redis.call('ZRANGE', KEYS[12], 0, 4999, 'WITHSCORES')
+  for i = 1, #behind, 2 do
+    local job, to = ns .. ':job:' .. behind[i], string.format('%d', behind[i + 1] - (at - now))
+    -- The bot's own time is one of the clock. What another type lies under is no record of ours.
+    local r = redis.pcall('HMGET', job, 'not_before', 'state')
+    if not r.err and not r[1] and r[2] == 'later' then
+      redis.call('ZADD', KEYS[12], to, behind[i])
+      redis.call('HSET', job, 'due_at', to)
+    end
+  end
+end
 
 local counts, kinds, moved = {}, {}, false
 local function mended(kind)

@@ -123,14 +123,14 @@ local function held_back(id, job, p, r, waited)
   -- again, so a long line costs two claims a job.
   local bucket = ns .. ':rate:user:' .. user
   local step = per / rate
-  local tat = math.max(tonumber(redis.call('GET', bucket) or '') or 0, now)
+  local tat = math.max(others.filled(redis.call('GET', bucket), now), now)
   local due = math.ceil(tat - (per - step))
   local expires_at = tonumber(r.expires_at or '')
   if due > now and expires_at and due > expires_at then
     due = expires_at + 1 -- it will not live to see its time, so it takes nobody's
   else
     tat = tat + step
-    redis.call('SET', bucket, string.format('%.3f', tat), 'PX', math.ceil(tat - now))
+    redis.call('SET', bucket, string.format('%.3f %s', tat, now_text), 'PX', math.ceil(tat - now))
     redis.call('HSET', job, 'rated', 1)
   end
   if due <= now then return false end

@@ -3,7 +3,8 @@
 -- user is what fails, the third ends the job untold.
 -- KEYS   1 record   2 claims of the instance   3 later   4 bell   5 resume   6 events   7 dead   8 spec
 --        9 large result
--- ARGV   1 id   2 token   3 wait before a new submit, ms   4 crash limit   5 keep of dead ones, seconds
+-- ARGV   1 id   2 token   3 wait before a new submit, ms   4 crash limit (0: it is no crash, but Redis forgot what
+--        the owner wrote, and he knows no more of the job)   5 keep of dead ones, seconds
 -- GIVES  {word, crashes}; word: ok, stale
 -- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
 -- CALLER Store::crash
@@ -15,6 +16,11 @@ local now, limit = now_ms(), tonumber(ARGV[4])
 local crashes = tonumber(r[10] or '0') + 1
 redis.call('HDEL', KEYS[2], id)
 local k = {later = KEYS[3], resume = KEYS[5]}
+if limit == 0 then
+  requeue(k, KEYS[1], id, r, now, tonumber(ARGV[3]))
+  ring(KEYS[4])
+  return {'ok', crashes - 1}
+end
 if (r[3] or 'submitting') == 'submitting' and not r[4] then
   requeue(k, KEYS[1], id, r, now, tonumber(ARGV[3]), limit)
 elseif crashes >= limit and r[3] == 'telling' then

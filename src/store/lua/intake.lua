@@ -98,6 +98,10 @@ for i = 1, n do
           'error', old or '', 'charged', 'no', cmsgpack.unpack(who))
         if known[3] then redis.call('HDEL', ns .. ':claims:' .. known[3], id) end
         redis.call('LREM', KEYS[5], 0, id)
+        -- Of this very batch: it is on its way there.
+        for other = #resume, 3, -1 do
+          if resume[other] == id then table.remove(resume, other) end
+        end
       end
       redis.call('DEL', job)
       redis.call('ZREM', KEYS[10], id)

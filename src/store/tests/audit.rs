@@ -459,6 +459,35 @@ fn keepers_take_turns_and_nobody_audits_what_is_not_written_down_again_yet() {
 }
 
 #[test]
+fn after_a_clock_that_was_ahead_nobody_dead_seems_alive_and_no_backoff_is_longer() {
+    const HOUR: i64 = 3_600_000;
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    bench.push(&job("own", r#""not_before":4000000000"#));
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let later = retrying(&flight, Duration::from_secs(5));
+    one.write(&mut flight, &later);
+    let due = |id: &str| -> f64 { bench.ask(&format!("ZSCORE {NS}:later {id}")) };
+    let (was, own) = (due("a"), due("own"));
+    // As that clock wrote them, at the same moment.
+    bench.ask::<f64>(&format!("ZINCRBY {NS}:later {HOUR} a"));
+    bench.ask::<f64>(&format!("ZINCRBY {NS}:workers {HOUR} {}", two.name()));
+    let at = bench.now() + HOUR;
+    bench.ask::<u64>(&format!("HSET {NS}:audit at {at} due {at}"));
+    one.audit();
+    let beat: f64 = bench.ask(&format!("ZSCORE {NS}:workers {}", two.name()));
+    assert!(beat <= bench.now() as f64, "its silence counts from here");
+    let late = due("a") - was;
+    assert!(
+        (0.0..5000.0).contains(&late),
+        "{late} ms later than it was due"
+    );
+    assert_eq!(bench.field("a", "due_at"), Some(due("a").to_string()));
+    assert_eq!(due("own"), own, "the bot's own time stays");
+}
+
+#[test]
 fn a_full_redis_refuses_the_audit_as_a_whole() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -100,6 +100,74 @@ fn after_a_flush_all_that_is_held_and_all_that_just_ended_is_written_again() {
 }
 
 #[test]
+fn an_end_is_remembered_through_an_outage_however_long_it_is() {
+    for (away_s, ago_s, remembered) in [(0, 15, false), (600, 601, true), (600, 615, false)] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r1");
+        bench.redis_eval("redis.call('RESTORE', 't:kept', 0, redis.call('DUMP', 't:job:a'))");
+        one.end(&mut flight, EndState::Done);
+        one.store
+            .ended
+            .lock()
+            .unwrap()
+            .age(Duration::from_secs(ago_s));
+        let health = &one.store.health;
+        health.lost("gone", Instant::now() - Duration::from_secs(away_s));
+        health.back(Instant::now());
+        assert!(!health.is_away());
+        // It comes back without the end.
+        bench.ask::<()>("RENAME t:kept t:job:a");
+        one.beat();
+        assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+        let state = if remembered { "done" } else { "running" };
+        assert_eq!(
+            bench.state("a"),
+            state,
+            "away for {away_s} s, ended {ago_s} s ago"
+        );
+    }
+}
+
+#[test]
+fn a_claim_that_nobody_knows_after_redis_forgot_goes_on_in_doubt_and_not_as_new() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["new", "sends", "polls", "other"]);
+    let mut flights = one.claim(4);
+    one.submitted(&mut flights[1], "r1");
+    let save = completed(&mut flights[1]);
+    one.write(&mut flights[1], &save);
+    one.submitted(&mut flights[2], "r2");
+    one.session.give_back(&[&flights[3]]).expect("given");
+    let others = two.claim_one();
+    assert_eq!(others.id.as_str(), "other");
+    let lost = |flight: &Flight| {
+        let (id, token) = (flight.id.as_str(), &*flight.token.0);
+        one.session.lost_sight_of(id, token).expect("answers")
+    };
+    let lost: Vec<bool> = flights.iter().map(lost).collect();
+    assert_eq!(lost, [true, true, true, false]);
+    // It may have been submitted: an attempt, and possibly a payment.
+    assert_eq!(bench.state("new"), "later");
+    let field = |id, name| bench.field(id, name);
+    assert_eq!(field("new", "doubt").as_deref(), Some("submit"));
+    assert_eq!(field("new", "attempt").as_deref(), Some("1"));
+    assert_eq!(field("new", "charged").as_deref(), Some("unknown"));
+    assert_eq!(field("sends", "doubt").as_deref(), Some("send"));
+    assert_eq!(field("polls", "doubt"), None);
+    let mut resume = bench.ready("resume");
+    resume.sort();
+    assert_eq!(resume, ["polls", "sends"]);
+    for id in ["new", "sends", "polls"] {
+        assert_eq!(field(id, "crashes"), None, "nobody crashed");
+    }
+    assert_eq!(bench.state("other"), "running");
+}
+
+#[test]
 fn a_reassert_never_overwrites_what_the_record_knows_better() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());
@@ -336,6 +404,20 @@ fn without_memory_intake_and_claim_change_nothing_and_what_is_paid_or_ended_goes
     assert_eq!(three.submitted(&mut fresh, "r2"), Written::Ok);
     assert_eq!(three.dies(&two, true), 2);
     assert_eq!(three.submitted(&mut fresh, "r2"), Written::Stale);
+    // Nor does the keeper stand still, with all that comes after these.
+    assert_eq!(two.session.settle(Duration::from_millis(1)), Ok(()));
+    let seen = crate::job::window::Seen::default();
+    two.session.tell_seen(seen, None).expect("answers");
+    let window = crate::job::window::Window {
+        size: 6,
+        slots: 5,
+        calm: 1,
+    };
+    assert_eq!(two.session.resize_window(window), Ok(()));
+    bench.ask::<()>("CONFIG SET maxmemory 0");
+    bench.ask::<()>("HSET t:config user_concurrency 3");
+    bench.oom();
+    assert!(two.session.apply_limits(3).is_ok());
     bench.memory_back();
     assert_eq!(bench.state("a"), "done");
     assert_eq!(bench.field("g", "doubt").as_deref(), Some("submit"));

@@ -152,6 +152,20 @@ fn who_is_buried_or_not_registered_neither_takes_in_nor_claims() {
 }
 
 #[test]
+fn a_valid_job_takes_the_place_of_an_invalid_one_of_the_same_batch() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bench.push(r#"{"id":"x","model":"a/b","input":null,"telegram":{"chat_id":7}}"#);
+    bench.push(&job("x", ""));
+    let taken = one.intake();
+    assert_eq!((taken.made, taken.dead), (1, 1));
+    assert_eq!(bench.state("x"), "queued");
+    assert_eq!(bench.ready("default"), ["x"]);
+    // What lies there passes all limits and a pause.
+    assert_eq!(bench.ready("resume"), Vec::<String>::new());
+}
+
+#[test]
 fn a_valid_job_takes_the_place_of_an_invalid_one_also_when_only_the_bare_id_is_left() {
     for (keep, chat) in [
         (7200, ""),

@@ -19,8 +19,10 @@ fn apply(one: &Instance) {
     panic!("it comes to no end");
 }
 
+/// When a user's rate is all there again.
 fn bucket(bench: &Bench, user: &str) -> Option<f64> {
-    bench.ask(&format!("GET {NS}:rate:user:{user}"))
+    let text: Option<String> = bench.ask(&format!("GET {NS}:rate:user:{user}"));
+    text?.split(' ').next()?.parse().ok()
 }
 
 // ---- slots
@@ -352,6 +354,27 @@ fn ten_thousand_jobs_at_twenty_an_hour_are_looked_at_twice_each() {
     assert_eq!(begun, 10_000);
     assert_eq!(bucket(&bench, "a"), before, "charged once");
     assert_eq!(bench.ask::<u64>("ZCARD t:rate:held"), 0);
+}
+
+#[test]
+fn a_clock_that_was_set_back_takes_nobodys_rate() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "user_rate", "5/60000");
+    bring(&bench, &one, "a", 1, "");
+    assert_eq!(one.claim(9).len(), 1);
+    // As if all of it had been an hour later, by a clock that is right again.
+    let text: String = bench.ask(&format!("GET {NS}:rate:user:a"));
+    let later: Vec<String> = text
+        .split(' ')
+        .map(|time| (time.parse::<f64>().expect("a time") + 3_600_000.0).to_string())
+        .collect();
+    bench.redis_eval(&format!(
+        "redis.call('SET', '{NS}:rate:user:a', '{}')",
+        later.join(" ")
+    ));
+    bring(&bench, &one, "a", 6, "");
+    assert_eq!(one.claim(9).len(), 4, "as many as are left of five");
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
         Pulling::Busy => "busy",
         Pulling::Full => "full",
         Pulling::FalIsAway => "fal is away",
+        Pulling::BotRefused => "telegram refuses the bot",
     };
     let away = [
         (Service::Fal, "fal"),
@@ -33,6 +34,7 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
     let away: Vec<&str> = (away.into_iter())
         .filter(|(service, _)| gate.is_open(*service))
         .map(|(_, name)| name)
+        .chain(gate.is_bot_refused().then_some("bot"))
         .collect();
     let mut answer = json!({
         "pulling": pulling,

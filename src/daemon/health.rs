@@ -225,6 +225,8 @@ pub(crate) enum Pulling {
     Full,
     /// fal is away: they wait in Redis.
     FalIsAway,
+    /// Telegram refuses the bot: they wait there too.
+    BotRefused,
 }
 
 /// All that is known at one moment.
@@ -304,7 +306,7 @@ impl Seen {
         }
         let idle = match self.pulling {
             Pulling::Yes | Pulling::Full => late(life.pull.waits, ROUND),
-            Pulling::Busy | Pulling::FalIsAway => None,
+            Pulling::Busy | Pulling::FalIsAway | Pulling::BotRefused => None,
         };
         if let Some(silent) = idle {
             let silent = silent.as_secs();
@@ -318,7 +320,7 @@ impl Seen {
         }
         let since = match self.pulling {
             Pulling::Yes => life.backlog.max(life.backlog.and(life.served)),
-            Pulling::Busy | Pulling::Full | Pulling::FalIsAway => None,
+            Pulling::Busy | Pulling::Full | Pulling::FalIsAway | Pulling::BotRefused => None,
         };
         if let Some(stands) = late(since, BACKLOG) {
             let stands = stands.as_secs();
@@ -373,6 +375,7 @@ impl Seen {
             (Ready::Yes, false, Pulling::Busy) => "every thread is in a step",
             (Ready::Yes, false, Pulling::Full) => "full",
             (Ready::Yes, false, Pulling::FalIsAway) => "fal is away",
+            (Ready::Yes, false, Pulling::BotRefused) => "telegram refuses the bot",
         };
         lines(&[
             "ok".to_owned(),
@@ -731,6 +734,7 @@ mod tests {
             (Pulling::Busy, "pulling: every thread is in a step\n"),
             (Pulling::Full, "pulling: full\n"),
             (Pulling::FalIsAway, "pulling: fal is away\n"),
+            (Pulling::BotRefused, "pulling: telegram refuses the bot\n"),
         ] {
             seen.pulling = pulling;
             let (well, facts) = seen.health(at(zero, 200));

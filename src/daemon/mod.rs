@@ -113,6 +113,8 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         );
     }
 
+    // A thread that cannot be started ends the process: nothing may have been submitted by then.
+    engine.scheduler.close();
     let crew = Crew::start(
         &tools,
         &engine,
@@ -122,6 +124,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         threads.transfer,
         started,
     )?;
+    engine.scheduler.open();
     let identity = tools.store.identity();
     engine.signs.note(|life, now| life.ready(now));
     report::ready(&report::Ready {
@@ -141,7 +144,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         sd_notify::NotifyState::Status("pulling jobs"),
     ]);
 
-    let reason = signals.recv().unwrap_or("signals are gone");
+    let reason = until_told(&signals, &tools);
     // First of all: what comes after the word that it stops is another daemon's.
     engine.scheduler.set_stage(Stage::Quiet);
     engine.signs.note(|life, _| life.stopping());
@@ -153,6 +156,26 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let deadline = Instant::now() + config.shutdown_timeout;
     crew.stop(&tools, &engine, &moved, deadline);
     Ok(())
+}
+
+/// Waits for the signal to end. One beat of the keeper may be many calls of a slow Redis: as long as they come
+/// to an end the watchdog hears of it from here too.
+fn until_told(signals: &Receiver<&'static str>, tools: &Tools) -> &'static str {
+    let health = &tools.store.health;
+    let look = sd_notify::watchdog_enabled().map_or(Duration::MAX, |every| every / 6);
+    let mut seen = health.probes();
+    loop {
+        match signals.recv_timeout(look) {
+            Ok(reason) => return reason,
+            Err(RecvTimeoutError::Disconnected) => return "signals are gone",
+            Err(RecvTimeoutError::Timeout) => {
+                if seen != health.probes() {
+                    seen = health.probes();
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
 }
 
 /// Tells health from here on, before Redis has answered and until the process ends. Gives the address.

@@ -190,7 +190,9 @@ impl Engine {
         if !fal_is_away {
             self.scheduler.place_is_free(); // it may have come back just now
         }
-        let room = if fal_is_away { 0 } else { room };
+        // Nor is anything paid for that could not be delivered.
+        let held_back = fal_is_away || self.is_bot_refused(worker);
+        let room = if held_back { 0 } else { room };
         if room == 0 && paid_room == 0 {
             self.signs.note(|life, now| life.pull_came(now, true));
             permit.park_for_room(Duration::from_secs(1));
@@ -255,7 +257,7 @@ impl Engine {
         self.signs.note(|life, now| life.pull_came(now, served));
         if flights.is_empty() {
             match (room, block.is_zero()) {
-                (0, _) if fal_is_away => permit.park(Duration::from_millis(500)),
+                (0, _) if held_back => permit.park(Duration::from_millis(500)),
                 (0, _) => permit.park_for_room(Duration::from_secs(1)),
                 (_, true) => permit.park(Duration::from_millis(100)),
                 (_, false) => drop(permit),
@@ -284,6 +286,8 @@ impl Engine {
     pub(crate) fn pulling(&self, gate: &Gate) -> Pulling {
         if gate.is_open(Service::Fal) {
             Pulling::FalIsAway
+        } else if gate.is_bot_refused() {
+            Pulling::BotRefused
         } else if self.scheduler.is_busy() {
             Pulling::Busy
         } else if self.scheduler.rooms().0 == 0 {
@@ -291,6 +295,18 @@ impl Engine {
         } else {
             Pulling::Yes
         }
+    }
+
+    /// Whether Telegram refuses the bot. It is asked now and then: there may be no delivery left that would.
+    fn is_bot_refused(&self, worker: &Worker) -> bool {
+        let gate = &worker.tools.gate;
+        if gate.may_ask_for_bot(Instant::now()) {
+            steps::probe(worker, Service::Telegram { slow: false });
+            if !gate.is_bot_refused() {
+                self.scheduler.hurry_deliveries();
+            }
+        }
+        gate.is_bot_refused()
     }
 
     /// Whether fal counts as there. While it does not, the puller is one of those who may ask: there may
@@ -316,6 +332,11 @@ impl Engine {
         mut place: Option<Inside<'a>>,
     ) {
         loop {
+            let snapshot = Snapshot::of(&flight);
+            let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
+            // Before the stage is read: a stop that still sees an older step here, and gives its job back
+            // because that one may be repeated, has told the stage first, and this step does not begin.
+            self.desks.put(desk, Some(snapshot));
             let stage = self.scheduler.stage();
             if stage == Stage::Stop || (stage == Stage::Quiet && pays(&flight)) {
                 // Begin nothing: it goes back with the others once the stop comes.
@@ -324,9 +345,6 @@ impl Engine {
                     .scheduler
                     .park(flight, Instant::now() + Duration::from_secs(60));
             }
-            let snapshot = Snapshot::of(&flight);
-            let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
-            self.desks.put(desk, Some(snapshot));
             let before = bytes(&flight);
             let given = place.take();
             let stepped = catch_unwind(AssertUnwindSafe(|| {

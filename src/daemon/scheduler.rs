@@ -105,6 +105,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Inputs held in memory at most; more waits in Redis.
 const INPUT_BYTES: usize = 16 << 20;
+/// How long nobody looks whether what is claimed has a place at fal by now.
+const CROWDED: Duration = Duration::from_millis(20);
 /// Claimed jobs that are begun within this time are nobody's loss: the next claims may bring more of them.
 const BRISK: Duration = Duration::from_millis(20);
 
@@ -136,6 +138,19 @@ impl Scheduler {
             waiting: AtomicUsize::new(0),
             stage: AtomicU8::new(Stage::Run as u8),
         }
+    }
+
+    /// Nobody pulls before [`Scheduler::open`].
+    pub(crate) fn close(&self) {
+        self.lock().permit = None;
+    }
+
+    /// All threads are there: what is claimed from here on will be served.
+    pub(crate) fn open(&self) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        inner.permit = Some(now);
+        self.wake_for(&inner, now);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -197,7 +212,7 @@ impl Scheduler {
                 inner = self.lock();
                 continue;
             }
-            inner = self.wait(inner, now);
+            inner = self.wait(inner, gate, now);
         }
     }
 
@@ -239,19 +254,23 @@ impl Scheduler {
         let used_up = inner.came.map(|at| now.saturating_duration_since(at));
         inner.brisk = inner.more && used_up.is_some_and(|after| after < BRISK);
         // With one thread, or with all others in exchanges that may hang, nobody else serves what becomes
-        // due, or comes back from a transfer.
-        let others = inner.idle > 0 || inner.leader_until.is_some();
-        let block = match inner.earliest_step() {
+        // due, or comes back from a transfer; and one other alone may meet such an exchange meanwhile.
+        let others = inner.idle + usize::from(inner.leader_until.is_some());
+        let enough = others > usize::from(self.threads == 2);
+        let (moving, waiting) = (!inner.transferring.is_empty(), !inner.claimed.is_empty());
+        let most = match others {
+            0 if moving || waiting => Duration::ZERO,
             // Who waits for a place may wait for fal: somebody must look whether it is back.
-            _ if others && !inner.claimed.is_empty() => Duration::from_millis(500),
-            _ if others => BLOCK,
-            _ if !inner.transferring.is_empty() || !inner.claimed.is_empty() => Duration::ZERO,
+            _ if waiting || (moving && !enough) => Duration::from_millis(500),
+            _ => BLOCK,
+        };
+        let block = match inner.earliest_step().filter(|_| !enough) {
             // An idle Redis rounds the time-out of BRPOP up to a tenth of a second.
             Some(due) => due
                 .saturating_duration_since(now)
                 .saturating_sub(Duration::from_millis(150))
-                .min(BLOCK),
-            None => BLOCK,
+                .min(most),
+            None => most,
         };
         self.wake_another(&mut inner, gate, now);
         Work::Pull(
@@ -264,8 +283,19 @@ impl Scheduler {
         )
     }
 
-    fn wait<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, now: Instant) -> MutexGuard<'a, Inner> {
-        let until = inner.earliest();
+    fn wait<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        gate: &Gate,
+        now: Instant,
+    ) -> MutexGuard<'a, Inner> {
+        // A place at fal is given back in the midst of a step, whose write to Redis may then take its time.
+        let crowded =
+            inner.stage == Stage::Run && !inner.claimed.is_empty() && !gate.is_open(Service::Fal);
+        let until = match crowded {
+            true => inner.earliest().into_iter().chain([now + CROWDED]).min(),
+            false => inner.earliest(),
+        };
         match (until, inner.leader_until) {
             (Some(until), None) => {
                 inner.leader_until = Some(until);

@@ -76,6 +76,7 @@ fn text(seen: &Seen, depths: Option<Depths>, first: Ended, last: Ended) -> Strin
         Pulling::Busy => "every thread is in a step".to_owned(),
         Pulling::Full => "full, pulls no more for now".to_owned(),
         Pulling::FalIsAway => "fal is away".to_owned(),
+        Pulling::BotRefused => "telegram refuses the bot, pulls nothing new".to_owned(),
     };
     let waits = depths.map(|depths| {
         // Those behind their users' turns are counted by a walk that takes several looks.

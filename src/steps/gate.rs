@@ -2,8 +2,8 @@
 //! work at the other. Breakers: a service that is away is asked by one probe at a time, its steps wait
 //! parked and use up nothing. Decisions are pure, given the time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A service with a bulkhead and a breaker.
@@ -24,6 +24,9 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 const LAST_PROBE: Duration = Duration::from_secs(10);
 /// How long a step waits for a place in a full bulkhead.
 const CROWDED: Duration = Duration::from_millis(20);
+
+/// How often Telegram is asked whether it takes a bot that it refused.
+const BOT_LOOK: Duration = Duration::from_secs(10);
 
 /// May this step go in?
 #[derive(Debug)]
@@ -73,8 +76,16 @@ pub(crate) struct Gate {
     telegram: Rooms,
     storage: Rooms,
     slow: AtomicUsize,
+    bot: Bot,
     most: usize,
     most_slow: usize,
+}
+
+/// Whether Telegram refuses the bot itself: a token that is wrong or was revoked, a bot that was frozen.
+#[derive(Debug, Default)]
+struct Bot {
+    refused: AtomicBool,
+    next_look: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +95,7 @@ struct Rooms {
 }
 
 impl Rooms {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Breaker> {
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,6 +109,7 @@ impl Gate {
             telegram: Rooms::default(),
             storage: Rooms::default(),
             slow: AtomicUsize::new(0),
+            bot: Bot::default(),
             // With what is left over one may wait for the bell and one is free, however long a service
             // hangs: from four threads on it never stops the other's work.
             most: (threads * 3 / 4).min(threads.saturating_sub(2)).max(1),
@@ -187,6 +199,45 @@ impl Gate {
     /// from now on.
     pub(crate) fn failed(&self, service: Service, now: Instant) -> bool {
         self.rooms(service).lock().bad(now)
+    }
+
+    /// Telegram refuses the bot: what would be paid for now could not be delivered.
+    pub(crate) fn bot_refused(&self, now: Instant) {
+        if !self.bot.refused.swap(true, Ordering::AcqRel) {
+            *self.next_look() = Some(now + BOT_LOOK);
+        }
+    }
+
+    /// Telegram did something for the bot, or refused that alone.
+    pub(crate) fn bot_taken(&self) {
+        if self.is_bot_refused() {
+            self.bot.refused.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether the bot was refused last.
+    pub(crate) fn is_bot_refused(&self) -> bool {
+        self.bot.refused.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody should ask now if it still is; one of those who want to know.
+    pub(crate) fn may_ask_for_bot(&self, now: Instant) -> bool {
+        if !self.is_bot_refused() {
+            return false;
+        }
+        let mut next = self.next_look();
+        let due = next.is_none_or(|at| at <= now);
+        if due {
+            *next = Some(now + BOT_LOOK);
+        }
+        due
+    }
+
+    fn next_look(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.bot
+            .next_look
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the service counts as away.

@@ -674,9 +674,11 @@ impl Worker {
             }
             Some(Refusal::Operator(_)) => {
                 self.tools.gate.answered(telegram);
+                self.tools.gate.bot_refused(Instant::now());
             }
             Some(_) | None => {
                 self.tools.gate.answered(telegram);
+                self.tools.gate.bot_taken();
                 self.tools.telegram_outage.succeeded();
             }
         }

@@ -160,7 +160,9 @@ pub(crate) fn pull(
     let deadline = Instant::now() + block;
     loop {
         if !std::mem::take(&mut listen_first) {
-            let (flights, more) = claim(worker, n, false)?;
+            // Asked at each claim: the bot may have been refused while the bell was waited for.
+            let paid_only = worker.tools.gate.is_bot_refused();
+            let (flights, more) = claim(worker, n, paid_only)?;
             if !flights.is_empty() || more {
                 return Ok((flights, more));
             }

@@ -102,7 +102,7 @@ impl Worker {
         (!turn.wait.is_zero()).then_some(turn)
     }
 
-    /// Notes whether Telegram is there, what its answer means for others, and at debug what it refused.
+    /// Notes whether Telegram is there, what its answer means for others, and what it refused.
     pub(super) fn note(&self, flight: &mut Flight, call: &Call, sent: &Result<Sent, Refusal>) {
         let refusal = sent.as_ref().err();
         self.telegram_heard(refusal);
@@ -116,7 +116,9 @@ impl Worker {
         let (job, why) = (job(flight), refusal.to_string());
         let fields: &[(&str, &dyn report::Value)] = &[("job", &job.job), ("why", &why.as_str())];
         match refusal {
-            Refusal::Bug(_) | Refusal::Repair(Repair::MarkupRefused) => {
+            // A mistake of the bot, that nobody sees in the chat.
+            Refusal::Bug(_)
+            | Refusal::Repair(Repair::ParseError | Repair::Entities | Repair::MarkupRefused) => {
                 report::warning("telegram refused a call", fields);
             }
             _ => report::debug("telegram refused a call", fields),

@@ -120,11 +120,27 @@ impl fmt::Display for Refusal {
             Refusal::AlreadySent(text) => write!(f, "sent and deleted: {text}"),
             Refusal::EditSuperseded => f.write_str("a newer edit won"),
             Refusal::FallBack(cause) => write!(f, "refused: {cause:?}"),
-            Refusal::Repair(repair) => write!(f, "to be repaired: {repair:?}"),
+            Refusal::Repair(repair) => write!(f, "refused: {repair}"),
             Refusal::Operator(text) => write!(f, "Telegram refuses the bot: {text}"),
             Refusal::Bug(text) => write!(f, "our request is wrong: {text}"),
             Refusal::Other400(text) => write!(f, "refused: {text}"),
         }
+    }
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Repair::Migrated(id) => return write!(f, "the group lives on as {id}"),
+            Repair::ParseError => "its markup cannot be read, it goes as plain text",
+            Repair::Entities => "its entities are wrong, it goes as plain text",
+            Repair::CaptionTooLong => "its caption is too long, it goes in parts",
+            Repair::TextTooLong => "its text is too long, it goes as plain text",
+            Repair::TextEmpty => "its text shows nothing",
+            Repair::ReplyGone => "what it replies to is gone, it goes without",
+            Repair::ThreadGone => "its topic is gone or closed, it goes without",
+            Repair::MarkupRefused => "its keyboard is wrong, it goes without",
+        })
     }
 }
 

@@ -674,7 +674,7 @@ fn broken_markup_in_an_edit_still_leaves_the_result_in_the_status_message() {
 
 #[test]
 fn a_keyboard_that_telegram_refuses_is_left_out_and_the_result_arrives() {
-    let (mut world, _daemon) = World::running();
+    let (mut world, daemon) = World::running();
     let keyboards = [
         json!({"inline_keyboard": [{"text": "A", "callback_data": "a"}]}),
         json!({"inline_keyboard": {"text": "A", "callback_data": "a"}}),
@@ -692,6 +692,8 @@ fn a_keyboard_that_telegram_refuses_is_left_out_and_the_result_arrives() {
         assert_eq!(only(&world, chat).kind, Kind::Photo, "{keyboard}");
     }
     assert_eq!(world.sandbox.telegram.sends_count(), keyboards.len() as u64);
+    let warned = daemon.logged("why=\"refused: its keyboard is wrong, it goes without\"");
+    assert_eq!(warned, keyboards.len());
     world.assert_no_violations();
 }
 

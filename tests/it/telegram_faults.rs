@@ -1,6 +1,7 @@
 //! Telegram in trouble: what it says of a call decides whether the call is repeated; where nobody knows,
 //! an edit is repeated silently and a fresh send once more and counted (telegram-api sections 4 and 10).
 
+use crate::support::load::taking;
 use crate::support::proxy::Proxy;
 use crate::support::{Daemon, SOON, World, eventually, job, said, submits_of};
 use fal_worker::sandbox::faults::{Fault, Rule, RuleId};
@@ -281,6 +282,8 @@ fn a_refused_bot_token_loses_no_result_and_is_said_once() {
         let rule = Rule::always(endpoint, Fault::telegram(401, "Unauthorized"));
         world.sandbox.faults.add(rule);
     }
+    // All of them are paid before the first is refused.
+    taking(&world, 1000, 1500);
     let ids = ["a", "b", "c", "d", "e", "f", "g"];
     for (number, id) in ids.iter().enumerate() {
         world.push(job(id).chat(817_001 + number as i64).json());
@@ -309,6 +312,35 @@ fn a_refused_bot_token_loses_no_result_and_is_said_once() {
         world.wait_state(id, "done");
     }
     assert_eq!(world.sandbox.telegram.sends_count(), ids.len() as u64);
+    assert_eq!(world.counted("resent_after_unknown"), 0);
+    world.assert_clean();
+}
+
+#[test]
+fn while_telegram_refuses_the_bot_nothing_new_is_paid_for() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "4"]);
+    for endpoint in ["tg.sendphoto", "tg.getme"] {
+        let rule = Rule::always(endpoint, Fault::telegram(401, "Unauthorized"));
+        world.sandbox.faults.add(rule);
+    }
+    world.push(job("a").chat(819_001).json());
+    daemon.wait_log("telegram lost");
+    world.push(job("b").chat(819_002).json());
+    // What must not come cannot be waited for: some pulls.
+    let began = Instant::now();
+    eventually(
+        SOON,
+        || began.elapsed(),
+        |long| *long >= Duration::from_millis(1500),
+    );
+    assert_eq!(world.sandbox.fal.totals().submits, 1);
+    assert_eq!(world.state("b"), "queued");
+    // It is found out by itself, and what waited goes on at once.
+    world.sandbox.faults.clear();
+    for id in ["b", "a"] {
+        world.wait_state(id, "done");
+    }
     assert_eq!(world.counted("resent_after_unknown"), 0);
     world.assert_clean();
 }

@@ -6,6 +6,10 @@ use super::facts::Facts;
 use super::verdict::since;
 use std::time::Duration;
 
+/// Where Telegram refuses the bot.
+pub(super) const NEW_TOKEN: &str =
+    "Give the worker a token that Telegram takes (TELEGRAM_BOT_TOKEN): fal-worker check tries it.";
+
 /// Something that keeps every unpaid job from beginning.
 pub(super) struct Hindrance {
     pub(super) reason: &'static str,
@@ -82,6 +86,10 @@ pub(super) fn all(facts: &Facts) -> Vec<Hindrance> {
                  themselves."
                     .to_owned(),
             ),
+            "telegram refuses the bot" => (
+                "bot_refused",
+                "Telegram refuses the workers' bot, so nothing new is taken up that could not be delivered.".to_owned(),
+            ),
             "full" => (
                 "workers_full",
                 "Every worker holds as many jobs as it may (--max-in-flight).".to_owned(),
@@ -94,8 +102,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Hindrance> {
         found.push(Hindrance {
             reason,
             sentence,
-            todo: None,
-            hold: (reason != "fal_away").then_some(Duration::ZERO),
+            todo: (reason == "bot_refused").then(|| NEW_TOKEN.to_owned()),
+            hold: (!matches!(reason, "fal_away" | "bot_refused")).then_some(Duration::ZERO),
         });
     }
     found

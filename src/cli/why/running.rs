@@ -3,6 +3,7 @@
 use super::super::table::{short, time_of_day, visible};
 use super::facts::Facts;
 use super::finish::{self, Finish, LEASE};
+use super::hindrance::NEW_TOKEN;
 use super::verdict::{Verdict, new, since};
 use crate::job::UnixMs;
 use serde_json::Value;
@@ -82,6 +83,17 @@ fn whereabouts(facts: &Facts, said: &Value) -> Vec<String> {
         all.push("fal was, or is being, told to end it.".to_owned());
     }
     all
+}
+
+/// Its delivery waits until Telegram takes the bot again.
+fn bot_refused(mut verdict: Verdict) -> Verdict {
+    verdict.reason = "bot_refused";
+    let sentence =
+        "Telegram refuses the worker's bot: its delivery is tried again every half minute.";
+    verdict.sentences.push(sentence.to_owned());
+    verdict.todo = Some(NEW_TOKEN.to_owned());
+    verdict.finish = Finish::Unknown("Telegram refuses the bot".to_owned());
+    verdict
 }
 
 fn away(mut verdict: Verdict, service: &str) -> Verdict {
@@ -212,6 +224,9 @@ fn delivering(facts: &Facts, said: Option<&Value>) -> Verdict {
     let tries = said.and_then(|said| said["tries"].as_u64()).unwrap_or(0);
     if facts.is_away("telegram") {
         return away(new("delivering", sentences, Finish::Over), "telegram");
+    }
+    if facts.is_away("bot") {
+        return bot_refused(new("delivering", sentences, Finish::Over));
     }
     if let Some(at) = missing {
         sentences.push(format!(

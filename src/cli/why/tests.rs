@@ -220,6 +220,18 @@ fn cases() -> Vec<Case> {
             "When it ends cannot be known: fal is away",
         ),
         (
+            "a bot that is refused",
+            ready(&|facts| {
+                facts.answers = vec![(
+                    "w~1".into(),
+                    Some(json!({"pulling": "telegram refuses the bot"})),
+                )]
+            }),
+            "bot_refused",
+            &["nothing new is taken up", "Give the worker a token"],
+            "When it ends cannot be known: Telegram refuses the bot",
+        ),
+        (
             "full workers",
             ready(&|facts| facts.answers = vec![("w~1".into(), Some(json!({"pulling": "full"})))]),
             "workers_full",
@@ -633,6 +645,21 @@ fn cases() -> Vec<Case> {
             "telegram_away",
             &["Telegram does not answer the worker"],
             "When it ends cannot be known: Telegram is away",
+        ),
+        (
+            "a bot that Telegram refuses",
+            with(running(&[("phase", "delivering")], Value::Null), &|facts| {
+                facts.answers = vec![(
+                    "w~1".into(),
+                    Some(json!({"away": ["bot"], "jobs": {"order-1": null}})),
+                )];
+            }),
+            "bot_refused",
+            &[
+                "Telegram refuses the worker's bot",
+                "Give the worker a token",
+            ],
+            "When it ends cannot be known: Telegram refuses the bot",
         ),
         (
             "Telegram's rate",

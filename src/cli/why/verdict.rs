@@ -151,6 +151,7 @@ fn hindered(facts: &Facts, mut verdict: Verdict, finish: impl Fn(Duration) -> Fi
             {
                 Some("no_worker" | "worker_silent") => "no worker is there to do it",
                 Some("fal_away") => "fal is away",
+                Some("bot_refused") => "Telegram refuses the bot",
                 Some("paused_balance" | "paused_key") => {
                     "nobody knows when the fal account is good again"
                 }

@@ -391,6 +391,57 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
     assert_eq!(moving, Duration::ZERO);
 }
 
+#[test]
+fn of_two_threads_none_relies_on_the_other_while_it_pulls() {
+    // The other one waits as a leader.
+    let block = |prepare: &dyn Fn(&Scheduler)| {
+        let scheduler = scheduler(2);
+        prepare(&scheduler);
+        scheduler.lock().leader_until = Some(Instant::now() + 60_000 * MS);
+        permit(scheduler.next(&mut 7, &GATE, || ())).1
+    };
+    assert_eq!(block(&|_| {}), BLOCK);
+    let soon = block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 2000 * MS));
+    assert!(soon > 1700 * MS && soon <= 1850 * MS, "{soon:?}");
+    let moving = block(&|s| s.transferring(Snapshot::of(&named("a", Phase::Delivering))));
+    assert_eq!(moving, 500 * MS);
+}
+
+#[test]
+fn a_place_that_was_given_back_in_the_midst_of_a_step_is_found() {
+    // One place at fal, and it is taken.
+    let gate: &'static Gate = Box::leak(Box::new(Gate::new(3)));
+    let taken = gate.enter_if_there(Service::Fal, Instant::now()).unwrap();
+    let scheduler = Arc::new(without_permit(3));
+    scheduler.claimed([named("a", Phase::Submitting)].into_iter());
+    let (found, finds) = mpsc::channel();
+    {
+        let scheduler = scheduler.clone();
+        thread::spawn(move || {
+            let _ = found.send(name(scheduler.next(&mut 0, gate, || ())));
+        });
+    }
+    assert!(finds.recv_timeout(50 * MS).is_err(), "there is no place");
+    drop(taken); // and nobody says so
+    assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("a"));
+}
+
+#[test]
+fn nobody_pulls_before_the_scheduler_is_open() {
+    let scheduler = Arc::new(scheduler(2));
+    scheduler.close();
+    let (found, finds) = mpsc::channel();
+    {
+        let scheduler = scheduler.clone();
+        thread::spawn(move || {
+            let _ = found.send(name(scheduler.next(&mut 0, &GATE, || ())));
+        });
+    }
+    assert!(finds.recv_timeout(50 * MS).is_err());
+    scheduler.open();
+    assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("pull"));
+}
+
 // ---- stages ----
 
 /// All others may be in exchanges that hang: what becomes due must not wait for the bell.

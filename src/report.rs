@@ -473,19 +473,27 @@ pub fn redis_back(after: Duration) {
 
 /// `<service> lost`: it stopped answering.
 pub fn service_lost(service: &str, reason: &str) {
-    COUNTERS.outages.fetch_add(1, Relaxed);
-    line(
-        Level::Warn,
-        &format!("{service} lost"),
-        &[("reason", &reason)],
-    );
+    went(service, "lost", reason);
 }
 
 /// `<service> back`, after so long.
 pub fn service_back(service: &str, after: Duration) {
+    came(service, "back", after);
+}
+
+fn went(service: &str, how: &str, reason: &str) {
+    COUNTERS.outages.fetch_add(1, Relaxed);
+    line(
+        Level::Warn,
+        &format!("{service} {how}"),
+        &[("reason", &reason)],
+    );
+}
+
+fn came(service: &str, how: &str, after: Duration) {
     line(
         Level::Info,
-        &format!("{service} back"),
+        &format!("{service} {how}"),
         &[("after_s", &after)],
     );
 }
@@ -495,14 +503,22 @@ pub fn service_back(service: &str, after: Duration) {
 #[derive(Debug)]
 pub struct Outage {
     service: &'static str,
+    /// What it does, in words: it is `lost`, it is `back`.
+    words: [&'static str; 2],
     since: Mutex<Option<Instant>>,
 }
 
 impl Outage {
     /// A service that answers: `redis`, `fal`, `telegram`.
     pub const fn new(service: &'static str) -> Outage {
+        Outage::in_words(service, ["lost", "back"])
+    }
+
+    /// The same where `lost` and `back` would say something else.
+    pub const fn in_words(service: &'static str, words: [&'static str; 2]) -> Outage {
         Outage {
             service,
+            words,
             since: Mutex::new(None),
         }
     }
@@ -517,7 +533,7 @@ impl Outage {
     pub fn failed_since(&self, reason: &str, since: Instant) -> bool {
         let first = self.failed_at(since);
         if first {
-            service_lost(self.service, reason);
+            went(self.service, self.words[0], reason);
         }
         first
     }
@@ -526,7 +542,7 @@ impl Outage {
     pub fn succeeded(&self) -> Option<Duration> {
         let away = self.succeeded_at(Instant::now());
         if let Some(away) = away {
-            service_back(self.service, away);
+            came(self.service, self.words[1], away);
         }
         away
     }

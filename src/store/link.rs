@@ -80,7 +80,8 @@ impl Default for Health {
             away: AtomicBool::new(false),
             gone: Mutex::default(),
             outage: report::Outage::new("redis"),
-            full: report::Outage::new("redis memory"),
+            // Nothing is lost: new work waits, what is paid goes on.
+            full: report::Outage::in_words("redis memory", ["full", "free again"]),
             auth_refused: AtomicBool::new(false),
             tls_refused: AtomicBool::new(false),
             version: Mutex::default(),

@@ -509,7 +509,7 @@ fn a_full_redis_takes_what_is_paid_and_makes_the_rest_wait() {
     world.wait_state("new", "queued");
     let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "1"]);
     let _: u64 = world.redis(&["DEL", "fal:paused"]);
-    daemon.wait_log("redis memory lost");
+    daemon.wait_log("redis memory full reason=");
     let states = world.wait_ended(&ids, SOON);
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
     assert_eq!(world.state("new"), "queued");
@@ -517,7 +517,8 @@ fn a_full_redis_takes_what_is_paid_and_makes_the_rest_wait() {
     assert_eq!(daemon.logged("redis lost"), 0);
     let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "0"]);
     world.wait_state("new", "done");
-    daemon.wait_log("redis memory back");
+    daemon.wait_log("redis memory free again after_s=");
+    assert_eq!(daemon.logged("redis refused"), 0, "{}", daemon.log_text());
     assert_load_ended_with(&mut world, &ids, 1);
     works_at_once(&mut world, "after");
     assert_eq!(daemon.logged("took over"), 0);

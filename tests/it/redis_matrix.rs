@@ -233,8 +233,8 @@ fn assert_said(
         Said::Full => {
             assert_eq!(lost, 0, "{}", log());
             let (full, again) = (
-                daemon.logged("redis memory lost"),
-                daemon.logged("redis memory back"),
+                daemon.logged("redis memory full"),
+                daemon.logged("redis memory free again"),
             );
             assert!(full <= 1 && again == full, "{}", log());
         }

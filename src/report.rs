@@ -10,6 +10,7 @@ mod flood;
 mod line;
 mod logger;
 pub mod metrics;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ pub use log::Level;
 pub use logger::{
     Style, hide, init_logging, install_panic_hook, line, tell_held_back, without_secrets,
 };
+pub use refusals::{At, Refusals};
 
 use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};

@@ -19,7 +19,7 @@ use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
 use crate::job::state::{Policy, save_large};
 use crate::recorder::{self, Recorder};
-use crate::report;
+use crate::report::{self, At, Refusals};
 use crate::steps::gate::Gate;
 use crate::steps::pull::Blocker;
 use crate::steps::rotation::{self, Rotation};
@@ -776,6 +776,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
     let mut blocker = Blocker::new(INBOX_BLOCK);
     let pause = Pause::default();
     let mut heard: Option<Vec<u8>> = None;
+    let refusals = Refusals::new("redis refused an intake", "redis takes entries again");
     let came = || engine.signs.note(|life, now| life.inbox_came(now));
     let failed = |at| engine.signs.note(|life, now| life.inbox_failed(now, at));
     while !ends.load(Ordering::Acquire) {
@@ -786,7 +787,10 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
             None => steps::intake::intake(&worker),
         }));
         match &taken {
-            Ok(Ok(_)) => engine.signs.note(|life, now| life.inbox_asked(now)),
+            Ok(Ok(_)) => {
+                engine.signs.note(|life, now| life.inbox_asked(now));
+                refusals.taken(At::Asking);
+            }
             Ok(Err(_)) | Err(_) => failed(Failed::Asking),
         }
         match taken {
@@ -795,20 +799,24 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
                 Ok(entry) => {
                     came();
                     heard = entry;
+                    refusals.taken(At::Waiting);
                 }
-                Err(fault) => {
+                Err(Fault::Refused(why)) => {
                     failed(Failed::Waiting);
-                    if let Fault::Away(why) = &fault
-                        && !ends.load(Ordering::Acquire)
-                    {
-                        store.health.lost(why, Instant::now());
+                    refusals.refused(&why, At::Waiting, || worker.session.in_the_way(&why));
+                    pause.wait(ends, Duration::from_secs(1));
+                }
+                Err(Fault::Away(why)) => {
+                    failed(Failed::Waiting);
+                    if !ends.load(Ordering::Acquire) {
+                        store.health.lost(&why, Instant::now());
                     }
                     pause.wait(ends, Duration::from_millis(100));
                 }
             },
             Ok(Err(denied)) => {
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
-                    report::warning("redis refused an intake", &[("why", &why.as_str())]);
+                    refusals.refused(why, At::Asking, || worker.session.in_the_way(why));
                     pause.wait(ends, Duration::from_secs(1));
                 }
                 pause.wait(ends, Duration::from_millis(100));

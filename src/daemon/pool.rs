@@ -7,7 +7,7 @@ use super::scheduler::{Permit, Scheduler, Stage, Work};
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::job::{JobId, Phase};
-use crate::report;
+use crate::report::{self, At, Refusals};
 use crate::steps::gate::{Entry, Gate, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
 use crate::steps::{self, Snapshot, Worker};
@@ -123,6 +123,8 @@ pub(crate) struct Engine {
     transfers: [Sender<Box<Flight>>; 2],
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
     emptied: AtomicBool,
+    /// Of claims.
+    refusals: Refusals,
 }
 
 impl Engine {
@@ -144,6 +146,7 @@ impl Engine {
             queues: Queues::default(),
             transfers: [calls, moves],
             emptied: AtomicBool::new(false),
+            refusals: Refusals::new("redis refused a claim", "redis takes claims again"),
         };
         (engine, Moved { direct, files })
     }
@@ -210,9 +213,12 @@ impl Engine {
         } else {
             let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
             let go_on = || {
-                asked.set(true);
                 self.signs.note(|life, now| life.pull_asked(now));
-                self.scheduler.stage() == Stage::Run
+                let goes_on = self.scheduler.stage() == Stage::Run;
+                if goes_on {
+                    asked.set(true);
+                }
+                goes_on
             };
             let n = self.scheduler.claim_size().min(room);
             pull(
@@ -230,17 +236,18 @@ impl Engine {
                 flights
             })
         };
+        let at = if asked.get() { At::Waiting } else { At::Asking };
         let flights = match pulled {
             Ok(flights) => flights,
             Err(denied) => {
-                let at = if asked.get() {
-                    Failed::Waiting
-                } else {
-                    Failed::Asking
+                let failed = match at {
+                    At::Waiting => Failed::Waiting,
+                    At::Asking => Failed::Asking,
                 };
-                self.signs.note(|life, now| life.pull_failed(now, at));
+                self.signs.note(|life, now| life.pull_failed(now, failed));
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
-                    report::warning("redis refused a claim", &[("why", &why.as_str())]);
+                    let in_the_way = || worker.session.in_the_way(why);
+                    self.refusals.refused(why, at, in_the_way);
                 }
                 // No thread sleeps: the permit waits in the scheduler.
                 permit.park(match denied {
@@ -253,6 +260,7 @@ impl Engine {
                 return;
             }
         };
+        self.refusals.taken(at);
         let served = !flights.is_empty() || room == 0;
         self.signs.note(|life, now| life.pull_came(now, served));
         if flights.is_empty() {

@@ -162,6 +162,43 @@ fn many_threads_notice_one_outage() {
 }
 
 #[test]
+fn a_refusal_is_told_once_a_reason_and_once_when_it_is_over() {
+    let refusals = Refusals::new("redis refused a test", "redis takes tests again");
+    let start = Instant::now();
+    let at = |s| start + Duration::from_secs(s);
+    let news = |why, second| refusals.is_news(why, At::Asking, at(second));
+    assert_eq!(refusals.ends(At::Asking, at(0)), None);
+    assert!(news("WRONGTYPE", 1));
+    assert!(!news("WRONGTYPE", 2));
+    assert!(news("NOPERM", 3), "another reason");
+    // Two that take turns are no news.
+    assert!(!news("WRONGTYPE", 4) && !news("NOPERM", 5));
+    assert_eq!(
+        refusals.ends(At::Asking, at(6)),
+        Some(Duration::from_secs(5))
+    );
+    assert_eq!(refusals.ends(At::Waiting, at(7)), None);
+    assert!(news("WRONGTYPE", 8), "the next one is a new one");
+}
+
+#[test]
+fn who_may_not_wait_is_still_refused_while_asking_goes_well() {
+    let refusals = Refusals::new("redis refused a test", "redis takes tests again");
+    let now = Instant::now();
+    assert!(refusals.is_news("NOPERM", At::Waiting, now));
+    assert_eq!(refusals.ends(At::Asking, now), None);
+    assert!(!refusals.is_news("NOPERM", At::Waiting, now));
+    assert!(refusals.ends(At::Waiting, now).is_some());
+}
+
+#[test]
+fn reasons_that_never_repeat_are_no_flood() {
+    let refusals = Refusals::new("redis refused a test", "redis takes tests again");
+    let told = (0..1000).filter(|n| refusals.is_news(&n.to_string(), At::Asking, Instant::now()));
+    assert!(told.count() < 10);
+}
+
+#[test]
 fn retries_are_counted_by_kind() {
     let count = || counters().retries_of(Kind::NoBalance).load(Relaxed);
     let before = count();

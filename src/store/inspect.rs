@@ -1,12 +1,12 @@
 //! What `check` asks of a Redis: its state, our rights in it and what lies at our keys. It judges nothing, and
 //! all it writes is one key of its own for a moment.
 
-use super::FORMAT;
 use super::keys::Keys;
 use super::link::{Fault, describe, fault, fault_word};
 use super::read;
 use super::script::digest;
 use super::topology::Topology;
+use super::{FORMAT, Session};
 use crate::config::{self, Server};
 use crate::job::gathered;
 use redis::{Connection, RedisError, Value};
@@ -240,28 +240,7 @@ impl Inspection {
     }
 
     fn types(&mut self, con: &mut Connection, keys: &Keys) -> Result<(), Fault> {
-        let mut expected = vec![
-            (keys.inbox.clone(), "list"),
-            (keys.bell.clone(), "list"),
-            (keys.later.clone(), "zset"),
-            (keys.dead.clone(), "zset"),
-            (keys.workers.clone(), "zset"),
-            (keys.gone.clone(), "zset"),
-            (keys.held.clone(), "zset"),
-            (keys.waiters.clone(), "set"),
-            (keys.at_fal(""), "set"),
-            (keys.events.clone(), "stream"),
-            (keys.config.clone(), "hash"),
-            (keys.stats.clone(), "hash"),
-            (keys.models.clone(), "hash"),
-            (keys.paused.clone(), "hash"),
-            (keys.window.clone(), "hash"),
-            (keys.audit.clone(), "hash"),
-            (keys.run.clone(), "string"),
-            (keys.store.clone(), "string"),
-        ];
-        expected.extend(keys.ready.iter().map(|key| (key.clone(), "list")));
-        for (key, right) in expected {
+        for (key, right) in expected(keys) {
             let Ok(answer) = asked(redis::cmd("TYPE").arg(&key).query(con))? else {
                 return Ok(()); // told among the rights
             };
@@ -301,6 +280,55 @@ impl Inspection {
             }
         }
         Ok(())
+    }
+}
+
+/// The keys that all workers share, and their types.
+fn expected(keys: &Keys) -> Vec<(String, &'static str)> {
+    let mut expected = vec![
+        (keys.inbox.clone(), "list"),
+        (keys.bell.clone(), "list"),
+        (keys.later.clone(), "zset"),
+        (keys.dead.clone(), "zset"),
+        (keys.workers.clone(), "zset"),
+        (keys.gone.clone(), "zset"),
+        (keys.held.clone(), "zset"),
+        (keys.waiters.clone(), "set"),
+        (keys.at_fal(""), "set"),
+        (keys.events.clone(), "stream"),
+        (keys.config.clone(), "hash"),
+        (keys.stats.clone(), "hash"),
+        (keys.models.clone(), "hash"),
+        (keys.paused.clone(), "hash"),
+        (keys.window.clone(), "hash"),
+        (keys.audit.clone(), "hash"),
+        (keys.run.clone(), "string"),
+        (keys.store.clone(), "string"),
+    ];
+    expected.extend(keys.ready.iter().map(|key| (key.clone(), "list")));
+    expected
+}
+
+impl Session {
+    /// After a refusal for the type of a key, whose name Redis does not say: the first of ours that holds
+    /// something else, and what. `None`: it is none of those that can be named beforehand.
+    pub(crate) fn in_the_way(&self, why: &str) -> Option<(String, String)> {
+        if !why.contains("WRONGTYPE") {
+            return None;
+        }
+        let (keys, me) = (&self.store().keys, self.store().identity());
+        let mut all = expected(keys);
+        all.push((keys.taken(&me.instance), "list"));
+        all.push((keys.claims(&me.instance), "hash"));
+        all.push((keys.worker(&me.instance), "hash"));
+        for (key, right) in all {
+            let answer = self.command(redis::cmd("TYPE").arg(&key)).ok()?;
+            let holds: String = read(answer).ok()?;
+            if holds != "none" && holds != right {
+                return Some((key, holds));
+            }
+        }
+        None
     }
 }
 

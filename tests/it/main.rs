@@ -44,6 +44,7 @@ mod redeliver;
 mod redis_conf;
 mod redis_faults;
 mod redis_matrix;
+mod redis_refusals;
 mod redis_socket;
 mod redis_tls;
 mod retry;

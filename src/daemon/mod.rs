@@ -275,7 +275,7 @@ fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
     }
 }
 
-/// Waits for the first answer of Redis: its absence is no error, but a refused password is.
+/// Waits for the first answer of Redis: its absence is no error, but what no waiting mends is.
 fn first_beat(
     keeper: &mut Keeper,
     tools: &Tools,
@@ -289,17 +289,10 @@ fn first_beat(
                     "--redis-url: redis refused: {why}"
                 )));
             }
-            Err(Fault::Away(why)) if tools.store.health.auth_refused() => {
-                return Err(StartError::Config(format!(
-                    "--redis-url: redis refused user or password: {why}"
-                )));
-            }
-            Err(Fault::Away(why)) if tools.store.health.tls_refused() => {
-                return Err(StartError::Config(format!(
-                    "--redis-url: no connection by TLS: {why}"
-                )));
-            }
-            Err(Fault::Away(_)) => {
+            Err(Fault::Away(why)) => {
+                if let Some(unfit) = tools.store.health.unfit() {
+                    return Err(StartError::Config(format!("--redis-url: {unfit}: {why}")));
+                }
                 let why = tools.store.health.away().map(|(_, why)| why);
                 let line = one_line(format!("waiting for redis: {}", why.unwrap_or_default()));
                 notify(&[

@@ -7,6 +7,7 @@ use crate::config::{Fresh, RedisUrl, SecretFile, Source, What};
 use crate::fal::Probe;
 use crate::job::failure::Kind;
 use crate::report;
+use crate::store::Unfit;
 use crate::telegram::refusal::Refusal;
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Duration;
@@ -113,7 +114,7 @@ pub(crate) fn look(worker: &Worker) -> Vec<What> {
     let taken = tools.rotation.look(tools, |what| match what {
         What::FalKey => tools.fal.take_key_refused(),
         What::BotToken => telegram.is_some_and(|telegram| telegram.take_token_refused()),
-        What::RedisUrl => tools.store.health.auth_refused(),
+        What::RedisUrl => tools.store.health.unfit() == Some(Unfit::Login),
     });
     for what in &taken {
         let refused = match (what, telegram) {

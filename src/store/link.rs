@@ -3,6 +3,7 @@
 //! used again after an I/O error or a time-out: redis-rs would skip the late answer silently and the
 //! next command would wait for it.
 
+use super::settings;
 use super::tls;
 use super::topology::Topology;
 use crate::config::Server;
@@ -46,6 +47,31 @@ impl std::fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// What no waiting mends about a connection: at start a mistake in the configuration, while running an
+/// outage like any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// User or password.
+    Login,
+    /// One side's certificate.
+    Tls,
+    /// The number of the database.
+    Database,
+    /// It is too old for the scripts.
+    Version,
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unfit::Login => "redis refused user or password",
+            Unfit::Tls => "no connection by TLS",
+            Unfit::Database => "redis refused the database",
+            Unfit::Version => "redis is too old",
+        })
+    }
+}
+
 /// What is known about Redis itself, shared by all connections of a process.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -54,8 +80,7 @@ pub(crate) struct Health {
     gone: Mutex<Option<(Instant, String)>>,
     outage: report::Outage,
     full: report::Outage,
-    auth_refused: AtomicBool,
-    tls_refused: AtomicBool,
+    unfit: Mutex<Option<Unfit>>,
     version: Mutex<String>,
     connect_failures: AtomicU64,
     last_connect_error: Mutex<String>,
@@ -82,8 +107,7 @@ impl Default for Health {
             outage: report::Outage::new("redis"),
             // Nothing is lost: new work waits, what is paid goes on.
             full: report::Outage::in_words("redis memory", ["full", "free again"]),
-            auth_refused: AtomicBool::new(false),
-            tls_refused: AtomicBool::new(false),
+            unfit: Mutex::default(),
             version: Mutex::default(),
             connect_failures: AtomicU64::new(0),
             last_connect_error: Mutex::default(),
@@ -100,14 +124,13 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Whether Redis refused our password: at start that is a mistake in the configuration.
-    pub(crate) fn auth_refused(&self) -> bool {
-        self.auth_refused.load(Ordering::Acquire)
+    /// Why the last connection could not be had, where no waiting mends it.
+    pub(crate) fn unfit(&self) -> Option<Unfit> {
+        *self.unfit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one side refused the other's certificate, which is such a mistake too.
-    pub(crate) fn tls_refused(&self) -> bool {
-        self.tls_refused.load(Ordering::Acquire)
+    fn set_unfit(&self, unfit: Option<Unfit>) {
+        *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
     }
 
     /// Version of the Redis last reached.
@@ -202,7 +225,7 @@ impl Health {
             self.away.store(true, Ordering::Release);
         }
         let reached = !self.version().is_empty();
-        if (self.auth_refused() || self.tls_refused()) && !reached {
+        if self.unfit().is_some() && !reached {
             return; // it is the configuration that is refused, and said so
         }
         match self.address.get().filter(|_| !reached) {
@@ -264,11 +287,8 @@ impl Health {
 
     fn connect_failed(&self, error: &RedisError) {
         report::redis_error();
-        self.auth_refused
-            .store(is_login_refused(error), Ordering::Release);
         let why = describe(error);
-        self.tls_refused
-            .store(tls::refusal(&why).is_some(), Ordering::Release);
+        self.set_unfit(unfit(error, &why));
         if let Some((_, last)) = &mut *self.gone() {
             last.clone_from(&why);
         }
@@ -290,8 +310,7 @@ impl Health {
     /// what was asked before leads to a server that is gone, or is no master any more without knowing it.
     /// `asked`: when this one was asked which Redis it is.
     fn reached(&self, run_id: &str, version: &str, asked: Instant) {
-        self.auth_refused.store(false, Ordering::Release);
-        self.tls_refused.store(false, Ordering::Release);
+        self.set_unfit(None);
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
         let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
         match known.as_deref() {
@@ -368,8 +387,11 @@ impl Opener {
                 .unwrap_or("")
                 .trim()
         };
-        self.health
-            .reached(said("run_id:"), said("redis_version:"), asked);
+        let version = said("redis_version:");
+        if settings::is_too_old(version) {
+            return Err(std::io::Error::other(settings::too_old(version)).into());
+        }
+        self.health.reached(said("run_id:"), version, asked);
         Ok((con, asked))
     }
 
@@ -596,6 +618,30 @@ pub(crate) fn is_login_refused(error: &RedisError) -> bool {
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
 }
 
+/// What no waiting mends in an error of a connection that was to be opened; `text`: the error in words.
+fn unfit(error: &RedisError, text: &str) -> Option<Unfit> {
+    if is_login_refused(error) {
+        Some(Unfit::Login)
+    } else if tls::refusal(text).is_some() {
+        Some(Unfit::Tls)
+    } else if is_database_refused(text) {
+        Some(Unfit::Database)
+    } else if text.contains(settings::TOO_OLD) {
+        Some(Unfit::Version)
+    } else {
+        None
+    }
+}
+
+/// Whether the number of the database is what is wrong. The same words stand in front of whatever the server
+/// says first (that it has clients enough, that it is loading), and of that it may think better.
+fn is_database_refused(text: &str) -> bool {
+    // A number out of range, only database 0 here, none in a cluster, no right to SELECT.
+    const FOR_GOOD: [&str; 4] = ["index", "database is", "cluster mode", "permission"];
+    let said = text.split_once("refused to switch database");
+    said.is_some_and(|(_, why)| FOR_GOOD.iter().any(|sign| why.contains(sign)))
+}
+
 /// Sorts an error of redis-rs.
 pub(crate) fn fault(error: &RedisError) -> Fault {
     let text = describe(error);
@@ -670,6 +716,32 @@ mod tests {
         assert!(!health.is_away());
         health.lost("no answer in time", Instant::now());
         assert!(health.is_away());
+    }
+
+    #[test]
+    fn only_a_database_that_will_never_be_there_is_refused_for_good() {
+        let error = |said: &str| {
+            let code = ErrorKind::Server(redis::ServerErrorKind::ResponseError);
+            let what = "Redis server refused to switch database";
+            RedisError::from((code, what, said.to_owned()))
+        };
+        for (said, refused) in [
+            ("DB index is out of range", true),
+            ("invalid DB index", true),
+            ("Only 0th database is supported! Selected DB: 9", true),
+            ("SELECT is not allowed in cluster mode", true),
+            (
+                "User a has no permissions to run the 'select' command",
+                true,
+            ),
+            ("max number of clients reached", false),
+            ("Redis is loading the dataset in memory", false),
+            ("no upstream host", false),
+        ] {
+            let error = error(said);
+            let seen = unfit(&error, &describe(&error));
+            assert_eq!(seen, refused.then_some(Unfit::Database), "{said}");
+        }
     }
 
     #[test]

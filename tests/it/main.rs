@@ -45,6 +45,7 @@ mod redis_conf;
 mod redis_faults;
 mod redis_matrix;
 mod redis_refusals;
+mod redis_settings;
 mod redis_socket;
 mod redis_tls;
 mod retry;

@@ -5,13 +5,12 @@ use super::memory::Need;
 use super::{Line, PATIENCE, Verdict, mb};
 use crate::config::Config;
 use crate::store::inspect::{Inspection, inspect};
+use crate::store::settings::is_too_old;
 use crate::store::view::{View, WorkerView};
 use crate::store::{FORMAT, Fault, tls_refusal};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The oldest that is tested.
-const OLDEST: [u64; 3] = [6, 0, 16];
 /// A trip longer than this shows in every job, and one beyond the second in how many there can be.
 const SLOW: Duration = Duration::from_millis(5);
 const VERY_SLOW: Duration = Duration::from_millis(50);
@@ -131,14 +130,15 @@ fn version(found: &Inspection) -> Line {
         "" => ("Redis", found.said("redis_version")),
         version => ("Valkey", version),
     };
-    let mut numbers = found.said("redis_version").split('.').map(str::parse);
-    let parsed = [0; 3].map(|_: i32| numbers.next().and_then(Result::ok).unwrap_or(0u64));
     Line::new(
         "redis-version",
         "INFO server: 6.0.16 or newer, or Valkey",
         format!("{name} {version}"),
     )
-    .fail_if(name == "Redis" && parsed < OLDEST, "install a newer one")
+    .fail_if(
+        is_too_old(found.said("redis_version")),
+        "install a newer one",
+    )
 }
 
 fn role(found: &Inspection) -> Line {

@@ -43,6 +43,8 @@ struct State {
     watch: Option<(Flow, Vec<u8>)>,
     /// Not only the first such piece, but the first of each connection.
     watch_on: bool,
+    /// What answers say in place of something as long.
+    instead: Option<(Vec<u8>, Vec<u8>)>,
     /// Connections with something held by `watch`.
     held: Vec<u64>,
 }
@@ -117,6 +119,12 @@ impl Proxy {
         let mut state = self.shared.lock();
         state.watch = Some((direction, text.as_bytes().to_vec()));
         state.watch_on = false;
+    }
+
+    /// From here on answers say `instead` where the server says `text`. As long, since Redis counts bytes.
+    pub fn say_instead(&self, text: &str, instead: &str) {
+        assert_eq!(text.len(), instead.len());
+        self.shared.lock().instead = Some((text.into(), instead.into()));
     }
 
     /// Holds each connection from its first piece on that contains `text`.
@@ -271,6 +279,9 @@ impl Shared {
             if got == 0 || !self.may_pass(number, direction, &mut tail, &piece[..got]) {
                 break;
             }
+            if direction == Flow::Answers {
+                self.replace(&mut piece[..got]);
+            }
             if to.write_all(&piece[..got]).is_err() {
                 break;
             }
@@ -281,6 +292,19 @@ impl Shared {
         }
         state.links.retain(|link| link.number != number);
         self.changed.notify_all();
+    }
+
+    /// What is cut in two by the end of a piece stays as it is: an answer of a few hundred bytes is not.
+    fn replace(&self, piece: &mut [u8]) {
+        let state = self.lock();
+        let Some((text, instead)) = &state.instead else {
+            return;
+        };
+        for at in 0..piece.len() {
+            if piece[at..].starts_with(text) {
+                piece[at..at + instead.len()].copy_from_slice(instead);
+            }
+        }
     }
 
     /// Waits as long as this piece must not pass; false when its connection was cut meanwhile.

@@ -1,0 +1,63 @@
+//! The Redis that a start meets: what no waiting mends ends it with one line and 78.
+
+use crate::support::proxy::Proxy;
+use crate::support::{Daemon, SOON, World};
+
+/// The one line of a start that was refused.
+fn refusal(daemon: &mut Daemon) -> String {
+    let code = daemon.wait_exit(SOON);
+    let log = daemon.log_text();
+    assert_eq!(code, Some(78), "{log}");
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(
+        lines.len() == 1 && lines[0].contains("configuration refused: --redis-url: "),
+        "{log}"
+    );
+    lines[0].to_owned()
+}
+
+#[test]
+fn a_redis_that_is_too_old_is_one_clear_line_and_exit_78() {
+    let mut world = World::new();
+    let about: String = world.redis(&["INFO", "server"]);
+    let (_, version) = about.split_once("redis_version:").unwrap();
+    let version = version.lines().next().unwrap().trim();
+    let old = format!("5{}", &version[1..]);
+    let proxy = Proxy::to(&world.sandbox.redis.url());
+    proxy.say_instead(
+        &format!("redis_version:{version}"),
+        &format!("redis_version:{old}"),
+    );
+    world.redis_url = Some(format!("redis://{}", proxy.address()));
+    let mut daemon = world.spawn(&["--threads", "2"], &[]);
+    let line = refusal(&mut daemon);
+    assert!(line.contains(&old) && line.contains("6.0.16"), "{line}");
+    // Nothing was written into a Redis that cannot be worked with.
+    assert_eq!(world.redis::<u64>(&["DBSIZE"]), 0);
+}
+
+#[test]
+fn a_database_that_is_not_there_is_one_clear_line_and_exit_78() {
+    let mut world = World::new();
+    let url = format!("{}/99", world.sandbox.redis.url());
+    world.redis_url = Some(url.clone());
+    let mut daemon = world.spawn(&["--threads", "2"], &[]);
+    let line = refusal(&mut daemon);
+    assert!(line.contains("database"), "{line}");
+    // The commands say so too.
+    let status = world.cli(&["status"]).env("REDIS_URL", &url).output();
+    assert_eq!(status.unwrap().status.code(), Some(78));
+}
+
+#[test]
+fn a_redis_with_clients_enough_is_waited_for_in_any_database() {
+    let mut world = World::new();
+    let url = world.sandbox.redis.url();
+    world.redis_url = Some(format!("{url}/1"));
+    // This test's own connection is the one that is let in.
+    let _: String = world.redis(&["CONFIG", "SET", "maxclients", "1"]);
+    let daemon = world.spawn(&["--threads", "2"], &[]);
+    daemon.wait_log("redis lost");
+    let _: String = world.redis(&["CONFIG", "SET", "maxclients", "1000"]);
+    daemon.wait_log(" ready ");
+}

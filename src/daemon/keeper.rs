@@ -12,6 +12,7 @@ use crate::job::window::Window;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
+use crate::store::settings::Settings;
 use crate::store::{AUDIT_TICK, Beat, Denied, Depths, Fault, Process, Session, Walk, steps_text};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -128,6 +129,11 @@ impl Keeper {
             shared_written: false,
             window: None,
         }
+    }
+
+    /// What Redis says of itself.
+    pub(crate) fn settings(&self) -> Result<Settings, Fault> {
+        self.session.settings()
     }
 
     /// Time between beats: every second or a fifth of the lease, the shorter.

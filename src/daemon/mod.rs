@@ -105,6 +105,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
         report::stopped(0, 0);
         return Ok(());
     }
+    warn_of_settings(&keeper);
     if let Err(fault) = keeper.take_from_the_dead() {
         let why = fault.to_string();
         report::warning(
@@ -272,6 +273,33 @@ fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
         full: tools.store.health.full(),
         pulling: engine.pulling(&tools.gate),
         in_flight: engine.scheduler.in_flight(),
+    }
+}
+
+/// Says once what would cost jobs one day. A Redis that tells nothing of itself is let be.
+fn warn_of_settings(keeper: &Keeper) {
+    let settings = match keeper.settings() {
+        Ok(settings) => settings,
+        Err(fault) => {
+            let why = fault.to_string();
+            return report::debug("redis does not tell its settings", &[("why", &why)]);
+        }
+    };
+    if settings.evicts() {
+        report::warning(
+            "redis may evict keys, and jobs with them",
+            &[
+                ("maxmemory_policy", &settings.policy),
+                ("hint", &"redis-cli CONFIG SET maxmemory-policy noeviction"),
+            ],
+        );
+    }
+    if settings.has_no_aof() {
+        let hint = "redis-cli CONFIG SET appendonly yes, then CONFIG REWRITE; not by a restart, which would begin empty";
+        report::warning(
+            "redis has no AOF: its crash loses jobs, paid ones too",
+            &[("hint", &hint)],
+        );
     }
 }
 

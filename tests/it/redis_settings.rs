@@ -1,7 +1,11 @@
-//! The Redis that a start meets: what no waiting mends ends it with one line and 78.
+//! How the Redis is set that a start meets: what no waiting mends ends it with one line and 78, and what
+//! would cost jobs one day is said once.
 
 use crate::support::proxy::Proxy;
-use crate::support::{Daemon, SOON, World};
+use crate::support::{Daemon, SOON, World, eventually, job};
+
+const EVICTS: &str = "WARN  redis may evict keys";
+const NO_AOF: &str = "WARN  redis has no AOF";
 
 /// The one line of a start that was refused.
 fn refusal(daemon: &mut Daemon) -> String {
@@ -60,4 +64,63 @@ fn a_redis_with_clients_enough_is_waited_for_in_any_database() {
     daemon.wait_log("redis lost");
     let _: String = world.redis(&["CONFIG", "SET", "maxclients", "1000"]);
     daemon.wait_log(" ready ");
+}
+
+#[test]
+fn a_redis_that_evicts_or_keeps_nothing_is_told_of_once_at_the_start() {
+    let mut world = World::new();
+    let _: String = world.redis(&["CONFIG", "SET", "appendonly", "no"]);
+    let _: String = world.redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let daemon = world.daemon(&["--threads", "2"]);
+    let log = daemon.log_text();
+    assert_eq!(daemon.logged("WARN"), 2, "{log}");
+    let hint = |warning: &str| {
+        let line = log.lines().find(|line| line.contains(warning));
+        line.unwrap_or_else(|| panic!("no {warning}: {log}"))
+            .split_once(" hint=")
+            .unwrap()
+            .1
+    };
+    assert!(hint(EVICTS).contains("maxmemory-policy noeviction"));
+    assert!(hint(NO_AOF).contains("appendonly yes"));
+    // Not again where it comes back.
+    world.sandbox.redis.restart().unwrap();
+    let _: String = world.redis(&["CONFIG", "SET", "appendonly", "no"]);
+    daemon.wait_log("redis back");
+    world.push(job("after").json());
+    world.wait_state("after", "done");
+    assert_eq!((daemon.logged(EVICTS), daemon.logged(NO_AOF)), (1, 1));
+}
+
+#[test]
+fn a_redis_that_is_set_well_gets_no_warning() {
+    let (mut world, daemon) = World::running();
+    assert_eq!(daemon.logged("WARN"), 0, "{}", daemon.log_text());
+    // To ask was one call; the others are one for each connection.
+    let calls = |world: &mut World| -> u64 {
+        let stats: String = world.redis(&["INFO", "commandstats"]);
+        let info = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_info:"))
+            .unwrap();
+        let calls = info
+            .split_once("calls=")
+            .unwrap()
+            .1
+            .split(',')
+            .next()
+            .unwrap();
+        calls.parse().unwrap()
+    };
+    world.wait_idle();
+    let before = calls(&mut world);
+    let beats = |world: &mut World| {
+        let instance: Vec<String> = world.redis(&["ZRANGE", "fal:workers", "0", "0", "WITHSCORES"]);
+        instance[1].clone()
+    };
+    let mut last = beats(&mut world);
+    for _ in 0..3 {
+        last = eventually(SOON, || beats(&mut world), |beat| *beat != last);
+    }
+    assert_eq!(calls(&mut world), before + 1, "this test's own alone");
 }

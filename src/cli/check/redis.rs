@@ -5,7 +5,7 @@ use super::memory::Need;
 use super::{Line, PATIENCE, Verdict, mb};
 use crate::config::Config;
 use crate::store::inspect::{Inspection, inspect};
-use crate::store::settings::is_too_old;
+use crate::store::settings::{evicts, is_too_old};
 use crate::store::view::{View, WorkerView};
 use crate::store::{FORMAT, Fault, tls_refusal};
 use std::collections::BTreeMap;
@@ -182,13 +182,13 @@ fn policy(found: &Inspection) -> Line {
     );
     let advice =
         "it throws keys away, and jobs with them: redis-cli CONFIG SET maxmemory-policy noeviction";
-    match (policy, found.number("maxmemory")) {
-        ("noeviction" | "", _) => line,
-        (_, Some(0)) => line.is(
+    match (evicts(policy), found.number("maxmemory")) {
+        (false, _) => line,
+        (true, Some(0)) => line.is(
             Verdict::Warn,
             format!("as soon as there is a maxmemory, {advice}"),
         ),
-        _ => line.is(Verdict::Fail, advice),
+        (true, _) => line.is(Verdict::Fail, advice),
     }
 }
 

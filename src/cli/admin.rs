@@ -1,8 +1,9 @@
 //! What every command on a live system begins with. They need Redis and nothing else.
 
-use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE};
+use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
+use crate::job::failure::Kind;
 use crate::store::Fault;
 use crate::store::view::View;
 use rustix::event::{PollFd, PollFlags};
@@ -27,6 +28,25 @@ pub(super) fn known_id(text: &str) -> Result<JobId, u8> {
         eprintln!("fal-worker: {text:?} is no id: 1-128 of letters, digits and . _ : -");
         INCOMPLETE
     })
+}
+
+/// The kind that `--kind` names, if it is given. A name that there is not must not look like an empty answer.
+pub(super) fn kind(word: Option<&str>) -> Result<Option<Kind>, u8> {
+    let Some(word) = word else {
+        return Ok(None);
+    };
+    let kind = Kind::parse(word).ok_or_else(|| {
+        let all = Kind::ALL.map(Kind::as_str);
+        no_such("--kind", word, "kind of failure", &all)
+    })?;
+    Ok(Some(kind))
+}
+
+/// Says that a word is none of a list, and which there are; gives the exit code.
+pub(super) fn no_such(flag: &str, word: &str, what: &str, all: &[&str]) -> u8 {
+    let all = all.join(", ");
+    eprintln!("fal-worker: {flag}: {word:?} is no {what}; there are {all}");
+    USAGE
 }
 
 /// From now on a signal ends the command with exit 0 and these characters, as whoever watches a screen or a

@@ -2,10 +2,11 @@
 //! ends it.
 
 use super::EventsArgs;
-use super::admin::{away, end_cleanly, is_read, open, say};
+use super::admin::{away, end_cleanly, is_read, kind, no_such, open, say};
 use super::table::{event_words, visible};
 use crate::config::StoreConfig;
 use crate::job::{UnixMs, gathered};
+use crate::report::EVENTS;
 use crate::store::Fault;
 use crate::store::view::{EventView, View, field};
 use serde_json::{Value, json};
@@ -29,6 +30,12 @@ pub(super) fn events(args: &EventsArgs, store: &StoreConfig) -> u8 {
 }
 
 fn read(args: &EventsArgs, store: &StoreConfig) -> Result<u8, u8> {
+    kind(args.kind.as_deref())?;
+    if let Some(name) = args.event.as_deref()
+        && !EVENTS.contains(&name)
+    {
+        return Err(no_such("--event", name, "event", &EVENTS));
+    }
     let mut view = open(store)?;
     let now = view.now().map_err(|fault| away(&fault))?;
     let since = args.since.map(|span| {

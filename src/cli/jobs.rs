@@ -1,7 +1,7 @@
 //! `jobs`: a list of jobs by state, user, model, kind, age and `meta`, as a table with stable columns or one JSON
 //! object a line.
 
-use super::admin::{away, open, say};
+use super::admin::{away, kind, open, say};
 use super::table::{columns, short, visible};
 use super::{JobsArgs, USAGE};
 use crate::config::StoreConfig;
@@ -36,6 +36,7 @@ fn list(args: &JobsArgs, store: &StoreConfig) -> Result<u8, u8> {
             return Err(USAGE);
         }
     };
+    let kind = kind(args.kind.as_deref())?;
     let mut view = open(store)?;
     let now = view.now().map_err(|fault| away(&fault))?;
     let state = args.state.as_ref().map(|state| state.as_str());
@@ -47,10 +48,7 @@ fn list(args: &JobsArgs, store: &StoreConfig) -> Result<u8, u8> {
                 .user
                 .as_deref()
                 .is_none_or(|user| row.get("user") == user)
-            && args
-                .kind
-                .as_deref()
-                .is_none_or(|kind| row.get("kind") == kind)
+            && kind.is_none_or(|kind| row.get("kind") == kind.as_str())
             && args
                 .meta
                 .as_deref()

@@ -1,6 +1,6 @@
 //! `retry`: a new life for dead letters, and what each of them costs.
 
-use super::admin::{away, open};
+use super::admin::{away, kind, open};
 use super::operate::{NO_ID, print, tell};
 use super::{INCOMPLETE, USAGE};
 use crate::config::{StoreArgs, StoreConfig};
@@ -117,12 +117,6 @@ struct Wanted {
 
 impl Wanted {
     fn read(args: &RetryArgs) -> Result<Wanted, u8> {
-        let kind = args.kind.as_deref().map(|word| {
-            Kind::parse(word).ok_or_else(|| {
-                eprintln!("fal-worker: --kind: {word:?} is no kind of failure");
-                USAGE
-            })
-        });
         let model = args.model.as_deref().map(|text| {
             Pattern::new(text).ok_or_else(|| {
                 eprintln!("fal-worker: --model: {text:?} is no model, nor a pattern of models");
@@ -130,7 +124,7 @@ impl Wanted {
             })
         });
         Ok(Wanted {
-            kind: kind.transpose()?,
+            kind: kind(args.kind.as_deref())?,
             model: model.transpose()?,
         })
     }

@@ -477,6 +477,46 @@ fn events_are_filtered_bounded_and_readable() {
 }
 
 #[test]
+fn a_name_that_there_is_not_is_refused_before_anything_is_asked() {
+    for (args, all) in [
+        (
+            &["jobs", "--kind", "nope"][..],
+            &["unavailable", "timeout"][..],
+        ),
+        (
+            &["retry", "--all-dead", "--kind", "nope"],
+            &["unavailable", "timeout"],
+        ),
+        (
+            &["events", "--kind", "nope"],
+            &["content_policy", "expired"],
+        ),
+        (
+            &["events", "--event", "nope"],
+            &["queued", "failed", "taken_over"],
+        ),
+        (
+            &["events", "--follow", "--event", "Failed"],
+            &["queued", "failed", "taken_over"],
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .args(args)
+            .env_clear()
+            .env("REDIS_URL", "redis://127.0.0.1:1/0")
+            .output()
+            .unwrap();
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        let word = args.last().unwrap();
+        assert!(said.contains(&format!("{word:?} is no ")), "{said}");
+        for name in all {
+            assert!(said.contains(name), "{args:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn events_are_followed_across_an_outage_without_loss_or_repeat() {
     let mut world = World::new();
     let _two = two(&mut world);

@@ -82,7 +82,11 @@ fn retry_all(args: &RetryArgs, store: &StoreConfig) -> Result<u8, u8> {
         let ids: Vec<JobId> = ids.map(|letter| letter.id).collect();
         retry_some(args, &mut view, &ids, &mut sum)?;
         if !args.json && sum.free + sum.paid + sum.refused == 0 {
-            tell("no dead letter is so");
+            let all = args.kind.is_none() && args.model.is_none() && args.user.is_none();
+            tell(match all {
+                true => "there are no dead letters",
+                false => "no dead letter fits",
+            });
         }
     } else {
         // In the order in which they were named.

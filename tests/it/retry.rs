@@ -151,7 +151,15 @@ fn what_is_known_is_delivered_free_and_the_rest_is_generated_again_as_the_dry_ru
     assert_eq!(submits, [1, 1, 2]);
     assert_eq!(world.sandbox.telegram.messages(CHAT).len(), 2);
     let (text, code) = retry(&world, &["--all-dead"]);
-    assert_eq!((text.as_str(), code), ("no dead letter is so\n", 0));
+    assert_eq!((text.as_str(), code), ("there are no dead letters\n", 0));
+    for filter in [
+        ["--kind", "timeout"],
+        ["--model", "fal-ai/*"],
+        ["--user", "1"],
+    ] {
+        let (text, code) = retry(&world, &[&["--all-dead"][..], &filter].concat());
+        assert_eq!((text.as_str(), code), ("no dead letter fits\n", 0));
+    }
     let (text, code) = retry(&world, &["known", "nobody", "no id"]);
     assert_eq!(
         text,

@@ -122,16 +122,17 @@ pub(super) fn resume(args: &ResumeArgs, store: &StoreConfig) -> u8 {
     0
 }
 
-/// Who types, as far as the environment says.
+/// Who types: as the environment says, else by the number that the system knows him by.
 fn who(env: &Environment) -> String {
     let name = ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| env.get(name)?.to_str());
-    one_line(&format!(
-        "{}@{}",
-        name.unwrap_or("somebody"),
-        host_name().trim()
-    ))
+    // A timer or a container may name nobody.
+    let name = name.map_or_else(
+        || format!("uid {}", rustix::process::getuid().as_raw()),
+        str::to_owned,
+    );
+    one_line(&format!("{name}@{}", host_name().trim()))
 }
 
 fn one_line(text: &str) -> String {

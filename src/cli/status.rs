@@ -5,12 +5,12 @@ mod screen;
 mod threads;
 
 use super::admin::{away, end_cleanly, is_read, open, say};
-use super::table::{columns, cut, height, short, visible, width};
+use super::table::{columns, cut, height, moment, short, visible, width};
 use super::{INCOMPLETE, StatusArgs};
 use crate::config::StoreConfig;
 use crate::job::{UnixMs, gathered};
 use crate::store::Fault;
-use crate::store::view::{Status, View};
+use crate::store::view::{PauseView, Status, View};
 use lately::Lately;
 use serde_json::{Map, Value, json};
 use std::io::IsTerminal;
@@ -223,8 +223,7 @@ fn status_text(status: &Status, address: &str) -> String {
         status.redis_version, status.redis_memory
     );
     if let Some(pause) = &status.paused {
-        let (by, reason) = (visible(&pause.by), visible(&pause.reason));
-        out += &format!("PAUSED by {by}: {reason}\n\n");
+        out += &format!("{}\n\n", paused_words(pause, status.now));
     }
     let queues = status.queues.iter().map(|queue| {
         let oldest = queue.oldest.map_or("-".to_owned(), short);
@@ -286,6 +285,19 @@ fn status_text(status: &Status, address: &str) -> String {
     let workers: Vec<Vec<String>> = workers.collect();
     let heads = ["worker", "version", "threads", "in flight", "last beat"];
     out + &columns(&heads, &workers, usize::MAX)
+}
+
+/// `PAUSED by root@vm since 22:52 UTC, until 23:02 UTC: new prices`.
+fn paused_words(pause: &PauseView, now: UnixMs) -> String {
+    let until = pause.until.map_or(String::new(), |until| {
+        format!(", until {}", moment(until, now))
+    });
+    format!(
+        "PAUSED by {} since {}{until}: {}",
+        visible(&pause.by),
+        moment(pause.since, now),
+        visible(&pause.reason)
+    )
 }
 
 /// What holds jobs back, and how many.

@@ -1,5 +1,6 @@
 //! How commands show things to people: plain tables, spans and times, and data of jobs as harmless text.
 
+use crate::job::UnixMs;
 use crate::report;
 use crate::store::view::{EventView, field};
 use comfy_table::presets::NOTHING;
@@ -179,6 +180,16 @@ pub(super) fn time_of_day(ms: i64) -> String {
     clock(ms).get(11..19).unwrap_or_default().to_owned()
 }
 
+/// Minutes are enough: `22:52 UTC`, with the day where it is another than today's.
+pub(super) fn moment(at: UnixMs, now: UnixMs) -> String {
+    let (text, today) = (clock(at.0), clock(now.0));
+    let (day, minute) = (text.get(..10), text.get(11..16).unwrap_or_default());
+    match day {
+        Some(day) if today.get(..10) != Some(day) => format!("{day} {minute} UTC"),
+        _ => format!("{minute} UTC"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +207,19 @@ mod tests {
             (90_000_000, "1d 1h"),
         ] {
             assert_eq!(short(Duration::from_millis(ms)), text, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_moment_of_another_day_names_the_day() {
+        let now = UnixMs(1_795_694_400_000); // 2026-11-26 12:00:00 UTC
+        for (away, text) in [
+            (-60_000, "11:59 UTC"),
+            (600_000, "12:10 UTC"),
+            (86_400_000, "2026-11-27 12:00 UTC"),
+            (-12 * 3_600_000 - 1, "2026-11-25 23:59 UTC"),
+        ] {
+            assert_eq!(moment(UnixMs(now.0 + away), now), text, "{away}");
         }
     }
 

@@ -2,12 +2,19 @@
 
 use crate::support::{SOON, World, eventually, job};
 use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 fn said(command: &mut Command) -> (String, i32) {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
     (text, output.status.code().unwrap())
+}
+
+fn paused_line(world: &World) -> String {
+    let (text, _) = said(&mut world.cli(&["status"]));
+    let line = text.lines().find(|line| line.starts_with("PAUSED"));
+    line.unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -39,6 +46,13 @@ fn a_pause_stops_all_workers_until_somebody_resumes_and_what_is_paid_goes_on() {
     let by = status["paused"]["by"].as_str().unwrap();
     assert!(by.starts_with("eva@") && by.len() > 4, "{by}");
     assert_eq!(status["paused"]["until"], Value::Null);
+    let line = paused_line(&world);
+    let (head, reason) = line.split_once(" UTC: ").unwrap_or_default();
+    assert_eq!(reason, "disk full", "{line}");
+    assert!(
+        head.starts_with(&format!("PAUSED by {by} since ")) && !head.contains("until"),
+        "{line}"
+    );
     let (text, code) = said(&mut world.cli(&["resume"]));
     assert_eq!(
         (text, code),
@@ -51,6 +65,13 @@ fn a_pause_stops_all_workers_until_somebody_resumes_and_what_is_paid_goes_on() {
     );
 
     // For a time it ends by itself.
+    let mut nobody = world.cli(&["pause", "--for", "1h", "--reason", "a test"]);
+    assert_eq!(said(nobody.env("USER", "").env("LOGNAME", "")).1, 0);
+    let line = paused_line(&world);
+    let uid = std::fs::metadata("/proc/self").unwrap().uid();
+    assert!(line.starts_with(&format!("PAUSED by uid {uid}@")), "{line}");
+    let (_, until) = line.split_once(" UTC, until ").unwrap_or_default();
+    assert!(until.ends_with(" UTC: a test"), "{line}");
     let (text, code) = said(&mut world.cli(&["pause", "--for", "2s", "--json"]));
     let line: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(

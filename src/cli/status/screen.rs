@@ -46,15 +46,7 @@ pub(super) fn compose(seen: &Seen<'_>, width: usize) -> Vec<String> {
         ));
     }
     if let Some(pause) = &status.paused {
-        let until = pause.until.map_or(String::new(), |until| {
-            format!(", until {}", time_of_day(until.0))
-        });
-        lines.push(format!(
-            "PAUSED by {} since {}{until}: {}",
-            visible(&pause.by),
-            time_of_day(pause.since.0),
-            visible(&pause.reason)
-        ));
+        lines.push(super::paused_words(pause, seen.now));
     }
     lines.push(String::new());
     let queues: Vec<Vec<String>> = status
@@ -285,6 +277,7 @@ mod tests {
             oldest: oldest.map(Duration::from_secs),
         };
         Status {
+            now: UnixMs(1_795_694_400_000),
             redis_version: "7.0.15".to_owned(),
             redis_memory: "1.2M".to_owned(),
             queues: vec![
@@ -316,7 +309,7 @@ mod tests {
                 reason: "new \x1b[31mprices".to_owned(),
                 by: "anna".to_owned(),
                 since: UnixMs(1_795_694_400_000),
-                until: None,
+                until: Some(UnixMs(1_795_695_000_000)),
             }),
             repairs: BTreeMap::new(),
         }
@@ -354,7 +347,7 @@ mod tests {
         for part in [
             "12:00:00 UTC",
             "REDIS DOES NOT ANSWER for 3.0s",
-            "PAUSED by anna since 12:00:00: new \\u{1b}[31mprices",
+            "PAUSED by anna since 12:00 UTC, until 12:10 UTC: new \\u{1b}[31mprices",
             "default    120  1m 15s",
             "in flight  7",
             "polling 6  delivering 1",

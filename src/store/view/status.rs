@@ -61,6 +61,8 @@ pub struct LimitView {
 /// The whole store at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// When it was, by Redis's clock.
+    pub now: UnixMs,
     /// Version of Redis.
     pub redis_version: String,
     /// Memory Redis uses, as it writes it.
@@ -178,6 +180,7 @@ impl View {
         }
         let limits = self.limits()?;
         Ok(Status {
+            now,
             redis_version: said(&about, "redis_version:"),
             redis_memory: said(&memory, "used_memory_human:"),
             queues,

@@ -97,7 +97,11 @@ fn table(rows: &[Row], now: UnixMs) -> String {
             vec![
                 visible(&row.id),
                 of("state"),
-                of("phase"),
+                // It ends as `done` whatever came of it: what it was shows that it is no job.
+                match row.get("redelivers") {
+                    "" => of("phase"),
+                    _ => "redeliver".to_owned(),
+                },
                 of("kind"),
                 of("model"),
                 of("user"),

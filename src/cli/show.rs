@@ -14,9 +14,10 @@ use std::time::Duration;
 /// user's pictures lie: like the input they are shown only when asked for.
 const HIDDEN: [&str; 4] = ["result", "raw", "sent_to", "inputs"];
 /// What people look for, in this order; all else stands behind it.
-const FIRST: [&str; 26] = [
+const FIRST: [&str; 27] = [
     "state",
     "phase",
+    "redelivers",
     "kind",
     "error",
     "charged",
@@ -139,7 +140,20 @@ fn page(
         columns(&["FIELD", "VALUE"], &rows, usize::MAX)
     );
     if events.is_empty() {
-        return out + "no event of it is kept any more\n";
+        return out
+            + &match record.get("redelivers") {
+                None => "no event of it is kept any more\n".to_owned(),
+                Some(of) => {
+                    let stands = match record.contains_key("ended_at") {
+                        true => "stands",
+                        false => "will stand",
+                    };
+                    let of = visible(of);
+                    format!(
+                        "its one event, redelivered, {stands} with job {of}: fal-worker show {of}\n"
+                    )
+                }
+            };
     }
     let mut before: Option<i64> = None;
     let mut day = String::new();

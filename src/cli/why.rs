@@ -48,9 +48,11 @@ fn explain(args: &WhyArgs, store: &StoreConfig) -> Result<u8, u8> {
     if args.json {
         say(&format!("{}\n", as_json(&facts, &verdict)));
     } else {
-        let state = match verdict.state.as_str() {
-            "inbox" => "no job yet",
-            state => state,
+        let state = match (verdict.state.as_str(), verdict.reason) {
+            ("inbox", _) => "no job yet",
+            // Its state is `done`: to people that would say that the result was sent.
+            (_, "not_sent") => "over",
+            (state, _) => state,
         };
         let text = format!("{id} is {state}. {}", verdict.text(facts.now));
         say(&format!("{}\n", wrapped(&text, super::table::width())));

@@ -137,6 +137,35 @@ fn a_redelivery_that_fails_says_so_and_tells_nobody_else() {
         ("chat_unreachable", "[]")
     );
     assert_eq!(world.record("a"), record);
+    // Nor do those who look take it for a job that is done.
+    let keys: Vec<String> = world.redis(&["KEYS", "fal:job:j-*"]);
+    let id = keys[0].strip_prefix("fal:job:").unwrap();
+    let told = |args: &[&str]| {
+        let output = world.cli(args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let why = told(&["why", id]).replace('\n', " ");
+    let begins =
+        format!("{id} is over. It could not send the result of job a again: chat_unreachable ");
+    assert!(why.starts_with(&begins), "{why}");
+    assert!(why.contains("fal-worker redeliver a "), "{why}");
+    let show = told(&["show", id]);
+    assert!(
+        show.contains("its one event, redelivered, stands with job a: fal-worker show a\n"),
+        "{show}"
+    );
+    let jobs = told(&["jobs"]);
+    let row = |id: &str| -> Vec<&str> {
+        let line = jobs.lines().find(|line| line.starts_with(id));
+        line.unwrap().split_whitespace().take(4).collect()
+    };
+    assert_eq!(
+        (row(id), row("a ")),
+        (
+            vec![id, "done", "redeliver", "chat_unreachable"],
+            vec!["a", "done", "-", "-"]
+        )
+    );
     let failed = world
         .events()
         .iter()

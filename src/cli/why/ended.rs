@@ -12,7 +12,10 @@ pub(super) fn verdict(facts: &Facts) -> Verdict {
     };
     let when = format!("{} ago ({})", short(facts.since(ended)), clock(ended.0));
     match facts.get("state") {
-        Some("done") => done(facts, &when, ended.0),
+        Some("done") => match (facts.get("redelivers"), facts.get("kind")) {
+            (Some(of), Some(kind)) => not_sent(facts, of, kind, &when),
+            _ => done(facts, &when, ended.0),
+        },
         Some("cancelled") => {
             let told = told(facts);
             let text = format!("It was cancelled {when}, {}.{told}", charged(facts));
@@ -89,6 +92,28 @@ fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
             facts.id
         ));
     }
+    verdict
+}
+
+/// A redelivery ends as `done` whatever came of it: the job whose result it carried has ended long before.
+fn not_sent(facts: &Facts, of: &str, kind: &str, when: &str) -> Verdict {
+    let (of, kind) = (visible(of), visible(kind));
+    let error = facts
+        .get("error")
+        .map_or(String::new(), |text| format!(" {}", visible(text)));
+    let text = format!("It could not send the result of job {of} again: {kind}{error}.");
+    let mut verdict = new(
+        "not_sent",
+        vec![text, format!("It gave up {when}; nothing was paid.")],
+        Finish::Over,
+    );
+    let once = match Kind::parse(&kind) {
+        Some(Kind::ChatUnreachable) => "Once the chat can be reached: ",
+        _ => "",
+    };
+    verdict.todo = Some(format!(
+        "{once}fal-worker redeliver {of} tries again, free."
+    ));
     verdict
 }
 

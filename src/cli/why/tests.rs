@@ -716,6 +716,39 @@ fn cases() -> Vec<Case> {
             "Likely done",
         ),
         (
+            "a redelivery that could not send",
+            facts(
+                "done",
+                &[
+                    ("redelivers", "old-1"),
+                    ("kind", "chat_unreachable"),
+                    ("error", "bot was blocked"),
+                    ("message_ids", "[]"),
+                    ("ended_at", &ago(60_000)),
+                ],
+            ),
+            "not_sent",
+            &[
+                "It could not send the result of job old-1 again: chat_unreachable bot was blocked.",
+                "fal-worker redeliver old-1 tries again, free.",
+            ],
+            "",
+        ),
+        (
+            "a redelivery that sent",
+            facts(
+                "done",
+                &[
+                    ("redelivers", "old-1"),
+                    ("message_ids", "[7]"),
+                    ("ended_at", &ago(60_000)),
+                ],
+            ),
+            "done",
+            &["It sent the result of job old-1 again.", "[7]"],
+            "",
+        ),
+        (
             "a silent owner, and nobody else",
             with(polling(&[], Value::Null), &|facts| {
                 facts.owner.as_mut().unwrap().beat_age = Some(Duration::from_secs(12));

@@ -58,11 +58,16 @@ pub(crate) fn verdict(facts: &Facts) -> Option<Verdict> {
         _ => ended::verdict(facts),
     };
     verdict.state = state.to_owned();
-    if let Some(of) = facts.get("redelivers") {
+    if let Some(of) = facts.get("redelivers")
+        && verdict.reason != "not_sent"
+    {
         let of = visible(of);
-        verdict
-            .sentences
-            .insert(0, format!("It sends the result of job {of} again."));
+        let text = match state {
+            "done" => format!("It sent the result of job {of} again."),
+            "dead" | "cancelled" => format!("It was to send the result of job {of} again."),
+            _ => format!("It sends the result of job {of} again."),
+        };
+        verdict.sentences.insert(0, text);
     }
     if facts.get("cancel_asked").is_some() && !matches!(state, "done" | "dead" | "cancelled") {
         let asked = facts

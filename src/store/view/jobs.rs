@@ -10,7 +10,7 @@ const LOOK_AT: usize = 200_000;
 const PAGE: usize = 500;
 
 /// Fields that a row holds, in this order.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 18] = [
     "state",
     "phase",
     "kind",
@@ -28,6 +28,7 @@ pub const FIELDS: [&str; 17] = [
     "units",
     "message_ids",
     "meta",
+    "redelivers",
 ];
 
 /// One job of a list.

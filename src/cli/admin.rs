@@ -17,7 +17,7 @@ pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
 pub(super) fn away(fault: &Fault) -> u8 {
     eprintln!("fal-worker: {fault}");
     match fault {
-        Fault::Away(_) => UNAVAILABLE,
+        Fault::Away(_) | Fault::Unable(_) => UNAVAILABLE,
         Fault::Refused(_) => CONFIGURATION, // such as a wrong password
     }
 }

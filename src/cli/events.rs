@@ -103,7 +103,7 @@ fn follow(args: &EventsArgs, store: &StoreConfig, view: View, mut last: String) 
             Err(fault) => {
                 if lost.is_none() {
                     lost = Some(Instant::now());
-                    let (Fault::Away(why) | Fault::Refused(why)) = &fault;
+                    let (Fault::Away(why) | Fault::Unable(why) | Fault::Refused(why)) = &fault;
                     eprintln!("redis lost ({}), trying again", visible(why));
                 }
                 view = None;

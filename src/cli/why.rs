@@ -204,12 +204,6 @@ fn ask(view: &mut View, id: &JobId, state: &str, facts: &Facts) -> Result<Answer
     })
 }
 
-/// Whether it is there, and only writes are refused: a replica, a disk or a replication that fails.
-fn takes_no_write(why: &str) -> bool {
-    let words = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];
-    words.iter().any(|word| why.contains(word))
-}
-
 /// Asks these workers the same, and waits until all have answered or so long; in their order.
 pub(super) fn answers(
     view: &mut View,
@@ -223,8 +217,7 @@ pub(super) fn answers(
     for instance in whom {
         // A Redis that takes no write at the moment still says what it knows.
         let at = match view.ask_worker(instance, question) {
-            Err(Fault::Refused(_)) => None,
-            Err(Fault::Away(why)) if takes_no_write(&why) => None,
+            Err(Fault::Refused(_) | Fault::Unable(_)) => None,
             asked => asked?,
         };
         asked.push((instance.clone(), at, None));

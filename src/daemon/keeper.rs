@@ -307,7 +307,7 @@ impl Keeper {
         let mut done = Ok(());
         if !self.recalled {
             done = steps::pace::recall(&self.tools, &self.session);
-            self.recalled = !matches!(done, Err(Fault::Away(_)));
+            self.recalled = !matches!(&done, Err(fault) if fault.passing().is_some());
         }
         match done.and_then(|()| steps::pace::share(&self.tools, &self.session)) {
             Err(Fault::Refused(why)) => {

@@ -317,7 +317,7 @@ fn first_beat(
                     "--redis-url: redis refused: {why}"
                 )));
             }
-            Err(Fault::Away(why)) => {
+            Err(Fault::Away(why) | Fault::Unable(why)) => {
                 if let Some(unfit) = tools.store.health.unfit() {
                     return Err(StartError::Config(format!("--redis-url: {unfit}: {why}")));
                 }
@@ -827,7 +827,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
                     refusals.refused(&why, At::Waiting, || worker.session.in_the_way(&why));
                     pause.wait(ends, Duration::from_secs(1));
                 }
-                Err(Fault::Away(why)) => {
+                Err(Fault::Away(why) | Fault::Unable(why)) => {
                     failed(Failed::Waiting);
                     if !ends.load(Ordering::Acquire) {
                         store.health.lost(&why, Instant::now());

@@ -6,7 +6,7 @@ mod state;
 
 use super::listen::Page;
 use crate::report;
-use crate::store::{Fault, Store};
+use crate::store::Store;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ring::digest::{SHA256, digest};
@@ -143,8 +143,7 @@ impl Board {
             due = (began + PACE).max(Instant::now() + rest);
             let read = match read {
                 Ok(Ok(state)) => Ok(state.to_string()),
-                Ok(Err(Fault::Away(why))) => Err(format!("Redis is away: {why}")),
-                Ok(Err(Fault::Refused(why))) => Err(format!("Redis refused: {why}")),
+                Ok(Err(fault)) => Err(fault.to_string()),
                 // The hook has logged the place.
                 Err(_) => Err("reading failed: the log says where".to_owned()),
             };

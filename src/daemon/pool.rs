@@ -252,9 +252,9 @@ impl Engine {
                 // No thread sleeps: the permit waits in the scheduler.
                 permit.park(match denied {
                     Denied::Fault(Fault::Refused(_)) => Duration::from_secs(1),
-                    Denied::Fault(Fault::Away(_)) | Denied::Buried | Denied::Unregistered => {
-                        Duration::from_millis(100)
-                    }
+                    Denied::Fault(Fault::Away(_) | Fault::Unable(_))
+                    | Denied::Buried
+                    | Denied::Unregistered => Duration::from_millis(100),
                     Denied::Settling => Duration::from_millis(30),
                 });
                 return;

@@ -470,7 +470,9 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
             flight.phase = Phase::Collecting;
             Err(Next::Now)
         }
-        Err(Fault::Away(_) | Fault::Refused(_)) => Err(Next::In(super::REDIS_AWAY)),
+        Err(Fault::Away(_) | Fault::Unable(_) | Fault::Refused(_)) => {
+            Err(Next::In(super::REDIS_AWAY))
+        }
     }
 }
 

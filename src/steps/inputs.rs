@@ -168,7 +168,9 @@ fn url_of(
     match worker.session.upload(telegram.bot(), id) {
         Ok(Some(url)) => return Ok(url),
         Ok(None) => {}
-        Err(Fault::Away(_) | Fault::Refused(_)) => return Err(Trouble::Wait(REDIS_AWAY)),
+        Err(Fault::Away(_) | Fault::Unable(_) | Fault::Refused(_)) => {
+            return Err(Trouble::Wait(REDIS_AWAY));
+        }
     }
     let Fetched {
         mut file,

@@ -176,7 +176,7 @@ pub(crate) fn pull(
             // The next pull claims first: what a lost ring left waiting is found then at the latest.
             Ok(Heard::Nothing) => return Ok((Vec::new(), true)),
             Err(fault) => {
-                if let Fault::Away(why) = &fault
+                if let Some(why) = fault.passing()
                     && go_on()
                 {
                     worker.tools.store.health.lost(why, Instant::now());

@@ -45,7 +45,7 @@ impl Worker {
                 flight.turn = Some(Box::new(self.later(chat, messages, turn.wait)));
                 Err(turn.wait)
             }
-            Err(Fault::Away(_)) => Err(REDIS_AWAY),
+            Err(Fault::Away(_) | Fault::Unable(_)) => Err(REDIS_AWAY),
             // Telegram has its limits still: a paid result is not kept for ours.
             Err(Fault::Refused(why)) => {
                 let job = job(flight);

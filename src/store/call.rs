@@ -208,7 +208,7 @@ impl Session {
         loop {
             if let Err(fault) = self.check_out(broke) {
                 let fault = first.unwrap_or(fault);
-                if let Fault::Away(why) = &fault
+                if let Some(why) = fault.passing()
                     && !health.is_away()
                 {
                     health.lost(why, at_first);
@@ -229,7 +229,7 @@ impl Session {
                         broke = Some(began);
                         continue;
                     }
-                    if let Fault::Away(why) = &fault {
+                    if let Some(why) = fault.passing() {
                         health.lost(why, at_first);
                     }
                     return Err(fault);

@@ -29,9 +29,12 @@ const CHECKOUT: Duration = Duration::from_millis(2500);
 /// Why a call on the store brought nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// Redis did not answer, or answered that it cannot serve now (LOADING, READONLY, OOM, …). The
-    /// write may or may not have happened; every write is idempotent, so it is simply done again.
+    /// Redis did not answer. The write may or may not have happened; every write is idempotent, so it is
+    /// simply done again.
     Away(String),
+    /// Redis answered that it cannot serve now (LOADING, READONLY, OOM, …). To whoever waits that is the same as
+    /// away; to a person it is an answer, which names what is wrong.
+    Unable(String),
     /// Redis refused the call for good (wrong type of a key, no permission): a person must look.
     Refused(String),
 }
@@ -40,7 +43,17 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fault::Away(why) => write!(f, "Redis is away: {why}"),
-            Fault::Refused(why) => write!(f, "Redis refused: {why}"),
+            Fault::Unable(why) | Fault::Refused(why) => write!(f, "Redis refused: {why}"),
+        }
+    }
+}
+
+impl Fault {
+    /// Why nothing goes now, where it may go in a moment.
+    pub(crate) fn passing(&self) -> Option<&str> {
+        match self {
+            Fault::Away(why) | Fault::Unable(why) => Some(why),
+            Fault::Refused(_) => None,
         }
     }
 }
@@ -646,10 +659,12 @@ fn is_database_refused(text: &str) -> bool {
 pub(crate) fn fault(error: &RedisError) -> Fault {
     let text = describe(error);
     match error.code() {
+        // In the crate's words, not the server's, but an answer.
+        None if is_login_refused(error) => Fault::Unable(text),
         None => Fault::Away(text),
-        Some(_) if fault_word(error).is_some() => Fault::Away(text),
+        Some(_) if fault_word(error).is_some() => Fault::Unable(text),
         // Plain `ERR`: mostly our mistake, but this is the server's state.
-        Some(_) if text.contains("max number of clients") => Fault::Away(text),
+        Some(_) if text.contains("max number of clients") => Fault::Unable(text),
         Some(_) => Fault::Refused(text),
     }
 }

@@ -222,6 +222,22 @@ fn a_redis_that_evicts_forgets_or_takes_no_writes_is_named() {
 }
 
 #[test]
+fn a_password_that_redis_refuses_is_no_redis_that_is_away() {
+    let mut world = World::new();
+    let _: String = world.redis(&["CONFIG", "SET", "requirepass", "right"]);
+    let address = format!("127.0.0.1:{}/0", world.sandbox.redis.port());
+    for url in [
+        format!("redis://:s3cret@{address}"),
+        format!("redis://{address}"),
+    ] {
+        let checked = Checked::of(&world, &["--offline"], &[("REDIS_URL", &url)]);
+        assert_eq!((checked.code, checked.verdict("redis")), (1, "fail"));
+        let found = checked.line("redis")["found"].as_str().unwrap();
+        assert!(found.starts_with("Redis refused: "), "{found}");
+    }
+}
+
+#[test]
 fn commands_and_keys_that_its_user_may_not_use_are_named() {
     let mut world = World::new();
     let url = world.sandbox.redis.url();

@@ -481,6 +481,46 @@ fn a_redis_that_is_away_exits_69_with_one_line() {
 }
 
 #[test]
+fn a_redis_that_answers_with_an_error_is_not_called_away() {
+    let mut world = World::new();
+    world.not_audited("a replica of nobody");
+    let set = |world: &mut World, words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let _: String = world.redis(&words);
+    };
+    for (trouble, end, commands) in [
+        (
+            "CONFIG SET maxmemory 1",
+            "CONFIG SET maxmemory 0",
+            &["enqueue --model a/b"][..],
+        ),
+        (
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            &["enqueue --model a/b", "pause"],
+        ),
+        (
+            "REPLICAOF 127.0.0.1 1",
+            "REPLICAOF NO ONE",
+            &["enqueue --model a/b", "pause"],
+        ),
+    ] {
+        set(&mut world, trouble);
+        for command in commands {
+            let args: Vec<&str> = command.split(' ').collect();
+            let output = world.cli(&args).output().unwrap();
+            exits(&output, 69);
+            let said = err(&output);
+            assert!(
+                said.starts_with("fal-worker: Redis refused: "),
+                "{trouble}, {command}: {said}"
+            );
+        }
+        set(&mut world, end);
+    }
+}
+
+#[test]
 fn a_wrong_command_line_exits_2_and_78_for_run() {
     let plain = |args: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_fal-worker"))

@@ -311,6 +311,20 @@ fn a_users_rate_a_submit_and_its_end() {
 }
 
 #[test]
+fn a_redis_that_takes_no_writes_still_says_what_it_knows() {
+    let (mut world, _daemon) = World::running();
+    world.not_audited("a replica of nobody");
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    let _: String = world.redis(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(why(&world, "a")["state"], "running");
+    let _: String = world.redis(&["REPLICAOF", "NO", "ONE"]);
+    hold.release();
+    world.wait_state("a", "done");
+}
+
+#[test]
 fn telegram_away() {
     let mut world = World::new();
     let _two = two(&mut world, &[]);

@@ -57,7 +57,7 @@ fn unreachable(place: &str, fault: &Fault) -> Line {
         );
     }
     match fault {
-        Fault::Away(_) => line.is(
+        Fault::Away(_) | Fault::Unable(_) => line.is(
             Verdict::Away,
             format!(
                 "nothing usable within {} s: start Redis, or correct --redis-url; run waits for it",

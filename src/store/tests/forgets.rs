@@ -378,7 +378,7 @@ fn without_memory_intake_and_claim_change_nothing_and_what_is_paid_or_ended_goes
     assert_eq!(gone.id.as_str(), "g");
     bench.oom();
     let before = bench.dump();
-    let away = |denied: Denied| matches!(denied, Denied::Fault(Fault::Away(_)));
+    let away = |denied: Denied| matches!(denied, Denied::Fault(Fault::Unable(_)));
     assert!(away(two.session.claim(1, false).unwrap_err()));
     assert!(away(two.session.intake(&entries, &DEFAULTS).unwrap_err()));
     assert!(away(two.session.take(100, 1 << 20).unwrap_err()));

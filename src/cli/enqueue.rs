@@ -4,18 +4,21 @@ use super::admin::{away, open};
 use super::table::visible;
 use super::{EnqueueArgs, INCOMPLETE};
 use crate::config::StoreConfig;
+use crate::job::failure::Kind;
 use crate::job::spec;
 use crate::job::{JobId, UnixMs};
-use crate::store::made_id;
-use crate::store::view::View;
+use crate::store::view::{View, field};
+use crate::store::{Fault, made_id};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::time::Duration;
 
 /// Time between two looks of `--wait`.
 const LOOK: Duration = Duration::from_millis(200);
+/// Who has not beaten for so long is no worker that reads a job soon.
+const SILENT: Duration = Duration::from_secs(5);
 /// Jobs pushed between two waits of `--wait-replicas`, and how long one may take.
 const BATCH: usize = 100;
 const REPLICAS: Duration = Duration::from_secs(3);
@@ -32,6 +35,13 @@ pub(super) fn enqueue(args: &EnqueueArgs, store: &StoreConfig) -> u8 {
 fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
     let mut view = open(store)?;
     let now = view.now().map_err(|fault| away(&fault))?;
+    let before = match args.wait {
+        true => Some(Before {
+            stream: view.newest_id().map_err(|fault| away(&fault))?,
+            at: now,
+        }),
+        false => None,
+    };
     let mut code = 0;
     let mut ids = Vec::new();
     let mut unsure = 0;
@@ -87,7 +97,9 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
     replicated(args, &mut view, unsure, &mut code)?;
     // A pipe that reads ids must have them before we wait.
     let _ = std::io::stdout().flush();
-    if args.wait && !all_done(&mut view, ids)? {
+    if let Some(before) = before
+        && !all_done(&mut view, store, ids, before)?
+    {
         code = INCOMPLETE;
     }
     Ok(code)
@@ -177,32 +189,129 @@ fn checked(entry: &[u8], now: UnixMs) -> Result<(JobId, Vec<u8>), String> {
     Ok((id, with_id))
 }
 
+/// Where the stream and Redis's clock stood before the first push: what was before it is no end of ours.
+struct Before {
+    stream: String,
+    at: UnixMs,
+}
+
+/// Entries of one id that are waited for.
+#[derive(Default)]
+struct Waited {
+    /// Entries that no worker has been seen to read.
+    unread: usize,
+    /// One of them has become the job of this id.
+    is_job: bool,
+    /// Its events are seen.
+    is_seen: bool,
+    /// It has ended without an event of it.
+    ended_unseen: bool,
+}
+
+impl Waited {
+    /// Whether an end that the record shows is that of an entry of ours. Its event says so; where the stream was
+    /// trimmed too soon the time does, once the events of before the last look are read.
+    fn is_ours(&mut self, came_in: Option<UnixMs>, before: &Before) -> bool {
+        let fresh = came_in.is_some_and(|at| at >= before.at) && !self.is_seen;
+        self.is_job || (fresh && std::mem::replace(&mut self.ended_unseen, true))
+    }
+}
+
 /// Follows jobs to their end.
-fn all_done(view: &mut View, mut ids: Vec<JobId>) -> Result<bool, u8> {
-    let mut all = true;
-    while !ids.is_empty() {
+fn all_done(
+    view: &mut View,
+    store: &StoreConfig,
+    ids: Vec<JobId>,
+    mut before: Before,
+) -> Result<bool, u8> {
+    let mut waited: BTreeMap<JobId, Waited> = BTreeMap::new();
+    for id in ids {
+        waited.entry(id).or_default().unread += 1;
+    }
+    let (mut all, mut is_alone) = (true, false);
+    loop {
+        // First the events: what the records say then is no older.
+        all &= none_is_duplicate(view, &mut waited, &mut before.stream)
+            .map_err(|fault| away(&fault))?;
+        let ids: Vec<JobId> = waited.keys().cloned().collect();
         let states = view.states(&ids).map_err(|fault| away(&fault))?;
-        let mut open = Vec::new();
-        for (id, state) in ids.into_iter().zip(states) {
-            match state.as_deref() {
-                Some("done") => {}
-                Some(state @ ("dead" | "cancelled")) => {
-                    let record = view.record(&id).map_err(|fault| away(&fault))?;
-                    let say = |name: &str| record.get(name).map_or("", String::as_str);
-                    eprintln!(
-                        "fal-worker: {id} ended {state}: {} {}",
-                        say("kind"),
-                        visible(say("error"))
-                    );
-                    all = false;
-                }
-                Some(_) | None => open.push(id),
+        for (id, (state, came_in)) in ids.iter().zip(states) {
+            let Some(one) = waited.get_mut(id) else {
+                continue;
+            };
+            let state = state.as_deref().unwrap_or_default();
+            if !matches!(state, "done" | "dead" | "cancelled") || !one.is_ours(came_in, &before) {
+                continue;
+            }
+            if state != "done" {
+                let record = view.record(id).map_err(|fault| away(&fault))?;
+                let say = |name: &str| record.get(name).map_or("", String::as_str);
+                eprintln!(
+                    "fal-worker: {id} ended {state}: {} {}",
+                    say("kind"),
+                    visible(say("error"))
+                );
+                all = false;
+            }
+            if !std::mem::take(&mut one.is_job) {
+                one.unread -= 1;
+                one.is_seen = true;
             }
         }
-        ids = open;
-        if !ids.is_empty() {
-            std::thread::sleep(LOOK);
+        waited.retain(|_, one| one.is_job || one.unread > 0);
+        if waited.is_empty() {
+            return Ok(all);
+        }
+        if !is_alone {
+            let living = view.living().map_err(|fault| away(&fault))?;
+            is_alone = living.iter().all(|(_, age)| *age >= SILENT);
+            if is_alone {
+                let namespace = &store.namespace;
+                eprintln!("fal-worker: no worker runs in namespace {namespace}: waiting for one");
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Reads on in the stream, until it is known what each entry has become; says which were duplicates. False where
+/// there was one.
+fn none_is_duplicate(
+    view: &mut View,
+    waited: &mut BTreeMap<JobId, Waited>,
+    last: &mut String,
+) -> Result<bool, Fault> {
+    let mut none = true;
+    while waited.values().any(|one| one.unread > 0) {
+        let events = view.next_events(last)?;
+        let Some((id, _)) = events.last() else {
+            break;
+        };
+        last.clone_from(id);
+        for event in &events {
+            let of = |name: &str| field(event, name);
+            let one = JobId::new(of("job")).and_then(|id| waited.get_mut(&id));
+            let Some(one) = one.filter(|one| one.unread > 0) else {
+                continue;
+            };
+            match of("event") {
+                "duplicate" => {
+                    eprintln!(
+                        "fal-worker: {}: duplicate, the first one is {}: nothing was run or paid; take a new id",
+                        of("job"),
+                        visible(of("state"))
+                    );
+                    none = false;
+                }
+                // With `life`: somebody has retried the first one.
+                "queued" if of("life").is_empty() => one.is_job = true,
+                // What the worker does not take for a job has no other event.
+                "failed" if of("kind") == Kind::InvalidJob.as_str() => one.is_job = true,
+                _ => continue,
+            }
+            one.unread -= 1;
+            one.is_seen = true;
         }
     }
-    Ok(all)
+    Ok(none)
 }

@@ -36,6 +36,9 @@ pub struct View {
 /// One event of the stream: its id, and field and value in their order.
 pub type EventView = (String, Vec<(String, String)>);
 
+/// State of a job (`None`: not known any more, or not yet) and when it came in (`None`: only its bare id is kept).
+pub type StateOf = (Option<String>, Option<UnixMs>);
+
 impl View {
     /// Connects. Fails with [`Fault::Away`] when Redis does not answer, with [`Fault::Refused`] when it takes
     /// neither user nor password.
@@ -91,17 +94,23 @@ impl View {
         self.ask(&cmd)
     }
 
-    /// States of some jobs; `None`: not known (any more, or not yet).
-    pub fn states(&mut self, ids: &[JobId]) -> Result<Vec<Option<String>>, Fault> {
+    /// States of some jobs, and when they came in.
+    pub fn states(&mut self, ids: &[JobId]) -> Result<Vec<StateOf>, Fault> {
         let mut out = Vec::with_capacity(ids.len());
         for batch in ids.chunks(500) {
             let mut pipe = redis::pipe();
             for id in batch {
-                pipe.cmd("HGET")
+                pipe.cmd("HMGET")
                     .arg(self.keys.job(id.as_str()))
-                    .arg("state");
+                    .arg(&["state", "queued_at"]);
             }
-            out.extend(self.ask_all::<Option<String>>(&pipe)?);
+            let rows = self.ask_all::<Vec<Option<String>>>(&pipe)?;
+            out.extend(rows.into_iter().map(|row| {
+                let mut fields = row.into_iter();
+                let state = fields.next().flatten();
+                let at = fields.next().flatten().and_then(|at| at.parse().ok());
+                (state, at.map(UnixMs))
+            }));
         }
         Ok(out)
     }

@@ -1,12 +1,15 @@
 //! The command line as people and systemd use it: what is printed where, and the exit codes of contract
 //! section 5.
 
-use crate::support::{SOON, World, job};
+use crate::support::load::while_it_lasts;
+use crate::support::{SOON, World, eventually, job};
 use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 const KEY: &str = "test-id:test-secret";
 const TOKEN: &str = "123456789:AAabcdefghijklmnopqrstuvwxyz_012345";
@@ -241,6 +244,86 @@ fn enqueue_wait_exits_0_when_all_are_done_and_1_otherwise() {
     assert!(said.contains("d ended dead: content_policy"), "{said}");
     assert!(!said.contains(" c "), "{said}");
     world.assert_clean();
+}
+
+#[test]
+fn enqueue_wait_takes_no_end_of_an_older_job_for_that_of_a_duplicate() {
+    let (mut world, _daemon) = World::running();
+    world.push(job("a").json());
+    world.push(job("b").json());
+    world.push(job("x").model("fal-ai/refuses").json());
+    world.wait_state("a", "done");
+    world.wait_state("b", "done");
+    world.wait_state("x", "dead");
+    exits(&world.cli(&["delete", "b"]).output().unwrap(), 0);
+    let submits = world.sandbox.fal.totals().submits;
+    for (id, state) in [("a", "done"), ("x", "dead"), ("b", "done")] {
+        let output = fed(
+            world.cli(&["enqueue", "--wait"]),
+            job(id).json().to_string().as_bytes(),
+        );
+        exits(&output, 1);
+        let line = format!(
+            "fal-worker: {id}: duplicate, the first one is {state}: nothing was run or paid; take a new id\n"
+        );
+        assert_eq!(err(&output), line);
+    }
+    assert_eq!(world.sandbox.fal.totals().submits, submits);
+
+    // Twice in one go: the first is followed, the second is named.
+    let twice = format!("{}\n{}", job("t").json(), job("t").json());
+    let output = fed(world.cli(&["enqueue", "--wait"]), twice.as_bytes());
+    exits(&output, 1);
+    assert!(
+        err(&output).starts_with("fal-worker: t: duplicate, the first one is "),
+        "{}",
+        err(&output)
+    );
+    assert_eq!(err(&output).lines().count(), 1, "{}", err(&output));
+    assert_eq!(world.state("t"), "done");
+    world.assert_clean();
+}
+
+/// `enqueue --wait` of one job that says all into this file, the id of the job first.
+fn waiting(world: &World, file: &Path) -> Child {
+    let said = File::create(file).unwrap();
+    world
+        .cli(&["enqueue", "--wait", "--model", "fal-ai/flux/dev"])
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn enqueue_wait_says_once_that_no_worker_runs_and_goes_on() {
+    let mut world = World::new();
+    let file = world.folder.path().join("said");
+    let mut child = waiting(&world, &file);
+    let said = || fs::read_to_string(&file).unwrap();
+    let line = "fal-worker: no worker runs in namespace fal: waiting for one\n";
+    eventually(SOON, said, |said| said.ends_with(line));
+    while_it_lasts(Duration::from_millis(700));
+    let _daemon = world.daemon(&["--threads", "2"]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(said().lines().count(), 2, "{}", said());
+    world.assert_clean();
+}
+
+#[test]
+fn enqueue_wait_knows_its_own_job_where_the_stream_keeps_nothing() {
+    let mut world = World::new();
+    world.not_audited("a record written by hand");
+    let file = world.folder.path().join("said");
+    let mut child = waiting(&world, &file);
+    let said = || fs::read_to_string(&file).unwrap();
+    let said = eventually(SOON, said, |said| said.contains('\n'));
+    let _: u64 = world.redis(&["DEL", "fal:inbox"]);
+    let (now, _): (u64, u64) = world.redis(&["TIME"]);
+    let at = ((now + 1) * 1000).to_string();
+    let key = format!("fal:job:{}", said.lines().next().unwrap());
+    let _: u64 = world.redis(&["HSET", &key, "state", "done", "queued_at", &at]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

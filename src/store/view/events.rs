@@ -76,8 +76,8 @@ impl View {
         Ok(found)
     }
 
-    /// Where a stream without anything new stands.
-    fn newest_id(&mut self) -> Result<String, Fault> {
+    /// Id of the newest entry, `0-0` for an empty stream: what comes stands behind it.
+    pub fn newest_id(&mut self) -> Result<String, Fault> {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(&self.keys.events)
             .arg("+")

@@ -204,6 +204,7 @@ impl<In: Transport> Connector<In> for Sockets {
             read_limit: None,
             write_limit: None,
             ended: false,
+            cut: None,
         })))
     }
 }
@@ -287,6 +288,8 @@ pub(super) struct Socket {
     read_limit: Option<Duration>,
     write_limit: Option<Duration>,
     ended: bool,
+    /// The peer takes no more. It may have answered before it closed: a body that is too long for it, say.
+    cut: Option<io::Error>,
 }
 
 impl fmt::Debug for Socket {
@@ -298,7 +301,7 @@ impl fmt::Debug for Socket {
 impl Socket {
     fn flush(&mut self) -> Result<(), Error> {
         let amount = std::mem::take(&mut self.buffers.pending);
-        if amount == 0 {
+        if amount == 0 || self.cut.is_some() {
             return Ok(());
         }
         let mut left = Left::new(None)?;
@@ -314,10 +317,28 @@ impl Socket {
                     TRACE.with(|trace| trace.sent.set(trace.sent.get() + n as u64));
                     rest = &rest[n..];
                 }
+                Err(error) if is_closed(&error) => {
+                    (self.cut, self.ended) = (Some(error), true);
+                    return Ok(());
+                }
                 Err(error) => left.after(error)?,
             }
         }
         Ok(())
+    }
+
+    /// After a write that failed: what was answered before it, else that failure.
+    fn last_words(&mut self) -> Result<bool, Error> {
+        match self.look() {
+            Ok(true) => Ok(true),
+            Ok(false) | Err(_) => {
+                let why = self
+                    .cut
+                    .as_ref()
+                    .map_or(io::ErrorKind::BrokenPipe, io::Error::kind);
+                Err(io::Error::from(why).into())
+            }
+        }
     }
 
     /// Reads what is there.
@@ -351,6 +372,9 @@ impl Transport for Socket {
             return self.look();
         }
         self.flush()?;
+        if self.cut.is_some() {
+            return self.last_words();
+        }
         let mut left = Left::new(Trace::longest_silence())?;
         let amount = loop {
             if let Some(limit) = left.to_set(self.read_limit) {
@@ -426,6 +450,13 @@ impl Left {
 /// Whether a limit that is set will do for the one that is wanted.
 fn fits(set: Option<Duration>, wanted: Duration) -> bool {
     set.is_some_and(|set| set <= wanted + wanted / 8 && set >= wanted / 16)
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 fn is_timeout(error: &io::Error) -> bool {

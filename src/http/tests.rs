@@ -587,6 +587,26 @@ fn a_stream_is_sent_with_its_length_and_no_byte_more() {
 }
 
 #[test]
+fn an_answer_that_comes_before_the_body_is_read_is_not_lost_with_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 100];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(&answer("413 Request Entity Too Large", "", "too long"));
+            // With all of the rest unread this is a reset.
+        }
+    });
+    let body = vec![b'x'; 30 << 20];
+    for _ in 0..5 {
+        let answer = client().exchange(post(&url, &body)).expect("an answer");
+        assert_eq!(answer.status, 413);
+        assert_eq!(answer.body, b"too long");
+    }
+}
+
+#[test]
 fn a_stream_that_ends_early_breaks_off_at_once() {
     let server = Server::start([Act::Say(ok("{}"))]);
     let mut reader = &[1u8; 100_000][..];

@@ -2,13 +2,13 @@
 
 use super::INCOMPLETE;
 use super::admin::{away, open};
-use super::operate::{LOOK, NO_ID, print, tell};
+use super::operate::{LOOK, NO_ID, UNREAD, print, tell};
 use crate::config::{StoreArgs, StoreConfig};
 use crate::job::{JobId, UnixMs};
 use crate::store::view::View;
 use crate::store::{Belongings, Delete, Deleted, Fault};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How long the jobs of a user are waited for that had to be cancelled first.
@@ -61,6 +61,7 @@ fn delete_jobs(args: &DeleteArgs, view: &mut View) -> Result<u8, Fault> {
     let mut whose = Belongings::default();
     let mut since: Option<UnixMs> = None;
     let mut all: Vec<(String, Option<Deleted>)> = Vec::new();
+    let mut unread = BTreeSet::new();
     for name in &args.ids {
         let Some(id) = JobId::new(name) else {
             all.push((name.clone(), None));
@@ -68,7 +69,9 @@ fn delete_jobs(args: &DeleteArgs, view: &mut View) -> Result<u8, Fault> {
         };
         whose.files.extend(view.input_files(&id)?);
         let deleted = view.delete(&id, args.dry_run)?;
-        if !matches!(deleted.delete, Delete::Running | Delete::Newer) {
+        if deleted.delete == Delete::Gone && view.in_inbox(&id)?.is_some() {
+            unread.insert(name.clone());
+        } else if !matches!(deleted.delete, Delete::Running | Delete::Newer) {
             whose.jobs.insert(name.clone());
             since = Some(since.map_or(deleted.since, |other| other.min(deleted.since)));
         }
@@ -92,7 +95,12 @@ fn delete_jobs(args: &DeleteArgs, view: &mut View) -> Result<u8, Fault> {
     let mut failed = false;
     for (name, deleted) in &all {
         let events = events.get(name).copied().unwrap_or(0);
-        failed |= !say(args, name, deleted.as_ref(), events);
+        failed |= if unread.contains(name) {
+            tell_of(args, name, ("unread", UNREAD), ("", 0), false);
+            true
+        } else {
+            !say(args, name, deleted.as_ref(), events)
+        };
     }
     Ok(if failed { INCOMPLETE } else { 0 })
 }
@@ -228,10 +236,20 @@ fn say(args: &DeleteArgs, id: &str, deleted: Option<&Deleted>, events: u64) -> b
         },
     };
     let state = deleted.map_or("", |one| one.state.as_str());
+    tell_of(args, id, (word, &text), (state, events), done);
+    done
+}
+
+fn tell_of(
+    args: &DeleteArgs,
+    id: &str,
+    (word, text): (&str, &str),
+    (state, events): (&str, u64),
+    done: bool,
+) {
     let line = json!({
         "id": id, "outcome": word, "text": text, "done": done, "state": state, "events": events,
         "dry_run": args.dry_run,
     });
     print(args.json, &line);
-    done
 }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// How long a command looks for the outcome. A job that is not over by then is over without it.
 const OUTCOME: Duration = Duration::from_secs(5);
 pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// Of an entry of the inbox: what is to be done with it can only be done by name of its user, or once it is a job.
+pub(super) const UNREAD: &str = "is no job yet: it lies in the inbox, and a worker has to read it first (delete --user takes it from there)";
 /// Of a text that cannot be one.
 pub(super) const NO_ID: &str = "is no id: 1-128 of letters, digits and . _ : -";
 
@@ -106,7 +108,14 @@ fn ask(view: &mut View, id: &str) -> Result<Option<Said>, u8> {
     let Some(job) = JobId::new(id) else {
         return Ok(refused("unknown", NO_ID));
     };
-    let (cancel, state) = view.cancel(&job).map_err(|fault| away(&fault))?;
+    let (mut cancel, mut state) = view.cancel(&job).map_err(|fault| away(&fault))?;
+    if cancel == Cancel::Gone {
+        if view.in_inbox(&job).map_err(|fault| away(&fault))?.is_some() {
+            return Ok(refused("unread", UNREAD));
+        }
+        // It may have become a job between the two looks.
+        (cancel, state) = view.cancel(&job).map_err(|fault| away(&fault))?;
+    }
     Ok(match cancel {
         Cancel::Ended | Cancel::Asked => None,
         Cancel::Late => refused("late", "too late: its outcome is on its way to the chat"),

@@ -1,6 +1,7 @@
 //! `show`: all that is known of one job: what matters first, the rest behind it, and a timeline.
 
 use super::admin::{away, known_id, open, say};
+use super::operate::UNREAD;
 use super::table::{clock, columns, event_words, short, time_of_day, visible};
 use super::{INCOMPLETE, ShowArgs};
 use crate::config::StoreConfig;
@@ -58,7 +59,10 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
     let mut view = open(store)?;
     let mut record = view.record(&id).map_err(|fault| away(&fault))?;
     if record.is_empty() {
-        eprintln!("fal-worker: no job {id} is known");
+        match view.in_inbox(&id).map_err(|fault| away(&fault))? {
+            Some(_) => eprintln!("fal-worker: {id} {UNREAD}"),
+            None => eprintln!("fal-worker: no job {id} is known"),
+        }
         return Err(INCOMPLETE);
     }
     let from = record

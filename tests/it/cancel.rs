@@ -94,6 +94,21 @@ fn paused() -> (World, Daemon) {
 }
 
 #[test]
+fn what_no_worker_has_read_yet_is_not_called_unknown() {
+    let mut world = World::new();
+    world.push(job("unread").json());
+    for command in ["cancel", "delete", "show"] {
+        let output = world.cli(&[command, "unread"]).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            text.contains("unread is no job yet: it lies in the inbox"),
+            "{command}: {text}"
+        );
+        assert_eq!(output.status.code(), Some(1), "{command}");
+    }
+}
+
+#[test]
 fn what_waits_ends_at_once_unpaid_and_its_user_is_told_also_while_pulling_is_paused() {
     let (mut world, _daemon) = paused();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

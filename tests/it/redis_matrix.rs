@@ -38,6 +38,7 @@ matrix! {
     no_more_clients: while_idle, at_full_load, before_sigterm, right_after_sigterm;
     read_only: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     failed_over_with_a_lost_tail: while_idle, at_full_load, before_sigterm;
+    failed_over_late_with_a_lost_tail: at_full_load;
     clock_an_hour_ahead: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     clock_an_hour_back: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     emptied: while_idle, at_full_load, before_sigterm;

@@ -253,6 +253,15 @@ pub fn failed_over_with_a_lost_tail() -> Fault {
     }
 }
 
+/// The same by sentinels that take their time: longer than what ended is remembered of a Redis that answers.
+pub fn failed_over_late_with_a_lost_tail() -> Fault {
+    Fault {
+        name: "failed over late with a lost tail",
+        lasts: Duration::from_secs(15),
+        ..failed_over_with_a_lost_tail()
+    }
+}
+
 /// Its clock is set an hour ahead.
 pub fn clock_an_hour_ahead() -> Fault {
     Fault {

@@ -9,7 +9,9 @@ use crate::support::load::{
     AT_ONCE, assert_load_ended, assert_load_ended_after_a_stop, in_full_swing, parked, push_load,
     taking, while_it_lasts, works_at_once,
 };
-use crate::support::redis_fault::{Fault, Said, Scene, after_s, clock_an_hour_ahead, emptied};
+use crate::support::redis_fault::{
+    Fault, Said, Scene, after_s, clock_an_hour_ahead, emptied, failed_over_late_after_an_end,
+};
 use crate::support::{Daemon, SOON, eventually, job};
 use std::time::{Duration, Instant};
 
@@ -38,7 +40,6 @@ matrix! {
     no_more_clients: while_idle, at_full_load, before_sigterm, right_after_sigterm;
     read_only: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     failed_over_with_a_lost_tail: while_idle, at_full_load, before_sigterm;
-    failed_over_late_with_a_lost_tail: at_full_load;
     clock_an_hour_ahead: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     clock_an_hour_back: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     emptied: while_idle, at_full_load, before_sigterm;
@@ -51,6 +52,23 @@ matrix! {
     #[ignore = "takes minutes"]
     asleep_for_a_minute: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
     stopped_for_ten_seconds: while_idle, at_full_load, longer_than_the_lease, before_sigterm, right_after_sigterm;
+}
+
+#[test]
+fn what_ended_in_the_lost_tail_of_a_late_failover_is_not_sent_again() {
+    let fault = failed_over_late_after_an_end();
+    let mut scene = Scene::of(&fault);
+    let mut daemon = scene.world.daemon(&["--threads", "4"]);
+    taking(&scene.world, 2000, 2000);
+    scene.world.push(job("tail").chat(7).json());
+    scene.world.wait_submitted("tail");
+    strike(&mut scene, &fault);
+    // It came back as a job at fal, and without its end.
+    scene.world.wait_state("tail", "done");
+    assert_eq!(scene.world.sandbox.telegram.sends_count(), 1);
+    assert_eq!(scene.world.sandbox.fal.totals().submits, 1);
+    assert_eq!(daemon.stop(), Some(0));
+    scene.world.assert_clean();
 }
 
 /// What `--shutdown-timeout` is here, and how much later the process may end: the last resort's half second

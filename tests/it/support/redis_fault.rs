@@ -231,14 +231,7 @@ pub fn failed_over_with_a_lost_tail() -> Fault {
         proxied: true,
         replica: true,
         ..Fault::new("failed over with a lost tail", |scene| {
-            // What came before this moment has been replicated, however busy the machine is.
-            let _: String = scene.world.redis(&["SET", "replicated", "1"]);
-            let reached: usize = scene.world.redis(&["WAIT", "1", "10000"]);
-            assert_eq!(reached, 1, "the replica lags");
-            let _: usize = scene.world.redis(&["DEL", "replicated"]);
-            let replica = scene.replica.as_ref().unwrap();
-            let link = replica.ask(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
-            assert!(link.starts_with("+OK"), "{link}");
+            follow_no_more(scene);
             // This is what gets lost.
             super::load::while_it_lasts(Duration::from_millis(500));
             scene.world.kill_redis();
@@ -253,13 +246,30 @@ pub fn failed_over_with_a_lost_tail() -> Fault {
     }
 }
 
-/// The same by sentinels that take their time: longer than what ended is remembered of a Redis that answers.
-pub fn failed_over_late_with_a_lost_tail() -> Fault {
+/// The same by sentinels that take their time, longer than an end is remembered while Redis answers; the job
+/// `tail` ends in what is lost.
+pub fn failed_over_late_after_an_end() -> Fault {
     Fault {
-        name: "failed over late with a lost tail",
-        lasts: Duration::from_secs(15),
+        name: "failed over late after an end",
+        lasts: Duration::from_secs(12),
+        begin: |scene| {
+            follow_no_more(scene);
+            scene.world.wait_state("tail", "done");
+            scene.world.kill_redis();
+        },
         ..failed_over_with_a_lost_tail()
     }
+}
+
+/// The replica has all up to this moment, however busy the machine is, and nothing that comes after.
+fn follow_no_more(scene: &mut Scene) {
+    let _: String = scene.world.redis(&["SET", "replicated", "1"]);
+    let reached: usize = scene.world.redis(&["WAIT", "1", "10000"]);
+    assert_eq!(reached, 1, "the replica lags");
+    let _: usize = scene.world.redis(&["DEL", "replicated"]);
+    let replica = scene.replica.as_ref().unwrap();
+    let link = replica.ask(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    assert!(link.starts_with("+OK"), "{link}");
 }
 
 /// Its clock is set an hour ahead.

@@ -659,18 +659,14 @@ fn a_slow_fal_leaves_what_waits_in_redis_where_others_and_high_jobs_can_have_it(
     assert!(claims <= 8, "{claims} jobs are claimed");
     held.release();
     world.wait_state("urgent", "done");
-    let ahead = world.events();
-    let at = |id: &str| {
-        ahead
-            .iter()
-            .position(|event| event["event"] == "submitted" && event["job"] == id)
+    let events = world.events();
+    let ahead = |word: &str| {
+        let mut of_it = events.iter().filter(|event| event["event"] == word);
+        of_it.position(|event| event["job"] == "urgent").unwrap()
     };
-    assert!(at("urgent").unwrap() < ahead.len());
-    let before = ids
-        .iter()
-        .filter(|id| at(id).is_some_and(|place| place < at("urgent").unwrap()))
-        .count();
-    assert!(before <= 10, "{before} jobs were submitted before it");
+    // The next claim brings it. From there on threads race, on a busy machine each as it may.
+    assert!(ahead("started") <= claims, "{claims}: {}", ahead("started"));
+    assert!(ahead("submitted") < 50, "{}", ahead("submitted"));
     world.wait_ended(&ids, SOON);
     world.assert_clean();
 }

@@ -1,6 +1,7 @@
 //! Who may go into a service now. Bulkheads: no service gets all threads, so a slow one cannot stop the
 //! work at the other. Breakers: a service that is away is asked by one probe at a time, its steps wait
-//! parked and use up nothing. Decisions are pure, given the time.
+//! parked and use up nothing. And of a bot that Telegram refuses, so that nothing is paid for what it could
+//! not deliver. Decisions are pure, given the time.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,6 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 const LAST_PROBE: Duration = Duration::from_secs(10);
 /// How long a step waits for a place in a full bulkhead.
 const CROWDED: Duration = Duration::from_millis(20);
-
 /// How often Telegram is asked whether it takes a bot that it refused.
 const BOT_LOOK: Duration = Duration::from_secs(10);
 

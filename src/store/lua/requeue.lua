@@ -19,9 +19,9 @@ local function strangers(from, death, crashes)
 end
 
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
--- via, charged, crashes, crashes_from (HMGET in this order). Keys by name in `k`. `wait`: ms before a new
--- submit of unknown outcome. `crash_limit`: nil where nobody crashed. `step`: see step_of; an idle or begun one also needs the ready lists in `k`.
--- `death`: its owner's place among all deaths of the store. Counts in `k.suspects` whom it held back.
+-- via, charged, crashes, crashes_from (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit of
+-- unknown outcome. `crash_limit`: nil where nobody crashed. `step`: see step_of; an idle or begun one also needs the
+-- ready lists in `k`. `death`: its owner's place among all deaths. Counts in `k.suspects` whom it held back.
 local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
   local phase, attempt = r[3] or 'submitting', tonumber(r[5] or '0')
   local crashes = tonumber(r[10] or '0')

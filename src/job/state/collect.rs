@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How often a result is asked for again although its cancel was asked for: some seconds.
+const CANCEL_TRIES: u32 = 3;
+
 /// After fetching the result. `found`: what lies in the output, if it is one.
 pub fn after_collect(
     flight: &mut Flight,
@@ -47,7 +50,10 @@ pub fn after_collect(
                     failed.charged = Charged::Yes;
                     fail(flight, failed, moment)
                 }
-                Remedy::RetryStep => retry_step(flight, &failed, moment),
+                Remedy::RetryStep => match unwanted(flight, moment) {
+                    Some(kind) => stopped_unseen(flight, kind, moment),
+                    None => retry_step(flight, &failed, moment),
+                },
                 // A new submit is a new payment, and asking again is free: a hiccup of fal's own front may
                 // look like the end of a request whose result is there.
                 Remedy::TryAnew if flight.cancelling.is_none() && flight.verdicts < VERDICTS => {
@@ -69,6 +75,16 @@ pub fn after_collect(
             }
         }
     }
+}
+
+/// Why nobody waits any longer for a result that cannot be read: a cancel is not to hang on a hiccup, nor to be
+/// put off for as long as fal's trouble lasts.
+fn unwanted(flight: &mut Flight, moment: Moment) -> Option<Kind> {
+    if flight.cancelling.is_none() && flight.cancel_asked && flight.step_tries >= CANCEL_TRIES {
+        flight.failure = Some((Kind::Cancelled, CANCEL_ASKED.to_owned()));
+        return Some(Kind::Cancelled);
+    }
+    grace_is_over(flight, moment)
 }
 
 /// After a direct call.

@@ -128,6 +128,40 @@ fn what_had_ended_before_it_was_cancelled_is_not_told_to_stop_again() {
 }
 
 #[test]
+fn a_cancel_ends_a_job_whose_result_cannot_be_read_but_not_at_the_first_hiccup() {
+    let none = FoundSummary::default();
+    let limited = || {
+        Collected::Failed(failed(
+            Kind::RateLimited,
+            Remedy::RetryStep,
+            Charged::Unknown,
+        ))
+    };
+    let mut asked = flight(Phase::Collecting);
+    asked.cancel_asked = true;
+    for tries in 1..=3 {
+        let change = after_collect(&mut asked, limited(), &none, &POLICY, at(2000));
+        assert_eq!((change.write, asked.step_tries), (None, tries));
+    }
+    let change = after_collect(&mut asked, limited(), &none, &POLICY, at(2000));
+    assert_telling(&asked, &change, Kind::Cancelled, Charged::Unknown);
+    assert_eq!(set(&change, "error"), Some("cancelled by request"));
+    // A time-out that fal knows of has its minute.
+    let mut late = flight(Phase::Collecting);
+    late.cancelling = cancelling(Kind::Timeout, Some(1000));
+    late.step_tries = 9;
+    let change = after_collect(&mut late, limited(), &none, &POLICY, at(50_000));
+    assert_eq!(change.write, None);
+    let change = after_collect(&mut late, limited(), &none, &POLICY, at(62_000));
+    assert_telling(&late, &change, Kind::Timeout, Charged::Unknown);
+    // Nobody asked: it is paid, so it is asked for on and on.
+    let mut wanted = flight(Phase::Collecting);
+    wanted.step_tries = 99;
+    let change = after_collect(&mut wanted, limited(), &none, &POLICY, at(2000));
+    assert_eq!(change.write, None);
+}
+
+#[test]
 fn what_waited_in_fals_queue_when_it_was_cancelled_was_never_charged() {
     for (last, charged) in [
         (Polled::InQueue { position: None }, Charged::No),

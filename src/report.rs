@@ -243,6 +243,11 @@ pub fn refused(error: &dyn std::fmt::Display) {
     );
 }
 
+/// The configuration is good, and still it cannot run: the last line before exit 70.
+pub fn not_started(error: &dyn std::fmt::Display) {
+    line(Level::Error, &format!("not started: {error}"), &[]);
+}
+
 /// `job started`: claimed here, at this phase of its life.
 pub fn job_started(job: &Job<'_>, phase: Phase) {
     COUNTERS.started.fetch_add(1, Relaxed);

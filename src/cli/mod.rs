@@ -419,12 +419,13 @@ fn run(args: &RunArgs, env: &Environment, started: Instant) -> ExitCode {
     report::install_panic_hook();
     match daemon::run(&config, started) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report::refused(&error);
-            ExitCode::from(match error {
-                StartError::Config(_) => CONFIGURATION,
-                StartError::Internal(_) => INTERNAL,
-            })
+        Err(StartError::Config(why)) => {
+            report::refused(&why);
+            ExitCode::from(CONFIGURATION)
+        }
+        Err(StartError::Internal(why)) => {
+            report::not_started(&why);
+            ExitCode::from(INTERNAL)
         }
     }
 }

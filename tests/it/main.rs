@@ -55,6 +55,7 @@ mod sentinel;
 mod shell;
 mod shutdown;
 mod signs;
+mod start;
 mod step_file;
 mod support;
 mod systemd;

@@ -197,13 +197,21 @@ impl World {
 
     /// Starts a daemon none of whose files grows beyond so many bytes: as if the disk were full.
     pub fn spawn_on_a_full_disk(&mut self, more: &[&str], bytes: usize) -> Daemon {
+        self.spawn_after(&format!("trap '' XFSZ; ulimit -f {}", bytes / 512), more)
+    }
+
+    /// Starts a daemon that may have so much address space: too little for the stacks of many threads.
+    pub fn spawn_in_little_memory(&mut self, more: &[&str], mib: usize) -> Daemon {
+        // Of one heap, or each of the first threads would take 64 MiB for its own.
+        let limits = format!("export MALLOC_ARENA_MAX=1; ulimit -v {}", mib << 10);
+        self.spawn_after(&limits, more)
+    }
+
+    /// Starts a daemon in the place of a shell that has set limits.
+    fn spawn_after(&mut self, limits: &str, more: &[&str]) -> Daemon {
         let daemon = self.command(more);
         let mut command = Command::new("/bin/sh");
-        let limit = format!(
-            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
-            bytes / 512
-        );
-        command.args(["-c", &limit]);
+        command.args(["-c", &format!("{limits}; exec \"$0\" \"$@\"")]);
         command.arg(daemon.get_program()).args(daemon.get_args());
         command
             .env_clear()

@@ -6,7 +6,7 @@ use super::table::visible;
 use super::{CancelArgs, INCOMPLETE, RedeliverArgs, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
-use crate::job::spec::{self, Target, Words};
+use crate::job::spec::{self, Target};
 use crate::store::view::View;
 use crate::store::{Cancel, Redeliver, made_id};
 use serde_json::{Value, json};
@@ -190,7 +190,7 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
     };
     let redelivery = made_id();
     let made = view
-        .redeliver(&id, &redelivery, &target.to_resend_json(Words::Kept))
+        .redeliver(&id, &redelivery, &target)
         .map_err(|fault| away(&fault))?;
     match made {
         Redeliver::Ok => {}

@@ -221,21 +221,28 @@ impl Session {
             }
             Write::End { state, patch } => {
                 let request = flight.request.as_ref();
-                self.prepare_end(id, &flight.token, number, request, *state)
+                // One that ends well and says a kind is a redelivery that failed.
+                let arrived = patch.set.iter().all(|(name, _)| *name != "kind");
+                self.prepare_end(id, &flight.token, number, request, (*state, arrived))
                     .patch(patch, &OF_A_LIFE, may_have)
             }
         }
     }
 
-    /// The command of the last write of a life, less its patch.
+    /// The command of the last write of a life, less its patch. `end`: how it ends; whether what ended well arrived
+    /// in its chat.
     pub(super) fn prepare_end<'a>(
         &'a self,
         id: &str,
         token: &Token,
         seq: u32,
         request: Option<&RequestId>,
-        state: EndState,
+        (state, arrived): (EndState, bool),
     ) -> Call<'a> {
+        let marks = match (state, arrived) {
+            (EndState::Done, false) => String::new(),
+            (EndState::Done | EndState::Dead | EndState::Cancelled, _) => self.store.unreachable(),
+        };
         let keys = &self.store.keys;
         let keep = match state {
             EndState::Done | EndState::Cancelled => self.store.keep.done,
@@ -254,7 +261,7 @@ impl Session {
             &keys.dead,
             &keys.spec(id),
             &keys.result(id),
-            &self.store.unreachable(),
+            &marks,
         ])
     }
 

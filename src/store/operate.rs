@@ -1,10 +1,12 @@
 //! What people ask of a live system: each is one script, carried out by whichever daemon comes next. Here
 //! nothing is owned; a repeat, also that of a lost answer, is the same as once.
 
+use super::rate::chat_name;
 use super::script::Script;
 use super::view::View;
 use super::{FORMAT, Fault};
 use crate::job::JobId;
+use crate::job::spec::{Target, Words};
 use redis::Cmd;
 use std::time::Duration;
 
@@ -100,13 +102,12 @@ impl View {
         Ok((said, state))
     }
 
-    /// Makes the redelivery `redelivery` of an ended job, to the target that `to` describes (see
-    /// `Target::to_resend_json`).
+    /// Makes the redelivery `redelivery` of an ended job.
     pub fn redeliver(
         &mut self,
         id: &JobId,
         redelivery: &JobId,
-        to: &str,
+        to: &Target,
     ) -> Result<Redeliver, Fault> {
         let keys = [
             self.keys.job(id.as_str()),
@@ -118,7 +119,8 @@ impl View {
         cmd.arg(FORMAT)
             .arg(id.as_str())
             .arg(redelivery.as_str())
-            .arg(to);
+            .arg(to.to_resend_json(Words::Kept))
+            .arg(chat_name(&to.chat));
         let (word, _state): (String, String) = self.ask(&cmd)?;
         Ok(match word.as_str() {
             "ok" => Redeliver::Ok,

@@ -151,7 +151,9 @@ impl Session {
         if answers.first().is_some_and(|answer| answer != "lost") {
             let token = Token(end.token.into());
             let request = end.request.map(|request| RequestId(request.into()));
-            let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end.state);
+            // A Redis that lost this has no mark of an unreachable chat either.
+            let end_of = (end.state, false);
+            let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end_of);
             call.cmd.packed_args(end.patch);
             self.word(&call)?;
         }

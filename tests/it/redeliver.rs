@@ -114,7 +114,28 @@ fn a_chat_that_was_unreachable_is_served_later_with_all_that_belongs_to_it() {
     assert_eq!(world.state("a"), "dead", "what it was charged for stays");
     let dead: Vec<String> = world.redis(&["ZRANGE", "fal:dead", "0", "-1"]);
     assert_eq!(dead, ["a"], "a redelivery leaves no dead letter");
+    // What arrived shows that the chat is there: the next job is paid for.
+    world.push(job("next").chat(CHAT).json());
+    world.wait_state("next", "done");
     world.assert_clean();
+}
+
+#[test]
+fn a_redelivery_that_does_not_arrive_leaves_the_chat_unreachable() {
+    let (mut world, _daemon) = World::running();
+    world.sandbox.telegram.block(CHAT);
+    world.push(job("a").chat(CHAT).json());
+    world.wait_state("a", "dead");
+    let (text, code) = redeliver(&world, &["a"]);
+    assert!(
+        text.contains("not sent: chat_unreachable") && code == 1,
+        "{text}"
+    );
+    world.sandbox.telegram.unblock(CHAT);
+    world.push(job("next").chat(CHAT).json());
+    let next = world.wait_state("next", "dead");
+    assert_eq!(next["charged"], "no", "{next:?}");
+    assert_eq!(world.sandbox.fal.totals().submits, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 -- redeliver: makes the redelivery of an ended job: a record of its own, in phase `delivering` and in
 -- `resume`, so that it is claimed, sent, taken over and counted as any delivery is. A repeat does nothing.
 -- KEYS   1 record   2 record of the redelivery   3 resume   4 bell
--- ARGV   1 format   2 id   3 id of the redelivery   4 where to
+-- ARGV   1 format   2 id   3 id of the redelivery   4 where to   5 name of its chat
 -- GIVES  {word, state}; word: ok, open (it has not ended), newer (another version's), nothing (neither a
 --        file nor a result of it is known), gone
 -- CALLER Store::redeliver (from a View)
@@ -16,7 +16,7 @@ if not r[5] and (not r[3] or r[3] == '[]') then return {'nothing', state} end
 local now = now_ms()
 local set = {'HSET', KEYS[2], 'v', ARGV[1], 'state', 'queued', 'phase', 'delivering', 'redelivers', ARGV[2],
   'sent_to', ARGV[4], 'priority', 'default', 'attempt', 0, 'life', 1, 'max_attempts', 1, 'charged', 'no',
-  'queued_at', now, 'started_at', now, 'completed_at', now}
+  'queued_at', now, 'started_at', now, 'completed_at', now, 'chat', ARGV[5]}
 for i, field in ipairs({'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta'}) do
   local value = r[i + 2]
   if value then set[#set + 1] = field; set[#set + 1] = value end

@@ -5,6 +5,7 @@ use super::super::*;
 use super::bench::*;
 use super::fair::{bring, line, of, set, slots};
 use crate::job::Phase;
+use crate::job::spec::Target;
 
 impl Bench {
     pub(super) fn view(&self) -> View {
@@ -312,10 +313,14 @@ fn a_cancel_goes_through_without_memory_and_leaves_alone_what_is_newer() {
 
 const TO: &str = r#"{"chat_id":7,"protect_content":true}"#;
 
+fn to() -> Target {
+    Target::from_resend_json(TO).expect("a target")
+}
+
 fn redeliver(bench: &Bench, id: &str, as_: &str) -> Redeliver {
     let (id, as_) = (JobId::new(id), JobId::new(as_));
     let (id, as_) = (id.expect("an id"), as_.expect("an id"));
-    bench.view().redeliver(&id, &as_, TO).expect("answers")
+    bench.view().redeliver(&id, &as_, &to()).expect("answers")
 }
 
 #[test]
@@ -390,7 +395,7 @@ fn of_what_nothing_is_known_any_more_nothing_is_sent_again() {
     bench.oom();
     let id = JobId::new("b").expect("an id");
     let again = JobId::new("r").expect("an id");
-    assert!(bench.view().redeliver(&id, &again, TO).is_err());
+    assert!(bench.view().redeliver(&id, &again, &to()).is_err());
     bench.memory_back();
     bench.ask::<()>("HSET t:job:b file_ids []");
     assert_eq!(bench.dump(), before, "a full Redis refuses it whole");

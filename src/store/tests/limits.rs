@@ -5,6 +5,7 @@ use super::bench::*;
 use super::fair::{bring, ids, line, of, set, slots};
 use super::window::{VIDEO, at_fal};
 use crate::job::Phase;
+use crate::job::spec::{ChatId, Target};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -653,7 +654,9 @@ impl Walk {
         let id = self.some_job();
         let again = JobId::new(&format!("again-{}", self.redelivered + 1)).expect("an id");
         let mut view = self.bench.view();
-        let said = view.redeliver(&id, &again, "{}").expect("answers");
+        let said = view
+            .redeliver(&id, &again, &Target::to_chat(ChatId::Id(7)))
+            .expect("answers");
         self.note(format!("redeliver {id} as {again}: {said:?}"));
         self.redelivered += usize::from(said == Redeliver::Ok);
     }

@@ -255,6 +255,8 @@ pub struct Flight {
     pub turn: Option<Box<Turn>>,
     /// Since when the file that is next cannot be fetched.
     pub unfetched_since: Option<UnixMs>,
+    /// Since when this owner's tries to deliver came to nothing.
+    pub in_vain_since: Option<UnixMs>,
     /// While it lives, the chat is shown signs of life.
     pub alive: Option<Arc<()>>,
 }
@@ -449,6 +451,7 @@ impl Flight {
             &mut self.running_at,
             &mut self.telling_at,
             &mut self.unfetched_since,
+            &mut self.in_vain_since,
         ];
         for at in spans.into_iter().flatten() {
             at.0 += by;

@@ -1,7 +1,10 @@
 //! Deliver: the plan says which call comes next, this makes it, and records what it left in the chat
 //! before the next one goes out. Telling a failure is the same with a text of our own.
 
+mod deadline;
 mod files;
+
+pub(super) use deadline::kept_out;
 
 use super::collect::file_urls;
 use super::{Worker, job, rotation};
@@ -11,7 +14,7 @@ use crate::job::answer::{File, Held, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::spec::{Ping, Target};
-use crate::job::state::{self, Next, Receipt, TELL_LIMIT, since};
+use crate::job::state::{self, Next, Receipt, since};
 use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
@@ -58,13 +61,16 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
         }
     }
     let now = worker.tools.store.now();
-    let completed = *flight.completed_at.get_or_insert(now);
-    if since(completed, now) > worker.tools.delivery_timeout {
-        let text = format!(
-            "not delivered within {} s",
-            worker.tools.delivery_timeout.as_secs()
-        );
-        return worker.fail(flight, final_failure(Kind::Telegram, text));
+    flight.completed_at.get_or_insert(now);
+    if deadline::is_over(worker, flight, now) {
+        let progress = Progress::parse(&flight.rung).unwrap_or_default();
+        if progress.item >= items.len() {
+            // Only what comes after the result is open: the old status message, a sound.
+            return finish(worker, flight, progress, &items);
+        }
+        let limit = worker.tools.delivery_timeout.as_secs();
+        let text = format!("not delivered within {limit} s");
+        return give_up(worker, flight, final_failure(Kind::Telegram, text));
     }
     let ping_due = match target.ping {
         Ping::Always => true,
@@ -75,48 +81,51 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
     match go_on(worker, flight, telegram, &parcel) {
         // Telegram may want more silence than there is time.
-        Step::Go(Next::In(wait)) => {
-            let left = (worker.tools.delivery_timeout).saturating_sub(since(completed, now));
-            Next::In(wait.min(left + Duration::from_millis(50)))
-        }
+        Step::Go(Next::In(wait)) => Next::In(deadline::at_most(worker, flight, wait)),
         Step::Go(next) => next,
-        Step::Finished(progress) => {
-            let receipt = receipt(progress, file_urls(&items));
-            let change = if flight.redelivers.is_some() {
-                state::redelivered(flight, &receipt, None)
-            } else {
-                state::delivered(flight, &receipt)
-            };
-            worker.record(flight, change)
-        }
-        Step::Failed(failure) => {
-            let progress = Progress::parse(&flight.rung).unwrap_or_default();
-            if let (true, Some(target)) = (progress.edited, &mut flight.target) {
-                // The status message holds the first part of the result: the failure of a later part
-                // is told in a message of its own.
-                Arc::make_mut(target).status_message_id = None;
-            }
-            worker.fail_with(flight, failure, &receipt(progress, Vec::new()))
-        }
+        Step::Finished(progress) => finish(worker, flight, progress, &items),
+        Step::Failed(failure) => give_up(worker, flight, failure),
     }
+}
+
+/// All of the result is in the chat.
+fn finish(worker: &Worker, flight: &mut Flight, progress: Progress, items: &[Item]) -> Next {
+    let receipt = receipt(progress, file_urls(items));
+    let change = if flight.redelivers.is_some() {
+        state::redelivered(flight, &receipt, None)
+    } else {
+        state::delivered(flight, &receipt)
+    };
+    worker.record(flight, change)
+}
+
+/// It ends without all of the result: what did go out stays in the chat, and in the record.
+fn give_up(worker: &Worker, flight: &mut Flight, failure: Failure) -> Next {
+    let progress = Progress::parse(&flight.rung).unwrap_or_default();
+    if let (true, Some(target)) = (progress.edited, &mut flight.target) {
+        // The status message holds the first part of the result: the failure of a later part is told in a
+        // message of its own.
+        Arc::make_mut(target).status_message_id = None;
+    }
+    worker.fail_with(flight, failure, &receipt(progress, Vec::new()))
 }
 
 /// Tells the user that it failed, for two minutes at most: a refund never waits for Telegram.
 pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
-    flight.untouched = false;
+    let fresh = std::mem::replace(&mut flight.untouched, false);
     if flight.redelivers.is_some() {
         // It crashed too often; whose result it was has been told of that long ago.
         let (kind, text) = (flight.failure.clone()).unwrap_or((Kind::Crashed, String::new()));
         return worker.fail(flight, final_failure(kind, text));
     }
     let now = worker.tools.store.now();
-    let began = *flight.telling_at.get_or_insert(now);
+    flight.telling_at.get_or_insert(now);
     let (Some(target), Some(telegram)) = (flight.target.clone(), &worker.tools.telegram) else {
         let told = flight.target.is_some().then_some(false);
         let change = state::end_failed(flight, told);
         return worker.record(flight, change);
     };
-    if flight.untold || since(began, now) > TELL_LIMIT {
+    if deadline::is_told_no_more(worker, flight, fresh, now) {
         let change = state::end_failed(flight, Some(false));
         return worker.record(flight, change);
     }
@@ -132,8 +141,7 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     let told = match go_on(worker, flight, telegram, &parcel) {
         // Telegram may want more silence than there is time.
         Step::Go(Next::In(wait)) => {
-            let left = TELL_LIMIT.saturating_sub(since(began, now)) + Duration::from_millis(50);
-            return Next::In(wait.min(left));
+            return Next::In(deadline::tell_at_most(worker, flight, wait));
         }
         Step::Go(next) => return next,
         Step::Finished(_) => true,
@@ -202,6 +210,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         After::Go(progress) => {
             flight.step_tries = 0;
             flight.unfetched_since = None;
+            flight.in_vain_since = None;
             if plan::is_finished(parcel, &progress) {
                 return Step::Finished(progress);
             }
@@ -209,6 +218,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             Step::Go(worker.record(flight, change))
         }
         After::Wait { progress, for_, .. } => {
+            deadline::in_vain(worker, flight);
             flight.rung = progress.to_text();
             let for_ = worker.until_its_turn(flight).unwrap_or(for_);
             let (job, in_ms) = (job(flight).job, for_.as_millis() as u64);
@@ -220,6 +230,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             wait,
             resend,
         } => {
+            deadline::in_vain(worker, flight);
             let mut change = state::delivery_progress(flight, progress.to_text(), resend);
             change.next = Next::In(wait);
             let next = worker.record(flight, change);
@@ -227,6 +238,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         }
         After::Failed(failure) => Step::Failed(failure),
         After::OperatorTrouble(text) => {
+            deadline::in_vain(worker, flight);
             // Whoever could be told by this bot cannot be: the journal has it.
             let wait = if rotation::has_new_bot_token(worker) {
                 SOON

@@ -176,7 +176,7 @@ pub(crate) fn advance<'a>(
         (Some(inside), Phase::Submitting) => inside,
         (_, _) => match pass_gate(worker, flight) {
             Ok(inside) => inside,
-            Err(next) => return next,
+            Err(next) => return deliver::kept_out(worker, flight, next),
         },
     };
     worker.place.set(inside.keep());

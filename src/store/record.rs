@@ -300,6 +300,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        in_vain_since: None,
         alive: None,
     };
     let inputs = fields.take("inputs").unwrap_or_default();
@@ -333,10 +334,27 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
             .and_then(|to| Target::from_resend_json(&to))
             .map(Arc::new);
     }
+    if phase == Phase::Telling {
+        spare_what_went(&mut flight, fields.take("message_ids").as_deref());
+    }
     if phase == Phase::Submitting {
         flight.failure = None; // why it came back; its next outcome says why it failed
     }
     flight
+}
+
+/// Where the status message holds a part of the result, a failure is told in a message of its own.
+fn spare_what_went(flight: &mut Flight, message_ids: Option<&str>) {
+    let went: Vec<i64> = message_ids
+        .and_then(|ids| serde_json::from_str(ids).ok())
+        .unwrap_or_default();
+    if let Some(target) = &mut flight.target
+        && target
+            .status_message_id
+            .is_some_and(|id| went.contains(&id))
+    {
+        Arc::make_mut(target).status_message_id = None;
+    }
 }
 
 /// Arguments of one entry for the intake script, in its order.

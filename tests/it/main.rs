@@ -13,6 +13,7 @@ mod cluster;
 mod connections;
 mod crash;
 mod crash_points;
+mod deadline;
 mod delete;
 mod delivery;
 mod emulator;

@@ -77,6 +77,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        in_vain_since: None,
         alive: None,
     }
 }

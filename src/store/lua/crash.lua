@@ -43,6 +43,7 @@ elseif crashes >= limit and r[3] == 'telling' then
 elseif crashes >= limit then
   local charged = r[9] or 'no'
   if r[4] then charged = worse(charged, 'unknown') end
+  if r[3] == 'delivering' then keep_what_went(KEYS[1]) end
   redis.call('HSET', KEYS[1], 'state', 'queued', 'phase', 'telling', 'crashes', crashes, 'kind', 'crashed', 'charged',
     charged, 'error', 'a step of this job failed inside the worker ' .. crashes .. ' times')
   redis.call('HDEL', KEYS[1], 'rung', 'doubt')

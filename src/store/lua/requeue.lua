@@ -18,6 +18,14 @@ local function strangers(from, death, crashes)
   return math.min(7, math.max(0, death - from + 1 - crashes))
 end
 
+-- What a delivery that is given up has left in the chat: its telling must not write over it, and a retry says so.
+local function keep_what_went(job)
+  local is_json, rung = pcall(cjson.decode, redis.call('HGET', job, 'rung') or '')
+  if not is_json or type(rung) ~= 'table' or type(rung.m) ~= 'table' or #rung.m == 0 then return end
+  local function list(of) return type(of) == 'table' and #of > 0 and cjson.encode(of) or '[]' end
+  redis.call('HSET', job, 'message_ids', list(rung.m), 'file_ids', list(rung.f), 'file_kinds', list(rung.fk))
+end
+
 -- One job whose owner is gone. `r`: state, token, phase, request_id, attempt, max_attempts, priority,
 -- via, charged, crashes, crashes_from (HMGET in this order). Keys by name in `k`. `wait`: ms before a new submit of
 -- unknown outcome. `crash_limit`: nil where nobody crashed. `step`: see step_of; an idle or begun one also needs the
@@ -71,6 +79,7 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
     leave_fal(ns, id, its[2])
   end
   if over then
+    if phase == 'delivering' then keep_what_went(job) end
     redis.call(unpack(set))
     redis.call('HDEL', job, 'rung', 'doubt', 'worker')
     redis.call('LPUSH', k.resume, id)

@@ -215,6 +215,61 @@ fn a_panic_outside_a_submit_uses_no_attempt() {
 }
 
 #[test]
+fn what_a_delivery_left_in_the_chat_is_known_beyond_the_crash_that_ends_it() {
+    const RUNG: &str = r#"{"i":1,"ed":true,"m":[5,6],"f":["A"],"fk":["0:photo"],"new":{"x":1}}"#;
+    for how in ["panic", "death"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        let status = r#""telegram":{"chat_id":7,"status_message_id":5}"#;
+        for id in ["parts", "nothing", "torn"] {
+            bench.push(&job(id, status));
+        }
+        one.intake();
+        let mut flights = one.claim(3);
+        for flight in &mut flights {
+            one.submitted(flight, "r");
+            let save = completed(flight);
+            one.write(flight, &save);
+        }
+        for (id, rung) in [("parts", RUNG), ("nothing", r#"{"w":"u"}"#), ("torn", "{")] {
+            bench.ask::<()>(&format!("HSET t:job:{id} rung {rung} crashes 2"));
+        }
+        if how == "panic" {
+            for flight in &flights {
+                assert_eq!(one.session.crash(&flight.id, &flight.token), Ok(3));
+            }
+        } else {
+            let acting: Vec<_> = flights.iter().map(|flight| (&flight.token, true)).collect();
+            assert_eq!(one.dies_with(&two, true, Some(&acting)), 3);
+        }
+        let parts = bench.record("parts");
+        let left =
+            ["phase", "message_ids", "file_ids", "file_kinds"].map(|name| parts[name].as_str());
+        assert_eq!(
+            left,
+            ["telling", "[5,6]", r#"["A"]"#, r#"["0:photo"]"#],
+            "{how}"
+        );
+        for id in ["nothing", "torn"] {
+            assert_eq!(bench.field(id, "message_ids"), None, "{how} {id}");
+        }
+        // Nobody writes over what is there.
+        for flight in two.claim(3) {
+            let status = flight
+                .target
+                .as_ref()
+                .and_then(|target| target.status_message_id);
+            let spared = flight.id.as_str() == "parts";
+            assert_eq!(
+                (flight.phase, status),
+                (Phase::Telling, (!spared).then_some(5)),
+                "{how}"
+            );
+        }
+    }
+}
+
+#[test]
 fn progress_forgets_crashes() {
     let bench = Bench::start();
     let one = bench.instance();

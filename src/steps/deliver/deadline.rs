@@ -1,0 +1,89 @@
+//! How long a delivery may take. What is paid for is given up only after it was tried in vain: time in which
+//! no worker ran, or in which it only waited for its turn, says nothing about Telegram. Telling a failure
+//! gets two minutes and no more, since a refund may wait for its end.
+
+use super::{deliver, tell};
+use crate::job::flight::Flight;
+use crate::job::state::{Next, TELL_LIMIT, since};
+use crate::job::{Phase, UnixMs};
+use crate::steps::Worker;
+use crate::steps::gate::Service;
+use std::time::Duration;
+
+/// How long an owner finds its tries in vain, at least, before it gives up a delivery that is over its time. Half
+/// of a shorter `--delivery-timeout`.
+const IN_VAIN: Duration = Duration::from_secs(60);
+/// A wait that ends with the time ends a little after it.
+const PAST_IT: Duration = Duration::from_millis(50);
+
+/// How long a delivery that began to wait for Telegram may go on; `None`: as long as it takes, since nothing
+/// was tried in vain.
+fn left(worker: &Worker, flight: &Flight, now: UnixMs) -> Option<Duration> {
+    let limit = worker.tools.delivery_timeout;
+    let completed = flight.completed_at.unwrap_or(now);
+    let of_all = limit.saturating_sub(since(completed, now));
+    let of_this_owner = IN_VAIN
+        .min(limit / 2)
+        .saturating_sub(since(flight.in_vain_since?, now));
+    Some(of_all.max(of_this_owner))
+}
+
+/// Whether the delivery is to be given up.
+pub(super) fn is_over(worker: &Worker, flight: &Flight, now: UnixMs) -> bool {
+    left(worker, flight, now).is_some_and(|left| left.is_zero())
+}
+
+/// A wait of a delivery, no longer than its time.
+pub(super) fn at_most(worker: &Worker, flight: &Flight, wait: Duration) -> Duration {
+    let left = left(worker, flight, worker.tools.store.now());
+    left.map_or(wait, |left| wait.min(left + PAST_IT))
+}
+
+/// A try to deliver came to nothing.
+pub(super) fn in_vain(worker: &Worker, flight: &mut Flight) {
+    flight
+        .in_vain_since
+        .get_or_insert_with(|| worker.tools.store.now());
+}
+
+/// Whether a telling ends without another call. `fresh`: this owner has not tried yet. Then it may once, also
+/// too late, where Telegram is there.
+pub(super) fn is_told_no_more(worker: &Worker, flight: &Flight, fresh: bool, now: UnixMs) -> bool {
+    let began = flight.telling_at.unwrap_or(now);
+    let may_try = fresh && !is_away(worker);
+    flight.untold || (since(began, now) > TELL_LIMIT && !may_try)
+}
+
+/// A wait of a telling, no longer than its time.
+pub(super) fn tell_at_most(worker: &Worker, flight: &Flight, wait: Duration) -> Duration {
+    let now = worker.tools.store.now();
+    let began = flight.telling_at.unwrap_or(now);
+    wait.min(TELL_LIMIT.saturating_sub(since(began, now)) + PAST_IT)
+}
+
+fn is_away(worker: &Worker) -> bool {
+    worker.tools.gate.is_open(Service::Telegram { slow: true })
+}
+
+/// The gate did not let a step in. One that waits for Telegram waits only for its time; what is over ends
+/// without a call.
+pub(in crate::steps) fn kept_out(worker: &Worker, flight: &mut Flight, next: Next) -> Next {
+    let Next::In(wait) = next else { return next };
+    let now = worker.tools.store.now();
+    match flight.phase {
+        Phase::Delivering if is_away(worker) => {
+            in_vain(worker, flight);
+            if is_over(worker, flight, now) {
+                return deliver(worker, flight);
+            }
+            Next::In(at_most(worker, flight, wait))
+        }
+        Phase::Telling => {
+            if is_told_no_more(worker, flight, flight.untouched, now) {
+                return tell(worker, flight);
+            }
+            Next::In(tell_at_most(worker, flight, wait))
+        }
+        Phase::Submitting | Phase::Polling | Phase::Collecting | Phase::Delivering => next,
+    }
+}

@@ -814,6 +814,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
             }
             Ok(Err(_)) | Err(_) => failed(Failed::Asking),
         }
+        let began = Instant::now();
         match taken {
             Ok(Ok(done)) if done.left > 0 => came(),
             Ok(Ok(_)) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
@@ -830,7 +831,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
                 Err(Fault::Away(why) | Fault::Unable(why)) => {
                     failed(Failed::Waiting);
                     if !ends.load(Ordering::Acquire) {
-                        store.health.lost(&why, Instant::now());
+                        store.health.waited_in_vain(&why, began);
                     }
                     pause.wait(ends, Duration::from_millis(100));
                 }

@@ -92,6 +92,7 @@ impl Blocker {
             none => none.insert(store.open_blocking(self.longest)?),
         };
         woken.store(*client, Ordering::Release);
+        let began = Instant::now();
         let answer = cmd.query::<Option<T>>(con);
         woken.store(0, Ordering::Release);
         if let Err(error) = &answer
@@ -104,7 +105,7 @@ impl Blocker {
         {
             self.con = None; // never used again after a time-out or an I/O error
             if error.is_timeout() {
-                store.health.distrust();
+                store.health.distrust(began);
             }
         }
         Ok(answer)
@@ -171,6 +172,7 @@ pub(crate) fn pull(
         if left.is_zero() || !go_on() {
             return Ok((Vec::new(), false));
         }
+        let began = Instant::now();
         match blocker.hear(&worker.tools.store, left, woken) {
             Ok(Heard::Something) => {}
             // The next pull claims first: what a lost ring left waiting is found then at the latest.
@@ -179,7 +181,7 @@ pub(crate) fn pull(
                 if let Some(why) = fault.passing()
                     && go_on()
                 {
-                    worker.tools.store.health.lost(why, Instant::now());
+                    worker.tools.store.health.waited_in_vain(why, began);
                 }
                 return Err(fault.into());
             }

@@ -145,13 +145,14 @@ impl Session {
     fn call_packed(&self, packed: &[u8]) -> Result<Value, redis::RedisError> {
         let mut held = self.held.borrow_mut();
         let link = held.as_mut().expect("checked out by the caller");
+        let began = Instant::now();
         let answer = link.call_packed(packed);
         if let Err(error) = &answer
             && link::breaks(error)
         {
             *held = None; // never used again
             if error.is_timeout() {
-                self.store.health.distrust();
+                self.store.health.distrust(began);
             }
         }
         answer
@@ -190,9 +191,10 @@ impl Session {
         &self,
         call: impl FnMut(bool) -> Result<Value, redis::RedisError>,
     ) -> Result<Value, Fault> {
+        let began = Instant::now();
         let answer = self.tried(call);
         if self.probes {
-            self.store.health.probed();
+            self.store.health.probed(answer.is_ok().then_some(began));
         }
         answer
     }

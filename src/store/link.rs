@@ -25,6 +25,8 @@ const LATE: Duration = Duration::from_secs(2);
 const IDLE_CHECK: Duration = Duration::from_secs(30);
 /// How long one call waits for a connection of the pool while nothing says that Redis is away.
 const CHECKOUT: Duration = Duration::from_millis(2500);
+/// The same, while others get theirs.
+const LONGEST_CHECKOUT: Duration = Duration::from_secs(15);
 
 /// Why a call on the store brought nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +98,7 @@ pub(crate) struct Health {
     unfit: Mutex<Option<Unfit>>,
     version: Mutex<String>,
     connect_failures: AtomicU64,
+    connected: AtomicU64,
     last_connect_error: Mutex<String>,
     run_id: Mutex<Option<String>>,
     forgot: AtomicBool,
@@ -108,6 +111,8 @@ pub(crate) struct Health {
     written_again: AtomicU64,
     /// Calls of the keeper that have come to an end, a good one or not.
     probed: AtomicU64,
+    /// When the last of them began that was answered.
+    answered: Mutex<Option<Instant>>,
     /// Host and port, or path: what a start that finds nobody there has to name.
     address: OnceLock<String>,
 }
@@ -131,6 +136,8 @@ impl Default for Health {
             distrusted: Mutex::default(),
             written_again: AtomicU64::new(0),
             probed: AtomicU64::new(0),
+            answered: Mutex::default(),
+            connected: AtomicU64::new(0),
             address: OnceLock::new(),
         }
     }
@@ -204,9 +211,16 @@ impl Health {
         self.written_again.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// A call of the keeper has come to its end.
-    pub(crate) fn probed(&self) {
+    /// A call of the keeper has come to its end. `answered`: one that began then, and well.
+    pub(crate) fn probed(&self, answered: Option<Instant>) {
         self.probed.fetch_add(1, Ordering::Relaxed);
+        if answered.is_some() {
+            *self.answered() = answered;
+        }
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many have: while this rises, the keeper lives.
@@ -250,6 +264,14 @@ impl Health {
         };
     }
 
+    /// A call that only waited for something to come, and began to wait then, failed. Its connection may have been
+    /// dead for long: where the keeper was answered since, that says nothing about Redis.
+    pub(crate) fn waited_in_vain(&self, why: &str, began: Instant) {
+        if self.answered().is_none_or(|answered| answered < began) {
+            self.lost(why, Instant::now());
+        }
+    }
+
     /// A call says how Redis was while it ran: what was under way when Redis turned says nothing of now.
     fn has_turned_since(&self, began: Instant) -> bool {
         let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,12 +282,13 @@ impl Health {
         *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// A call was not answered in time: no connection of before is used again.
-    pub(crate) fn distrust(&self) {
-        *self
+    /// A call that began then was not answered in time: no connection of before is used again.
+    pub(crate) fn distrust(&self, began: Instant) {
+        let mut distrusted = self
             .distrusted
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            .unwrap_or_else(PoisonError::into_inner);
+        *distrusted = (*distrusted).max(Some(began));
     }
 
     /// Whether a connection that said at that time which Redis it reached may be used.
@@ -541,14 +564,17 @@ impl r2d2::ManageConnection for Opener {
     fn connect(&self) -> Result<Link, RedisError> {
         let began = Instant::now();
         match self.open(ANSWER) {
-            Ok((con, asked)) => Ok(Link {
-                con,
-                opened: began,
-                asked,
-                used: Instant::now(),
-                broken: false,
-                led_astray: false,
-            }),
+            Ok((con, asked)) => {
+                self.health.connected.fetch_add(1, Ordering::AcqRel);
+                Ok(Link {
+                    con,
+                    opened: began,
+                    asked,
+                    used: Instant::now(),
+                    broken: false,
+                    led_astray: false,
+                })
+            }
             Err(error) => {
                 self.health.connect_failed(&error);
                 Err(error)
@@ -594,14 +620,17 @@ pub(crate) fn pool(opener: Opener, size: u32) -> Pool {
 
 /// Takes a connection; gives up as soon as an attempt to open one failed, so that no thread waits out
 /// the pool's own time limit for a Redis that refuses connections. `after`: only one that was opened later
-/// will do, for what broke one connection has broken those that lie idle too.
+/// will do, for what broke one connection has broken those that lie idle too. The pool opens three at a time: where
+/// many threads want their first one over a slow line, each that comes gives the others time anew.
 pub(crate) fn check_out(
     pool: &Pool,
     health: &Health,
     after: Option<Instant>,
 ) -> Result<Held, Fault> {
     let failures = health.connect_failures.load(Ordering::Acquire);
-    let deadline = Instant::now() + CHECKOUT;
+    let first = Instant::now();
+    let mut deadline = first + CHECKOUT;
+    let mut connected = health.connected.load(Ordering::Acquire);
     loop {
         match pool.get_timeout(Duration::from_millis(50)) {
             Ok(mut held) if after.is_some_and(|after| held.opened <= after) => held.broken = true,
@@ -609,10 +638,16 @@ pub(crate) fn check_out(
             Err(_) if health.connect_failures.load(Ordering::Acquire) != failures => {
                 return Err(Fault::Away(health.last_connect_error()));
             }
-            Err(_) if Instant::now() >= deadline => {
-                return Err(Fault::Away("no connection within 2.5 s".to_owned()));
+            Err(_) => {
+                let (now, by_now) = (Instant::now(), health.connected.load(Ordering::Acquire));
+                if by_now != connected {
+                    connected = by_now;
+                    deadline = (now + CHECKOUT).min(first + LONGEST_CHECKOUT);
+                }
+                if now >= deadline {
+                    return Err(Fault::Away("no connection within 2.5 s".to_owned()));
+                }
             }
-            Err(_) => {}
         }
     }
 }
@@ -734,6 +769,30 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_failed_on_an_old_connection_is_no_loss_where_the_keeper_was_answered_since() {
+        let health = Health::default();
+        let began = Instant::now();
+        health.probed(Some(Instant::now()));
+        health.probed(None);
+        health.waited_in_vain("no answer in time", began);
+        assert!(!health.is_away());
+        health.waited_in_vain("no answer in time", Instant::now());
+        assert!(health.is_away());
+    }
+
+    #[test]
+    fn a_late_time_out_ends_the_trust_in_what_was_there_when_its_call_began_and_in_nothing_since() {
+        let health = Health::default();
+        let moments: Vec<Instant> = (0..4u64)
+            .map(|n| Instant::now() + Duration::from_millis(n))
+            .collect();
+        health.distrust(moments[2]);
+        health.distrust(moments[1]);
+        let trusted: Vec<bool> = moments.iter().map(|at| health.trusts(*at)).collect();
+        assert_eq!(trusted, [false, false, false, true]);
+    }
+
+    #[test]
     fn only_a_database_that_will_never_be_there_is_refused_for_good() {
         let error = |said: &str| {
             let code = ErrorKind::Server(redis::ServerErrorKind::ResponseError);
@@ -775,7 +834,7 @@ mod tests {
         health.reached("old", "7.0", Instant::now());
         let early = Instant::now();
         let between = Instant::now();
-        health.distrust();
+        health.distrust(Instant::now());
         health.reached("new", "7.0", early);
         assert!(!health.trusts(between));
     }

@@ -15,6 +15,11 @@ const REDIRECTS: u32 = 3;
 /// How much of a file is kept beside it, to tell its type.
 const HEAD: usize = 512;
 
+/// A file that comes more slowly than this for longer than that stands in the way of the others: few threads fetch
+/// files, and a byte now and then would hold one for as long as the longest file may take.
+const SLOWEST_BYTES_PER_S: f64 = 16.0 * 1024.0;
+const SLOW_FOR: Duration = Duration::from_secs(15);
+
 /// Limits of a download.
 #[derive(Clone, Copy, Debug)]
 pub struct DownloadRules<'a> {
@@ -57,6 +62,8 @@ pub enum DownloadError {
     },
     /// It ended before the announced length.
     Short,
+    /// A `data:` URI that is none: no repeat makes it one.
+    Unreadable,
     /// The transfer broke, or the local disk is full.
     Broken(String),
     /// Another status that brings no file (also a redirect too many).
@@ -71,6 +78,7 @@ impl DownloadError {
             DownloadError::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
             DownloadError::HostNotAllowed(_)
             | DownloadError::Gone(_)
+            | DownloadError::Unreadable
             | DownloadError::TooBig { .. } => false,
         }
     }
@@ -83,6 +91,7 @@ impl fmt::Display for DownloadError {
             DownloadError::Gone(status) => write!(f, "the file is gone ({status})"),
             DownloadError::TooBig { limit } => write!(f, "the file is over {limit} bytes"),
             DownloadError::Short => f.write_str("the file ended early"),
+            DownloadError::Unreadable => f.write_str("the data URI cannot be read"),
             DownloadError::Broken(text) => f.write_str(text),
             DownloadError::Status(status) => write!(f, "the file's host answered {status}"),
         }
@@ -244,10 +253,17 @@ fn receive(
     let mut spool = Spool::new(limit)?;
     let mut reader = body.as_reader();
     let mut buffer = vec![0; 64 << 10];
+    let began = Instant::now();
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return spool.finish(content_type),
-            Ok(n) => spool.write(&buffer[..n])?,
+            Ok(n) => {
+                spool.write(&buffer[..n])?;
+                if is_too_slow(spool.len, began.elapsed()) {
+                    let text = format!("the file comes too slowly: {} bytes so far", spool.len);
+                    return Err(DownloadError::Broken(text));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 return Err(match ureq::Error::from(error) {
@@ -267,6 +283,10 @@ fn receive(
             }
         }
     }
+}
+
+fn is_too_slow(len: u64, took: Duration) -> bool {
+    took > SLOW_FOR && (len as f64) < took.as_secs_f64() * SLOWEST_BYTES_PER_S
 }
 
 /// `Image/PNG; charset=x` → `image/png`; `None` when it is no media type.
@@ -334,7 +354,7 @@ fn disk(error: io::Error) -> DownloadError {
 /// The content of a `data:[<type>][;…][;base64],…` URI (models give them with `sync_mode`), as if it had
 /// been downloaded.
 pub fn spool_data_uri(uri: &str, max_bytes: u64) -> Result<Spooled, DownloadError> {
-    let broken = || DownloadError::Broken("the data URI cannot be read".into());
+    let broken = || DownloadError::Unreadable;
     let scheme = uri.get(..5).ok_or_else(broken)?;
     if !scheme.eq_ignore_ascii_case("data:") {
         return Err(broken());
@@ -444,6 +464,22 @@ mod tests {
         assert_eq!(bytes.len() as u64, spooled.len);
         assert_eq!(spooled.head, bytes[..bytes.len().min(HEAD)]);
         bytes
+    }
+
+    #[test]
+    fn a_file_that_only_trickles_is_given_up_and_a_slow_one_is_not() {
+        let kib = |n: u64| n << 10;
+        for (len, took_s, slow) in [
+            (1, 15, false),
+            (1, 16, true),
+            (kib(255), 16, true),
+            (kib(256), 16, false),
+            (kib(16 * 3600), 3600, false),
+            (kib(16 * 3600) - 1, 3600, true),
+        ] {
+            let took = Duration::from_secs(took_s);
+            assert_eq!(is_too_slow(len, took), slow, "{len} in {took:?}");
+        }
     }
 
     #[test]

@@ -246,6 +246,8 @@ struct Corked {
     pending: usize,
 }
 
+/// A peer that takes no buffer of ours for so long is gone, however much time a large upload has.
+const TAKES_NOTHING: Duration = Duration::from_secs(30);
 /// With less room than this left, what is pending is sent.
 const MIN_ROOM: usize = 2 << 10;
 
@@ -304,7 +306,7 @@ impl Socket {
         if amount == 0 || self.cut.is_some() {
             return Ok(());
         }
-        let mut left = Left::new(None)?;
+        let mut left = Left::new(Some(TAKES_NOTHING))?;
         let mut rest = &self.buffers.inner.output()[..amount];
         while !rest.is_empty() {
             if let Some(limit) = left.to_set(self.write_limit) {

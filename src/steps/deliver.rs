@@ -368,9 +368,15 @@ fn still_may_act(worker: &Worker, flight: &mut Flight, call: &Call) -> Result<()
     })
 }
 
-/// The whole download of so many bytes at its slowest.
-fn transfer_time(max_bytes: u64) -> Duration {
-    Duration::from_secs(60 + max_bytes / (128 << 10))
+/// How long the download of these files may take, all together: as long as the largest allowed, where the size of
+/// one is not known. What fal says of a size may be wrong by half.
+fn transfer_time<'a>(mut files: impl Iterator<Item = &'a Item>, max_bytes: u64) -> Duration {
+    let size = files.try_fold(0u64, |sum, item| match item {
+        Item::File(file) => Some(sum.saturating_add(file.size?)),
+        Item::Text(_) => Some(sum),
+    });
+    let bytes = size.map_or(max_bytes, |size| size.saturating_mul(2).min(max_bytes));
+    Duration::from_secs(60 + bytes / (128 << 10))
 }
 
 fn fetch(

@@ -54,7 +54,8 @@ pub(super) fn load(
 ) -> Result<Loaded, Outcome> {
     let (mut items, mut files) = (parcel.items.to_vec(), Vec::<Spooled>::new());
     // All files of an album together get the time of one of their size.
-    let (begun, limit) = (Instant::now(), super::transfer_time(max_bytes));
+    let these = items.iter().skip(progress.item).take(pieces.len());
+    let (begun, limit) = (Instant::now(), super::transfer_time(these, max_bytes));
     let mut room = max_bytes;
     for piece in pieces {
         let left = limit.saturating_sub(begun.elapsed());

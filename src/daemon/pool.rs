@@ -272,7 +272,7 @@ impl Engine {
             }
             return;
         }
-        let bytes = flights.iter().map(|flight| bytes(flight)).sum();
+        let bytes = flights.iter().map(|flight| flight.bytes()).sum();
         self.scheduler.came(flights.len(), bytes);
         worker
             .tools
@@ -353,7 +353,7 @@ impl Engine {
                     .scheduler
                     .park(flight, Instant::now() + Duration::from_secs(60));
             }
-            let before = bytes(&flight);
+            let before = flight.bytes();
             let given = place.take();
             let stepped = catch_unwind(AssertUnwindSafe(|| {
                 steps::advance(worker, &mut flight, given)
@@ -376,18 +376,19 @@ impl Engine {
                     return;
                 }
             };
-            let after = bytes(&flight);
+            let after = flight.bytes();
+            if next != Next::Over {
+                self.scheduler.holds(before, after);
+            }
             match next {
                 Next::Over => return self.over(worker, desk, &id, before),
                 Next::Now => {
-                    self.scheduler.dropped(before - after);
                     // Its place at fal is free, while this thread goes on elsewhere.
                     if matches!(flight.phase, Phase::Delivering | Phase::Telling) {
                         self.scheduler.place_is_free();
                     }
                 }
                 Next::In(wait) => {
-                    self.scheduler.dropped(before - after);
                     worker.idle_soon();
                     // Room for a write is a sixth of what a parked flight needs.
                     flight.unsaved.shrink_to_fit();
@@ -451,11 +452,6 @@ impl Engine {
 /// Whether the next step is a new payment.
 fn pays(flight: &Flight) -> bool {
     flight.phase == Phase::Submitting && !flight.closing
-}
-
-/// Bytes of input that a flight keeps in memory: the entry and, inside it, the input.
-fn bytes(flight: &Flight) -> usize {
-    flight.entry.as_ref().map_or(0, |entry| entry.len() * 2)
 }
 
 #[cfg(test)]

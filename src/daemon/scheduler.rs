@@ -91,7 +91,7 @@ pub(crate) struct Scheduler {
     followers: Condvar,
     threads: usize,
     max_in_flight: usize,
-    /// Inputs held in memory, bytes.
+    /// Inputs held in memory, and results that lie nowhere else, bytes.
     input_bytes: AtomicUsize,
     /// Claimed jobs that wait to begin, to be read without the lock.
     waiting: AtomicUsize,
@@ -463,21 +463,23 @@ impl Scheduler {
             .insert(snapshot.id.clone(), snapshot);
     }
 
-    /// Flights came in: how many, with how many bytes of input.
+    /// Flights came in: how many, with how many bytes in memory.
     pub(crate) fn came(&self, flights: usize, bytes: usize) {
         self.lock().in_flight += flights;
         self.input_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Input that a flight dropped.
-    pub(crate) fn dropped(&self, bytes: usize) {
+    /// What a flight holds in memory after a step, and held before it, in bytes.
+    pub(crate) fn holds(&self, before: usize, after: usize) {
+        if after > before {
+            self.input_bytes.fetch_add(after - before, Ordering::AcqRel);
         // The lock only where somebody may wait for just that: each job drops its input once.
-        if bytes > 0 && self.lighter(bytes) >= INPUT_BYTES {
+        } else if after < before && self.lighter(before - after) >= INPUT_BYTES {
             self.room(&mut self.lock());
         }
     }
 
-    /// Gives how many bytes of input there were before.
+    /// Gives how many bytes there were before.
     fn lighter(&self, bytes: usize) -> usize {
         let less = |held: usize| Some(held.saturating_sub(bytes));
         (self.input_bytes)

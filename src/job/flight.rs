@@ -143,6 +143,18 @@ impl Passing {
     }
 }
 
+/// Where a result lies, beside the memory of who delivers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResultIn {
+    /// In the record.
+    #[default]
+    Record,
+    /// Nowhere: it is too large for the record.
+    Memory,
+    /// In its own key, or in the write that puts it there.
+    OwnKey,
+}
+
 /// One job in the hands of this process.
 #[derive(Debug)]
 pub struct Flight {
@@ -188,8 +200,8 @@ pub struct Flight {
     pub result: Option<Arc<str>>,
     /// What was found in it, for the delivery that begins at once; empty: to be found again.
     pub(crate) found: Vec<Item>,
-    /// The result is too large for the record and not yet in its own key.
-    pub result_unsaved: bool,
+    /// Where else the result lies.
+    pub result_in: ResultIn,
     /// Why it failed.
     pub failure: Option<(Kind, String)>,
     /// Worst of all attempts.
@@ -425,6 +437,25 @@ impl Write {
 }
 
 impl Flight {
+    /// Bytes that it keeps in memory and that grow with its input or its result: the entry with the input inside
+    /// it, and a result that lies nowhere else.
+    pub(crate) fn bytes(&self) -> usize {
+        let entry = self.entry.as_ref().map_or(0, |entry| entry.len() * 2);
+        let result = self.result.as_ref().map_or(0, |result| result.len());
+        match self.result_in {
+            ResultIn::Memory => entry + result,
+            ResultIn::Record | ResultIn::OwnKey => entry,
+        }
+    }
+
+    /// Lets a result go that its own key holds: of hundreds that wait for Telegram none is to stay in memory.
+    pub(crate) fn shed_result(&mut self) {
+        if self.result_in == ResultIn::OwnKey && self.unsaved.is_empty() {
+            self.result = None;
+            self.found = Vec::new();
+        }
+    }
+
     /// Gives the write its number.
     pub(crate) fn number(&mut self, write: &Write) -> u32 {
         if let Write::Save { patch, .. } = write {

@@ -12,7 +12,7 @@ use crate::fal;
 use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
 use crate::job::answer::{File, Held, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
-use crate::job::flight::{Doubt, Flight};
+use crate::job::flight::{Doubt, Flight, ResultIn};
 use crate::job::spec::{Ping, Target};
 use crate::job::state::{self, Next, Receipt, since};
 use crate::job::{Charged, Phase};
@@ -202,7 +202,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         return Step::Go(park(worker, flight, next));
     }
     let after = match act(worker, flight, telegram, parcel, &mut progress) {
-        Outcome::Transfer => return Step::Go(Next::Transfer),
+        Outcome::Transfer => return Step::Go(park(worker, flight, Next::Transfer)),
         Outcome::Again(wait) => return Step::Go(park(worker, flight, Next::In(wait))),
         Outcome::After(after) => *after,
     };
@@ -461,15 +461,25 @@ fn not_fetched(
     Outcome::After(Box::new(plan::after_download(parcel, progress, problem)))
 }
 
-/// Before a delivery is parked, a result that lives only in memory goes to Redis.
+/// Before a delivery waits, for its time or for a thread that moves its files, a result that lives only in
+/// memory goes to Redis. What lies there is not kept here meanwhile.
 fn park(worker: &Worker, flight: &mut Flight, next: Next) -> Next {
-    if let (Next::In(_), Some(write)) = (next, state::save_large(flight)) {
-        let change = state::Change {
-            write: Some(write),
-            next,
-            say: state::Say::Nothing,
-        };
-        return worker.record(flight, change);
+    let next = match next {
+        Next::In(_) | Next::Transfer => match state::save_large(flight) {
+            Some(write) => {
+                let change = state::Change {
+                    write: Some(write),
+                    next,
+                    say: state::Say::Nothing,
+                };
+                worker.record(flight, change)
+            }
+            None => next,
+        },
+        Next::Now | Next::Over => return next,
+    };
+    if matches!(next, Next::In(_) | Next::Transfer) {
+        flight.shed_result();
     }
     next
 }
@@ -483,7 +493,10 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
         return Ok("".into()); // what Telegram keeps is all that is known
     }
     match worker.session.large_result(&flight.id) {
-        Ok(Some(json)) => Ok(flight.result.insert(json.into()).clone()),
+        Ok(Some(json)) => {
+            flight.result_in = ResultIn::OwnKey;
+            Ok(flight.result.insert(json.into()).clone())
+        }
         Ok(None) => {
             flight.phase = Phase::Collecting;
             Err(Next::Now)

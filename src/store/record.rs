@@ -5,7 +5,7 @@ use super::rate::chat_name;
 use super::wire::Words;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
-use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, Token};
+use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, ResultIn, Token};
 use crate::job::inputs::Brought;
 use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
@@ -248,7 +248,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         tried: fields.text("tried").unwrap_or_default(),
         result,
         found: Vec::new(),
-        result_unsaved: false,
+        result_in: ResultIn::Record,
         failure: kind.map(|kind| (kind, error)),
         charged: fields
             .take("charged")

@@ -27,6 +27,7 @@ mod hostile;
 mod inputs;
 mod intake;
 mod journal;
+mod large_results;
 mod limits;
 mod listen;
 mod load;

@@ -350,7 +350,7 @@ fn inputs_of_sixteen_mebibytes_leave_room_for_paid_jobs_alone() {
     let scheduler = scheduler(2);
     scheduler.came(1, INPUT_BYTES);
     assert_eq!(scheduler.rooms(), (0, 1099));
-    scheduler.dropped(1);
+    scheduler.holds(1, 0);
     assert_eq!(scheduler.rooms(), (999, 1099));
     scheduler.over(&named("a", Phase::Polling).id, INPUT_BYTES - 1);
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Flights for tests: one builder puts a job into any phase.
 
-use super::{Flight, Order, Passing, Token};
+use super::{Flight, Order, Passing, ResultIn, Token};
 use crate::job::inputs::Brought;
 use crate::job::pace::Watch;
 use crate::job::spec::{ChatId, FalSwitches, InputFiles, Model, Target, Via};
@@ -37,7 +37,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         tried: String::new(),
         result: None,
         found: Vec::new(),
-        result_unsaved: false,
+        result_in: ResultIn::Record,
         failure: None,
         charged: Charged::No,
         units: None,

@@ -161,7 +161,10 @@ fn output_there(
     let json: Arc<str> = output.json.into();
     let large = json.len() > LARGE;
     flight.result = Some(json.clone());
-    flight.result_unsaved = large;
+    flight.result_in = match large && flight.target.is_some() {
+        true => ResultIn::Memory,
+        false => ResultIn::Record,
+    };
     flight.phase = Phase::Delivering;
     let mut event = flight
         .event("completed")
@@ -225,10 +228,13 @@ fn output_there(
     )
 }
 
-/// Puts a result too large for the record into its own key, before a delivery is parked.
+/// Puts a result too large for the record into its own key, before a delivery is parked or its files move.
 pub fn save_large(flight: &mut Flight) -> Option<Write> {
-    let large = flight.result.clone().filter(|_| flight.result_unsaved)?;
-    flight.result_unsaved = false;
+    if flight.result_in != ResultIn::Memory {
+        return None;
+    }
+    let large = flight.result.clone()?;
+    flight.result_in = ResultIn::OwnKey;
     Some(Write::Save {
         patch: Patch::default(),
         count: None,

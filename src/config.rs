@@ -530,7 +530,7 @@ impl Reader<'_> {
         }))
     }
 
-    /// Once for all that it is parsed into.
+    /// Not generic and not inlined: compiled once, not once for each type that is parsed.
     #[inline(never)]
     fn texts(&self, flag: &Flag) -> Result<Vec<String>, ConfigError> {
         let values = match self.typed.get(flag.name) {

@@ -26,9 +26,9 @@ pub(crate) enum Ready {
     /// Redis has not answered yet.
     #[default]
     NotYet,
-    /// It said so.
+    /// The start is done, and the line `ready` says so.
     Yes,
-    /// It goes.
+    /// The stop was asked for.
     Stopping,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Stuck {
 pub(crate) enum Failed {
     /// In the call that does not block: claim, take.
     Asking,
-    /// In the one that does.
+    /// In the one that does: the wait for the bell or for the inbox.
     Waiting,
 }
 
@@ -181,7 +181,7 @@ impl Life {
         self.pull.asked(now);
     }
 
-    /// It was answered, or had a reason not to ask. `served`: it brought a job, or could not ask for one.
+    /// The pull was answered, or had a reason not to ask. `served`: it brought a job, or could not ask for one.
     pub(crate) fn pull_came(&mut self, now: Instant, served: bool) {
         self.pull.came(now);
         if served {
@@ -217,15 +217,15 @@ impl Signs {
 /// Why new jobs are or are not asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pulling {
-    /// They are.
+    /// They are asked for.
     Yes,
-    /// No thread is free to.
+    /// No thread is free to ask.
     Busy,
     /// As many are held as may be.
     Full,
     /// fal is away: they wait in Redis.
     FalIsAway,
-    /// Telegram refuses the bot: they wait there too.
+    /// Telegram refuses the bot: they wait in Redis, too.
     BotRefused,
 }
 

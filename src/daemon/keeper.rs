@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// Jobs promoted by one beat.
 const PROMOTED: usize = 500;
-/// Pages of as many that one beat applies changed limits to.
+/// Pages of [`PROMOTED`] jobs that one beat applies changed limits to.
 const APPLIED: usize = 20;
 /// Nobody pulls for this long at most while instances write down again what Redis forgot.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -35,13 +35,14 @@ const SLOWEST: u64 = 128 << 10;
 const SLOW: Duration = Duration::from_secs(10);
 /// How long one beat looks at dead instances.
 const SWEEP: Duration = Duration::from_millis(100);
-/// After a Redis that forgot: how long a claim that nobody knows is one whose owner's last writes it forgot.
+/// For so long after Redis forgot writes, a claim that is unknown here counts as one whose last writes it forgot:
+/// its job goes on in doubt.
 const IN_DOUBT: Duration = Duration::from_secs(60);
 /// Pace of sharing what was learnt of models.
 const SHARE: Duration = Duration::from_secs(5);
 
-/// Whoever did not run for so long was taken over and may be forgotten since: the mark of a dead instance
-/// stays a day.
+/// A process that stood still for so long has been taken over, and the mark that says so (kept a day) may be gone
+/// soon.
 const FORGOTTEN_MS: u64 = 20 * 3_600_000;
 
 /// State of the keeper between beats.
@@ -265,7 +266,7 @@ impl Keeper {
         self.share_paces()
     }
 
-    /// A part of them in each beat, which must not take long.
+    /// Takes back what dead instances still held: for [`SWEEP`] at a time, so that no beat takes long.
     fn sweep(&mut self) -> Result<(), Fault> {
         let until = Instant::now() + SWEEP;
         while let Some(dead) = self.swept.last() {
@@ -278,7 +279,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// For the page of metrics; nothing depends on it.
+    /// Reads how much waits, for those who watch; no job depends on it.
     fn read_queues(&mut self) -> Result<(), Fault> {
         let Some(pace) = self.engine.queues.pace() else {
             return Ok(());
@@ -297,7 +298,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Nothing depends on it: a Redis that refuses is asked again later.
+    /// Shares what was learnt of models. No job depends on it: a Redis that refuses is asked again later.
     fn share_paces(&mut self) -> Result<(), Fault> {
         if self.share_due > Instant::now() {
             return Ok(());
@@ -318,7 +319,7 @@ impl Keeper {
         }
     }
 
-    /// People ask what is done here. Nothing depends on it: a Redis that refuses is let be.
+    /// Answers people who ask what is done here. No job depends on it: a refusal is a line for debugging.
     fn answer(&self, asked: &[String]) -> Result<(), Fault> {
         let text = answer::to(asked, &self.engine, &self.tools.gate, self.pool_threads);
         match self.session.answer(asked, &text.to_string()) {
@@ -330,7 +331,7 @@ impl Keeper {
         }
     }
 
-    /// Of a Redis that is away the next beat tells: plots are worth no word of their own.
+    /// Tells Redis what ended, for the plots. A failure is no warning: if Redis is away the next beat says so.
     fn share_minutes(&self) {
         if let Err(fault) = steps::minutes::share(&self.tools, &self.session) {
             let why = fault.to_string();
@@ -740,7 +741,7 @@ impl Keeper {
         !self.hung
     }
 
-    /// What waits, as it was lately; for whoever shows it. From now on it is read often.
+    /// How much waits in each queue, as last read; `None`: not known lately. From this call on it is read often.
     pub(crate) fn depths(&self) -> Option<Depths> {
         self.engine.queues.show();
         self.engine.queues.ask()

@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 
 /// Stack of the daemon's threads: a step needs little, and the pages it never touches cost nothing.
 const STACK: usize = 512 << 10;
-/// And of the one that tells those who watch: it parses 8 KiB and prints figures.
+/// Stack of the thread behind `--listen`: it reads requests of at most 8 KiB and prints figures.
 const LISTEN_STACK: usize = 256 << 10;
 /// How long intake waits for an inbox entry at a time.
 const INBOX_BLOCK: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     ]);
 
     let reason = until_told(&signals, &tools);
-    // First of all: what comes after the word that it stops is another daemon's.
+    // Before the line `stopping`: a job pushed after that line must be left to another daemon.
     engine.scheduler.set_stage(Stage::Quiet);
     engine.signs.note(|life, _| life.stopping());
     notify(&[
@@ -225,7 +225,8 @@ fn listen(
     let threads = (config.threads.pool, config.threads.transfer);
     let page = move |asked: &Asked<'_>| {
         let page = || match asked.path {
-            // They are without secrets already; the first must stay as its policy's hashes say.
+            // Not through `without_secrets`: the state is stripped where it is made, and the page must stay byte
+            // for byte what the hashes in its Content-Security-Policy cover.
             "/" => Some(page::page()),
             "/state.json" => Some(board.tell(Instant::now())),
             path => page(path, &tools, &engine, started, threads),
@@ -241,7 +242,7 @@ fn listen(
     Ok(Some(address))
 }
 
-/// What is to be seen there; `None`: nothing.
+/// The answer for one of the plain-text paths; `None`: there is no such path.
 fn page(
     path: &str,
     tools: &Tools,
@@ -276,7 +277,8 @@ fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
     }
 }
 
-/// Says once what would cost jobs one day. A Redis that tells nothing of itself is let be.
+/// Warns once, at start, of settings of Redis that can lose jobs: eviction, no AOF. A Redis that does not reveal
+/// its settings is used without a warning.
 fn warn_of_settings(keeper: &Keeper) {
     let settings = match keeper.settings() {
         Ok(settings) => settings,
@@ -303,7 +305,8 @@ fn warn_of_settings(keeper: &Keeper) {
     }
 }
 
-/// Waits for the first answer of Redis: its absence is no error, but what no waiting mends is.
+/// Beats until Redis answers (`true`), or until a stop is asked for (`false`). A Redis that is away is waited for;
+/// what waiting cannot mend (a wrong password, a Redis too old) is a mistake in the configuration.
 fn first_beat(
     keeper: &mut Keeper,
     tools: &Tools,
@@ -465,7 +468,7 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-/// A status ends at the first line break, and what follows would be read as another word to the manager.
+/// Text for the service manager, which reads one assignment a line: a status must hold no line break.
 fn one_line(text: String) -> String {
     report::without_secrets(text).replace(char::is_control, " ")
 }
@@ -537,7 +540,8 @@ impl Crew {
         }
         if tools.rotation.is_on() {
             let (tools, engine) = (tools.clone(), engine.clone());
-            // Nor for this one's. A thread of its own, since a disk may hang and the keeper may not.
+            // Nobody waits for the end of this thread either. It is one of its own, since a disk may hang and the
+            // keeper may not.
             spawn("secrets".to_owned(), move || secrets_thread(tools, &engine))?;
         }
         let (keeper_ends, ends) = crossbeam_channel::bounded(0);
@@ -649,7 +653,7 @@ impl Crew {
     }
 }
 
-/// Whatever a call on a Redis that is a black hole may take: the process ends.
+/// Ends the process at this moment, even while a call waits for a Redis that never answers.
 fn last_resort(tools: Arc<Tools>, at: Instant) {
     let wait = move || {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));

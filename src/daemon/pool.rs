@@ -39,7 +39,7 @@ impl Desks {
             .collect()
     }
 
-    /// How many of the first so many desks have one, and how many of the others.
+    /// How many of the first `first` desks have a flight, and how many of the others.
     pub(crate) fn busy(&self, first: usize) -> (usize, usize) {
         let busy = |desk: &&Mutex<Option<Snapshot>>| {
             let held = desk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl Desks {
         (count(pool), count(transfers))
     }
 
-    /// How many there are.
+    /// Number of desks.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -77,7 +77,7 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    /// What the thread of this number, of so many, serves.
+    /// What the transfer thread of this number, of `threads`, serves.
     pub(crate) fn for_thread(&self, number: usize, threads: usize) -> Moved {
         let only = |serves: bool, channel: &Receiver<Box<Flight>>| {
             if serves {
@@ -111,24 +111,24 @@ pub(crate) struct Engine {
     pub(crate) desks: Desks,
     /// Client id of the blocked puller; 0 when none is blocked.
     pub(crate) puller: AtomicU64,
-    /// Desk of the thread that pulls, and one; 0: none does.
+    /// Number of the pulling thread's desk plus one; 0: no thread pulls.
     pub(crate) puller_desk: AtomicUsize,
     /// Panics of jobs that Redis has not been told of: their claims are not to be mistaken for new ones.
     crashed: Mutex<Vec<(JobId, Token)>>,
-    /// What each kind of thread last brought back.
+    /// What keeper, puller and intake last heard from Redis, and when: what `/healthz` judges by.
     pub(crate) signs: Signs,
     /// For the page of metrics.
     pub(crate) queues: Queues,
-    /// For direct calls, and for files.
+    /// Channels to the transfer threads: for direct calls, and for files.
     transfers: [Sender<Box<Flight>>; 2],
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
     emptied: AtomicBool,
-    /// Of claims.
+    /// Claims that Redis refused: told when that begins and when it is over.
     refusals: Refusals,
 }
 
 impl Engine {
-    /// With the receiving end for the transfer threads.
+    /// Gives the engine, and the receiving ends of its channels for the transfer threads.
     pub(crate) fn new(
         threads: usize,
         transfer_threads: usize,

@@ -129,7 +129,7 @@ const PASSING: [&str; 11] = [
 pub struct Passing(u16);
 
 impl Passing {
-    /// It has this one from now on.
+    /// Notes that the record has this field from now on.
     pub(crate) fn note(&mut self, name: &str) {
         if let Some(at) = PASSING.iter().position(|passing| *passing == name) {
             self.0 |= 1 << at;
@@ -164,7 +164,7 @@ pub struct Flight {
     pub token: Token,
     /// Number of the last write of this claim.
     pub seq: u32,
-    /// What there may be to delete in its record.
+    /// Which passing fields the record may have, so that only those are deleted.
     pub passing: Passing,
     /// Which identity of this process claimed it: after a takeover of ourselves older ones are dropped.
     pub epoch: u64,
@@ -230,7 +230,7 @@ pub struct Flight {
     pub rung: String,
     /// When telling the failure began.
     pub telling_at: Option<UnixMs>,
-    /// Telling it is what killed its owners: it ends untold.
+    /// Telling the failure crashed earlier owners: the job ends without it.
     pub untold: bool,
     /// Consecutive deferrals of the submit.
     pub tries: u32,

@@ -1,6 +1,6 @@
 //! When to try again: backoff with full jitter, and when to ask fal for a status. Pure: elapsed times
-//! and random numbers are arguments. `poll_wait` is for a model that nobody knows; the schedule that learns
-//! is in `pace`.
+//! and random numbers are arguments. `poll_wait` serves a model without any measured generation; the schedule
+//! that learns is in `pace`.
 
 use std::time::Duration;
 

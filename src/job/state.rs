@@ -55,7 +55,7 @@ const CANCEL_ASKED: &str = "cancelled by request";
 /// A good status, a broken result: how often it is asked for again.
 const BAD_ANSWERS: u32 = 8;
 
-/// When and with what luck a decision is made.
+/// The time and the random number that a decision is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     /// Redis's time.
@@ -111,11 +111,11 @@ pub enum Say {
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// To be written first.
+    /// What to write to Redis before anything else.
     pub write: Option<Write>,
-    /// Then.
+    /// What happens to the flight then.
     pub next: Next,
-    /// And said.
+    /// What to tell the operator.
     pub say: Say,
 }
 

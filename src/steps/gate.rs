@@ -1,7 +1,7 @@
 //! Who may go into a service now. Bulkheads: no service gets all threads, so a slow one cannot stop the
 //! work at the other. Breakers: a service that is away is asked by one probe at a time, its steps wait
-//! parked and use up nothing. And of a bot that Telegram refuses, so that nothing is paid for what it could
-//! not deliver. Decisions are pure, given the time.
+//! parked and use up nothing. It also remembers that Telegram refuses the bot, so that nothing is paid for that
+//! could not be delivered. Decisions are pure, given the time.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -46,7 +46,7 @@ pub(crate) struct Inside<'a> {
     place: Option<Place>,
 }
 
-/// The same, to be given back by [`Gate::leave`].
+/// A place without its guard: whoever holds it must give it back by [`Gate::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     service: Service,

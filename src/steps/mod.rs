@@ -105,7 +105,7 @@ pub(crate) struct Tools {
     pub(crate) failed: AtomicU64,
 }
 
-/// One thread's hands: the shared tools, its own connection and its place in the step file.
+/// What one thread works with: the shared tools, its own connection and its slot in the step file.
 pub(crate) struct Worker {
     pub(crate) tools: Arc<Tools>,
     pub(crate) session: Session,
@@ -340,8 +340,9 @@ impl Worker {
         }
     }
 
-    /// The same, of a thread that asks for work at once: what it begins next says so too, and where there is
-    /// nothing it is [`Worker::idle`] before it waits.
+    /// Like [`Worker::idle`], for a thread that asks for its next step at once: that step overwrites the slot, and
+    /// a pool thread is idle before it waits for one. So the slot is cleared here only if it says that something
+    /// is being paid or sent, or if the thread is one for transfers, which waits without a word.
     pub(crate) fn idle_soon(&self) {
         if let Some(slot) = &self.slot
             && (self.moves_bytes || slot.is_acting())
@@ -490,7 +491,8 @@ impl Worker {
         Flushed::Done
     }
 
-    /// The job is another's. If its record knows another request than ours, ours is paid for nobody.
+    /// The job has another owner. Offers our request id to its record once more; if nobody needs it there, it is
+    /// cancelled at fal.
     fn bring_home(&self, flight: &Flight, seq: u32) {
         let Some(request) = flight.request.clone() else {
             return;

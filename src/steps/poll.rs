@@ -86,7 +86,7 @@ fn look(worker: &Worker, flight: &Flight) -> Look {
             Early::Said(Collected::Failed(failure)) if !failure.spoke => {
                 return Look::Status(Polled::Failed(failure));
             }
-            // By a slow line, it seems; fetching it has six times as long.
+            // The result began and did not arrive in time: the collect step allows six times as long.
             Early::Begun => return Look::Status(Polled::Completed),
             Early::Said(Collected::NotYet | Collected::Missing | Collected::Failed(_)) => {}
         }

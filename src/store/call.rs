@@ -65,8 +65,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The patch; of the fields to delete those that the record may have.
-    /// `gone`: fields to delete beside those that the patch names; of all only those that `may_have` says.
+    /// Appends the patch. `gone`: fields to delete beside the patch's own. `may_have`: whether the record may hold
+    /// a field; others are not deleted.
     pub(super) fn patch(
         mut self,
         patch: &Patch,
@@ -78,7 +78,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The patch, with which it ends.
+    /// The arguments of the patch, which is the last part of the call.
     pub(super) fn patch_args(&self) -> Args<'_> {
         self.cmd.since(self.patch)
     }

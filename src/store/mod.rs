@@ -67,9 +67,9 @@ pub(crate) use upkeep::steps_text;
 
 /// Format number of the records this version writes (contract section 2, field `v`).
 pub const FORMAT: u32 = 1;
-/// A submit of unknown outcome waits at least this long before its repeat when its owner is known to
-/// be dead; and this long, the submit's own time limit, when he may still be sending.
+/// A submit of unknown outcome waits at least this long before its repeat when its owner is known to be dead.
 const WAIT_DEAD: Duration = Duration::from_secs(2);
+/// And this long when he may still be sending: a little more than a submit's own time limit.
 const WAIT_MAYBE_ALIVE: Duration = Duration::from_secs(32);
 /// Crashes of one job in a submit before it is dead, without a step file that tells whose step it was.
 const CRASH_LIMIT: u32 = 10;
@@ -77,11 +77,13 @@ const CRASH_LIMIT: u32 = 10;
 const KNOWN_CRASH_LIMIT: u32 = 3;
 /// Panics of one job before it is dead.
 const PANIC_LIMIT: u32 = 3;
-/// How long the list of the dead remembers an instance, and one that left by itself.
+/// How long a dead instance stays marked.
 const REMEMBER_DEAD: Duration = Duration::from_secs(86_400);
+/// How long one that stopped in order stays marked.
 const LEFT: Duration = Duration::from_secs(600);
-/// Time between two walks of the audit, and between the pages of one that is not complete.
+/// Time between two walks of the audit.
 pub(crate) const AUDIT_TICK: Duration = Duration::from_secs(5);
+/// Time between two pages of a walk that is not complete.
 const AUDIT_GAP: Duration = Duration::from_secs(1);
 /// A queued record is searched for in its list when it still waits after so long.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -91,7 +93,7 @@ const AUDIT_PAGE: usize = 500;
 /// Redis's time differs from what is known of it by more than any late answer explains, ms: its clock was
 /// set.
 const CLOCK_WAS_SET: i64 = 30_000;
-/// No clock says so, in ms: spans of what is believed are far from where numbers end.
+/// A time from here on, in ms, is no clock's: it is refused, so that sums of times cannot overflow.
 const NO_TIME: i64 = 1 << 52;
 /// Jobs moved by one call.
 pub(crate) const BATCH: usize = 200;

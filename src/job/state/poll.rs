@@ -4,7 +4,7 @@ use super::*;
 
 /// Characters of an error at most (contract section 2).
 const ERROR: usize = 300;
-/// Behind why a job ended whose retry was said to be free.
+/// Appended to the error of a job whose retry was promised to be free.
 const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submitted";
 
 /// After a look at the status.

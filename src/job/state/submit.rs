@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// A look that is due so soon comes at once: to park a job and take it up again would take as long.
+/// A first poll that is due within this time is made at once: parking the job would take as long.
 const AT_ONCE: Duration = Duration::from_millis(2);
 
 /// What may keep a job from being submitted at all, looked at right before the submit.

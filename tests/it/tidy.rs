@@ -205,9 +205,52 @@ fn every_file_says_why_it_exists() {
     }
 }
 
+/// Whether this code has the method `caller` (`Session::take`), and it names this script.
+fn calls(code: &str, caller: &str, script: &str) -> bool {
+    let Some((owner @ ("Session" | "View"), method)) = caller.split_once("::") else {
+        return false;
+    };
+    let script = format!("scripts.{script}");
+    code.split("\nimpl ")
+        .filter_map(|block| block.strip_prefix(owner)?.strip_prefix(" {"))
+        .flat_map(|methods| methods.split("\n    }\n"))
+        .filter(|code| {
+            let starts = ["(", "<"].map(|open| format!("fn {method}{open}"));
+            starts.iter().any(|start| code.contains(start))
+        })
+        .any(|code| {
+            let mut names = code.split(&script).skip(1);
+            names.any(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        })
+}
+
+#[test]
+fn the_check_of_callers_sees_what_it_must() {
+    let code = "\nimpl Session {\n    fn take(&self) {\n        scripts.take_back\n    }\n\n    \
+                fn give<T>() {\n        scripts.give\n    }\n}\n\nimpl View {\n    fn ask() {\n        \
+                scripts.ask\n    }\n}\n";
+    for (caller, script) in [("Session::give", "give"), ("View::ask", "ask")] {
+        assert!(calls(code, caller, script), "{caller}");
+    }
+    for (caller, script) in [
+        ("Session::take", "take"),
+        ("Session::ask", "ask"),
+        ("Store::give", "give"),
+        ("Session::giv", "give"),
+        ("give", "give"),
+    ] {
+        assert!(!calls(code, caller, script), "{caller}");
+    }
+}
+
 #[test]
 fn every_script_has_its_head() {
     let (_, loader) = files("src/store", "script.rs").remove(0);
+    let store: Vec<String> = files("src/store", ".rs")
+        .into_iter()
+        .filter(|(name, _)| !is_test_file(name))
+        .map(|(_, text)| code(&text))
+        .collect();
     for (name, text) in files("src/store/lua", ".lua") {
         let stem = name
             .rsplit('/')
@@ -235,10 +278,13 @@ fn every_script_has_its_head() {
                 .any(|line| line.starts_with(&format!("-- {part} ")));
             assert!(said, "{name} has no {part}");
         }
-        let caller = head.iter().any(|line| {
-            line.starts_with("-- CALLER Store::") || line.starts_with("-- CALLER Session::")
-        });
-        assert!(caller, "{name}: CALLER is no method of the store");
+        let callers = head.iter().find_map(|line| line.strip_prefix("-- CALLER "));
+        for caller in callers.unwrap_or_default().split(", ") {
+            assert!(
+                store.iter().any(|text| calls(text, caller, stem)),
+                "{name}: CALLER {caller} does not call it"
+            );
+        }
         assert!(
             loader.contains(&format!("{stem}.lua")) || loader.contains(&format!("\"{stem}\"")),
             "{name} is loaded by nobody"

@@ -3,7 +3,7 @@
 -- KEYS   1 hash of the instance
 -- ARGV   1 `*` for its threads, or the id of a job
 -- GIVES  now; 0: nobody is there to be asked
--- CALLER Store::ask_worker (from a View)
+-- CALLER View::ask_worker
 local r = redis.call('HMGET', KEYS[1], 'dead', 'name', 'asked')
 if r[1] or not r[2] then return 0 end
 local asked = r[3] or ''

@@ -11,7 +11,7 @@
 --        11 keep of dead ones, seconds
 -- MAKES  records, specs, results, claims, taken entries, turns, lines and slots that a page brings (same slot on a cluster)
 -- GIVES  {word, ms to the next call, kind, count...}; word: ok, early (another keeper was here), settling, full
--- CALLER Store::audit
+-- CALLER Session::audit_pages
 local ns, format, tick, gap, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local page, wait, lease = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local ready = {KEYS[8], KEYS[9], KEYS[10], KEYS[11]}

@@ -9,7 +9,7 @@
 --        (limits differ from what was last applied to those who wait), auto (the submit window is found out),
 --        asked (what people ask of this instance, see ask; else '')};
 --        word: ok, buried
--- CALLER Store::beat
+-- CALLER Session::beat
 -- Every call in here counts as one of Redis's commands: a worker that has nothing to do asks for no detail.
 local known = redis.call('HMGET', KEYS[2], 'dead', 'name', 'beat', 'asked', 'in_flight')
 local now = now_ms()

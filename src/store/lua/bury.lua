@@ -5,7 +5,7 @@
 -- ARGV   1 instance   2 its beat as last seen   3 lease, ms   4 cause: lapsed, process_gone   5 by
 --        6 what its step file says (see requeue), if there is one
 -- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
--- CALLER Store::bury
+-- CALLER Session::bury
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local now = now_ms()
 if not beat then

@@ -8,7 +8,7 @@
 -- GIVES  {word, state, phase or ''}; word: ended (nobody will pay for it any more), asked, late (its result
 --        is on its way to the chat, or its failure is), over (it has ended before), newer (another
 --        version's), gone
--- CALLER Store::cancel (from a View)
+-- CALLER View::cancel
 local ns, id = ARGV[1], ARGV[2]
 local r = redis.call('HMGET', KEYS[1], 'state', 'phase', 'request_id', 'priority', 'worker', 'token', 'kind', 'v',
   'user', 'behind')

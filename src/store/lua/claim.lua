@@ -11,7 +11,7 @@
 --        word: ok, buried, unregistered, settling; fresh: the jobs are such as never were claimed, under the tokens in
 --        their order, and of each comes {queued_at, expires_at, max_attempts, user, model, meta, id}, false for what
 --        it has not
--- CALLER Store::claim
+-- CALLER Session::claim
 local ns, me, n, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local number, again = tonumber(ARGV[7]), ARGV[6] == '1'
 local w = redis.call('HMGET', KEYS[9], 'dead', 'name', 'claim')
@@ -23,7 +23,7 @@ local last = tonumber(w[3] or '0')
 if number < last or (number == last and not again) then return {'ok', 0, 0, 0} end
 local plain = ARGV[4] ~= '1' and not again
 local lists, marks = ARGV[4] == '1' and 1 or 4, false
--- Mostly nothing stands anywhere but in `default`, and nobody has said anything.
+-- The common case in one look: only `default` has ids, and there is no pause, no settling, no unreachable chat.
 if not plain or redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4], unpack(KEYS, 10)) > 0 then
   plain = false
   if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0, 0} end

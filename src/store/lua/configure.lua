@@ -3,7 +3,7 @@
 -- KEYS   1 config
 -- ARGV   1 instance   2 only where there is none (0, 1)   3... name, value
 -- GIVES  {name, value before or '', who had set it or ''} for each that differed and was changed
--- CALLER Store::configure
+-- CALLER Session::configure
 local now, out = now_ms(), {}
 for i = 3, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]

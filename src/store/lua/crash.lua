@@ -7,7 +7,7 @@
 --        the owner wrote, and he knows no more of the job)   5 keep of dead ones, seconds
 -- GIVES  {word, crashes}; word: ok, stale
 -- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
--- CALLER Store::crash
+-- CALLER Session::broke_off
 local id = ARGV[1]
 local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
   'via', 'charged', 'crashes', 'kind', 'error', 'user', 'model', 'meta', 'at_fal')

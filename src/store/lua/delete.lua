@@ -6,7 +6,7 @@
 -- MAKES  list, line, turn and slots of its user, places at fal (same slot on a cluster)
 -- GIVES  {word, state, charged, ms since when it is known}; word: ok, bare (there was no more than the id), running, newer (another
 --        version's), gone
--- CALLER Store::delete (from a View)
+-- CALLER View::delete
 local ns, id = ARGV[1], ARGV[2]
 local r = redis.call('HMGET', KEYS[1], 'state', 'phase', 'request_id', 'priority', 'kind', 'v', 'user', 'behind',
   'charged', 'doubt', 'attempt', 'at_fal', 'redelivers', 'token', 'seq', 'queued_at', 'first_queued_at')

@@ -7,7 +7,7 @@
 --        (same slot on a cluster)
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned); where it is ok
 --        mostly now alone: a list costs both sides several times as much
--- CALLER Store::end
+-- CALLER Session::prepare_end
 local job = KEYS[1]
 local token, seq, known, events, id, state, keep, claims, dead, spec, result, marks = cmsgpack.unpack(ARGV[1])
 local word, request, at_fal, slot, chat = owner(job, token, seq, known, true, 'slot', 'chat')

@@ -5,7 +5,7 @@
 -- ARGV   1 namespace   2 n   then n times: id, token, pairs, pairs x (field, value)
 -- MAKES  records of the ids, turns and slots of their users, places at fal (same slot on a cluster)
 -- GIVES  number of jobs given back
--- CALLER Store::give_back
+-- CALLER Session::give_back, Session::disown
 local ns, n = ARGV[1], tonumber(ARGV[2])
 local list = {high = KEYS[4], default = KEYS[5], low = KEYS[6]}
 local at, given = 3, 0

@@ -2,7 +2,7 @@
 -- KEYS   1 paused
 -- ARGV   1 reason   2 by   3 ms ('' until somebody resumes)
 -- GIVES  1
--- CALLER Store::hold (from a View)
+-- CALLER View::hold
 local before = redis.call('HMGET', KEYS[1], 'person', 'since')
 -- Allowed when Redis is out of memory, and with it the rest: that is when a person wants to pause.
 redis.call('HDEL', KEYS[1], 'until')

@@ -12,7 +12,7 @@
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
 --        unregistered, mismatch
--- CALLER Store::intake
+-- CALLER Session::intake
 local ns, batch, n, format = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_dead, max_wait = tonumber(ARGV[5]), tonumber(ARGV[6])
 local w = redis.call('HMGET', KEYS[2], 'dead', 'batch', 'name')

@@ -4,7 +4,7 @@
 --        instance, later
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned)
 -- MAKES  events, claims, later, turns and slots of the user, places at fal (same slot on a cluster)
--- CALLER Store::later
+-- CALLER Session::prepare
 local job = KEYS[1]
 local token, seq, known, events, id, wait, claims, list = cmsgpack.unpack(ARGV[1])
 local word, request, at_fal, user, tried = owner(job, token, seq, known, true, 'user', 'tried')

@@ -4,7 +4,7 @@
 -- KEYS   1 workers   2 hash of the instance   3 its claims   4 its taken   5 inbox   6 its cancels   7 gone
 -- ARGV   1 instance   2 how long, seconds
 -- GIVES  jobs it still holds (then it stays, and its lease lapses)
--- CALLER Store::leave
+-- CALLER Session::leave
 while true do
   local entry = redis.call('LPOP', KEYS[4])
   if not entry then break end

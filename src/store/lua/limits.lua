@@ -5,7 +5,7 @@
 -- ARGV   1 namespace   2 of each at most
 -- MAKES  records; lists, lines, turns, slots and rates of their users, places at fal (same slot on a cluster)
 -- GIVES  1 when all is done, else 0
--- CALLER Store::apply_limits
+-- CALLER Session::apply_limits
 local ns, most = ARGV[1], tonumber(ARGV[2])
 redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 local c = redis.call('HMGET', KEYS[1], 'user_concurrency', 'applied:user_concurrency', 'user_rate', 'applied:user_rate',

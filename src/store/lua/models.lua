@@ -2,7 +2,7 @@
 -- KEYS   1 models
 -- ARGV   1 times kept of a model   2 models kept   3... model, its new times ('' only asks) (none: tell all)
 -- GIVES  {times of each model named, ...}, or {model, second of its last change and times, ...}
--- CALLER Store::share_paces
+-- CALLER Session::paces_call
 local keep, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- More than any script of ours leaves behind is not read, and learnt anew.
 if redis.call('HLEN', KEYS[1]) > 2 * most then redis.call('UNLINK', KEYS[1]) end

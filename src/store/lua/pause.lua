@@ -3,7 +3,7 @@
 -- KEYS   1 paused
 -- ARGV   1 reason   2 by   3 ms
 -- GIVES  1 when it was written
--- CALLER Store::pause
+-- CALLER Session::pause
 local long = tonumber(ARGV[3])
 local left = redis.call('PTTL', KEYS[1])
 if left == -1 or left > long or redis.call('HEXISTS', KEYS[1], 'person') == 1 then return 0 end

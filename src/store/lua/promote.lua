@@ -4,7 +4,7 @@
 -- ARGV   1 namespace   2 jobs at most
 -- MAKES  records of the ids, turns of their users (same slot on a cluster)
 -- GIVES  number of jobs moved
--- CALLER Store::promote
+-- CALLER Session::promote
 local ns = ARGV[1]
 local list = {high = KEYS[4], default = KEYS[5], low = KEYS[6]}
 local now = now_ms()

@@ -12,7 +12,7 @@
 --        given; hold: ms of silence   9 names of spans begin so
 -- MAKES  spans, strings that count their places (same slot on a cluster)
 -- GIVES  {ms to wait, silence: 0 none, 1 of the chat, 2 of the bot, began now (0, 1), ms until any ends}
--- CALLER Store::rate
+-- CALLER Session::rate
 local verb, n, places, span = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local gap, burst, ms = tonumber(ARGV[5]), math.max(tonumber(ARGV[6]), n), tonumber(ARGV[8])
 local now = now_ms()

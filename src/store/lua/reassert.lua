@@ -6,7 +6,7 @@
 -- MAKES  records and specs of the ids, dead, slots of their users, places at fal (same slot on a cluster)
 -- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, it has
 --        ended, or it was retried since) for each; word: ok, buried
--- CALLER Store::reassert
+-- CALLER Session::reassert_rows
 local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
 redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then

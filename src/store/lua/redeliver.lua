@@ -4,7 +4,7 @@
 -- ARGV   1 format   2 id   3 id of the redelivery   4 where to   5 name of its chat
 -- GIVES  {word, state}; word: ok, open (it has not ended), newer (another version's), nothing (neither a
 --        file nor a result of it is known), gone
--- CALLER Store::redeliver (from a View)
+-- CALLER View::redeliver
 local r = redis.call('HMGET', KEYS[1], 'state', 'v', 'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta')
 local state = r[1]
 if not state then return {'gone', ''} end

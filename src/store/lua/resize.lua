@@ -2,7 +2,7 @@
 -- KEYS   1 window   2 bell
 -- ARGV   1 namespace   2 size   3 slots   4 calm
 -- GIVES  size before, or ''
--- CALLER Store::resize
+-- CALLER Session::resize_window
 local before = redis.call('HGET', KEYS[1], 'size') or ''
 redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 redis.call('HSET', KEYS[1], 'size', ARGV[2], 'slots', ARGV[3], 'calm', ARGV[4])

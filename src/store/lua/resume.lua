@@ -2,7 +2,7 @@
 -- KEYS   1 paused   2 bell
 -- ARGV   none
 -- GIVES  {paused before (0, 1), reason or '', by or '', a person's (0, 1)}
--- CALLER Store::resume (from a View)
+-- CALLER View::resume
 local was = redis.call('HMGET', KEYS[1], 'reason', 'by', 'person')
 if redis.call('DEL', KEYS[1]) == 0 then return {0, '', '', 0} end
 ring(KEYS[2])

@@ -8,7 +8,7 @@
 -- GIVES  {word, state, kind, charged before, messages it left (JSON) or ''} for each; word: deliver (its result is
 --        known), fetch (fal may have it still), generate (paid), open (it has not ended), done, cancelled, invalid
 --        (it never was a job), redelivery, bare (only its id is kept), newer (another version's), gone
--- CALLER Store::retry (from a View)
+-- CALLER View::retry
 local ns, format, only_look, kept_at_fal = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
 local now, out, moved = now_ms(), {}, false
 local c = redis.call('HGET', KEYS[2], 'max_wait')

@@ -5,7 +5,7 @@
 -- GIVES  {word, request id of the record or '', now, ms until any silence ends}; word: ok, stale, gone,
 --        adopted (see owned); where it is ok and nobody wants silence mostly now alone
 -- MAKES  events, stats, large result, places at fal (same slot on a cluster)
--- CALLER Store::save
+-- CALLER Session::prepare
 local job = KEYS[1]
 local token, seq, known, attempt, events, silence, count, stats, large, result = cmsgpack.unpack(ARGV[1])
 local word, request, at_fal = owner(job, token, seq, known, false)

@@ -3,7 +3,7 @@
 -- KEYS   1 window
 -- ARGV   1 instance   2 running   3 queued   4 unknown   5 size that it knew ('' none)   6 slots   7 calm
 -- GIVES  {turn (1: the caller decides now), size or '', slots, calm, running, queued, unknown}
--- CALLER Store::seen
+-- CALLER Session::tell_seen
 local now = now_ms()
 redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
 redis.call('HSET', KEYS[1], 'seen:' .. ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now)

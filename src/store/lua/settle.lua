@@ -2,7 +2,7 @@
 -- KEYS   1 settling
 -- ARGV   1 ms
 -- GIVES  1
--- CALLER Store::settle
+-- CALLER Session::settle
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[1]) -- allowed without memory; so is the rest, then
   redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])

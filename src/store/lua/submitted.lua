@@ -8,7 +8,7 @@
 --        ok: recorded, or was already; adopted: a former owner's id now belongs to the record;
 --        other: the record has another id, which wins; cancel: nobody needs this one; gone: no record
 -- MAKES  lists, turns and slots of the user, places at fal (same slot on a cluster)
--- CALLER Store::submitted
+-- CALLER Session::prepare
 local id, token, seq, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now, now_text = now_ms()
 -- Its owner, who has written nothing of the kind before: neither this id nor any other can be known.

@@ -3,7 +3,7 @@
 -- KEYS   1 inbox   2 taken of the instance   3 its hash
 -- ARGV   1 entries at most   2 bytes at most
 -- GIVES  {word, entry...}, oldest first; word: ok, buried, unregistered
--- CALLER Store::take
+-- CALLER Session::take
 local most, bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local w = redis.call('HMGET', KEYS[3], 'dead', 'name')
 if w[1] then return {'buried'} end

@@ -6,7 +6,7 @@
 --        before he came here   7 crash limit where a step file tells whose step it was
 -- MAKES  records of the ids, turns and slots of their users (same slot on a cluster)
 -- GIVES  {word, moved, left}; word: ok, alive (it is not marked dead: nothing was done)
--- CALLER Store::take_back
+-- CALLER Session::take_back
 local ns, dead, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local w = redis.call('HMGET', KEYS[5], 'dead', 'cause', 'steps', 'death')
 if not w[1] and not redis.call('ZSCORE', KEYS[6], dead) then return {'alive', 0, 0} end

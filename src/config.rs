@@ -15,7 +15,7 @@ mod url;
 pub use flag::{
     Environment, Flag, RUN_FLAGS, RunArgs, SECRET_VARIABLES, STORE_FLAGS, StoreArgs, Unset,
 };
-pub use rotate::{Fresh, SecretFile, Source, What};
+pub use rotate::{Fresh, SecretFile, SecretKind, Source};
 pub use secret::Secret;
 pub use server::{Node, Server, Way, slot};
 pub use url::{BaseUrl, RedisUrl};
@@ -372,7 +372,7 @@ impl Config {
             found
         };
         let fal_key = match secret::find(env, "FAL_KEY", "fal-key", None)? {
-            Some(found) => secret::fal_key(sourced(What::FalKey, found))?,
+            Some(found) => secret::fal_key(sourced(SecretKind::FalKey, found))?,
             None => {
                 return Err(ConfigError(
                     "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key"
@@ -381,7 +381,7 @@ impl Config {
             }
         };
         let bot_token = secret::find(env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
-            .map(|found| secret::bot_token(sourced(What::BotToken, found)))
+            .map(|found| secret::bot_token(sourced(SecretKind::BotToken, found)))
             .transpose()?;
         Ok(Config {
             name: read
@@ -619,7 +619,7 @@ impl Reader<'_> {
         let flag = flag("redis-url");
         let typed = self.typed.contains_key(flag.name).then_some("--redis-url");
         if let Some(found) = secret::find(self.env, flag.variable, flag.name, typed)? {
-            let source = found.source(What::RedisUrl);
+            let source = found.source(SecretKind::RedisUrl);
             let place = if found.place == flag.variable {
                 "--redis-url (REDIS_URL)".to_owned()
             } else {
@@ -638,7 +638,7 @@ impl Reader<'_> {
         }
         let place = typed.unwrap_or("the default").to_owned();
         let source = Source {
-            what: What::RedisUrl,
+            what: SecretKind::RedisUrl,
             place,
             file: None,
         };

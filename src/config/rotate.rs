@@ -8,9 +8,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Which secret.
+/// Which of the secrets it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum SecretKind {
     /// fal's key.
     FalKey,
     /// The bot's token.
@@ -19,13 +19,13 @@ pub enum What {
     RedisUrl,
 }
 
-impl What {
+impl SecretKind {
     /// The word of log lines: also the name of the systemd credential.
     pub fn as_str(self) -> &'static str {
         match self {
-            What::FalKey => "fal-key",
-            What::BotToken => "telegram-bot-token",
-            What::RedisUrl => "redis-url",
+            SecretKind::FalKey => "fal-key",
+            SecretKind::BotToken => "telegram-bot-token",
+            SecretKind::RedisUrl => "redis-url",
         }
     }
 }
@@ -35,7 +35,7 @@ impl What {
 #[derive(Clone)]
 pub struct Source {
     /// Which one.
-    pub what: What,
+    pub what: SecretKind,
     /// In words: `FAL_KEY`, or `FAL_KEY_FILE (/etc/fal-worker/fal-key)`.
     pub place: String,
     /// The file, which may change; `None`: a variable or a flag, which cannot.
@@ -77,7 +77,7 @@ impl Fresh {
 /// A file with a secret, and how it was when it was last read.
 #[derive(Clone, Debug)]
 pub struct SecretFile {
-    what: What,
+    what: SecretKind,
     place: String,
     path: PathBuf,
     /// `None`: it could not be looked at.
@@ -99,7 +99,7 @@ struct Stamp {
 }
 
 impl SecretFile {
-    pub(super) fn new(what: What, place: &str, path: &Path, text: &Secret) -> SecretFile {
+    pub(super) fn new(what: SecretKind, place: &str, path: &Path, text: &Secret) -> SecretFile {
         SecretFile {
             what,
             place: place.to_owned(),
@@ -111,7 +111,7 @@ impl SecretFile {
     }
 
     /// Which secret it holds.
-    pub fn what(&self) -> What {
+    pub fn what(&self) -> SecretKind {
         self.what
     }
 
@@ -153,9 +153,9 @@ impl SecretFile {
             file: None,
         };
         match self.what {
-            What::FalKey => secret::fal_key(found).map(Fresh::FalKey),
-            What::BotToken => secret::bot_token(found).map(Fresh::BotToken),
-            What::RedisUrl => RedisUrl::parse(found.text.expose())
+            SecretKind::FalKey => secret::fal_key(found).map(Fresh::FalKey),
+            SecretKind::BotToken => secret::bot_token(found).map(Fresh::BotToken),
+            SecretKind::RedisUrl => RedisUrl::parse(found.text.expose())
                 .map(|url| Fresh::RedisUrl(Box::new(url)))
                 .map_err(|what| ConfigError(format!("{}: {what}", found.place))),
         }
@@ -185,7 +185,7 @@ mod tests {
     fn watched(folder: &tempfile::TempDir) -> (PathBuf, SecretFile) {
         let path = folder.path().join("key");
         fs::write(&path, OLD).unwrap();
-        let file = SecretFile::new(What::FalKey, "FAL_KEY_FILE", &path, &Secret::new(OLD));
+        let file = SecretFile::new(SecretKind::FalKey, "FAL_KEY_FILE", &path, &Secret::new(OLD));
         (path, file)
     }
 
@@ -237,7 +237,7 @@ mod tests {
         fs::write(at("one"), OLD).unwrap();
         fs::write(at("two"), NEW).unwrap();
         symlink(at("one"), at("key")).unwrap();
-        let mut file = SecretFile::new(What::FalKey, "x", &at("key"), &Secret::new(OLD));
+        let mut file = SecretFile::new(SecretKind::FalKey, "x", &at("key"), &Secret::new(OLD));
         symlink(at("two"), at("turned")).unwrap();
         fs::rename(at("turned"), at("key")).unwrap();
         assert!(file.look(false).is_none());

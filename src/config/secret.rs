@@ -1,7 +1,7 @@
 //! Secrets and where they come from. A value leaves only through [`Secret::expose`]; no error, no
 //! `Debug` and no `Display` shows it.
 
-use super::rotate::{SecretFile, Source, What};
+use super::rotate::{SecretFile, SecretKind, Source};
 use super::{ConfigError, Environment};
 use std::fmt;
 use std::fs;
@@ -58,7 +58,7 @@ pub(super) struct Found {
 
 impl Found {
     /// Where it is, to be looked at again.
-    pub(super) fn source(&self, what: What) -> Source {
+    pub(super) fn source(&self, what: SecretKind) -> Source {
         let file = self.file.as_ref();
         Source {
             what,

@@ -18,7 +18,7 @@ const JOBS: usize = 32;
 /// in milliseconds.
 pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: usize) -> Value {
     let now = Instant::now();
-    let life = engine.signs.life();
+    let life = engine.liveness.life();
     let pulling = match engine.pulling(gate) {
         _ if life.is_paused() => "paused",
         Pulling::Yes => "yes",

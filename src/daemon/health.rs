@@ -194,11 +194,11 @@ impl Life {
     }
 }
 
-/// [`Life`], shared by those who live it.
+/// [`Life`] behind a lock: keeper, puller, intake and the start write it, the health pages read it.
 #[derive(Debug, Default)]
-pub(crate) struct Signs(Mutex<Life>);
+pub(crate) struct Liveness(Mutex<Life>);
 
-impl Signs {
+impl Liveness {
     pub(crate) fn note(&self, what: impl FnOnce(&mut Life, Instant)) {
         what(
             &mut self.0.lock().unwrap_or_else(PoisonError::into_inner),

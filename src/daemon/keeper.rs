@@ -182,8 +182,8 @@ impl Keeper {
             None => self.buried(),
             Some(beat) => {
                 self.tools.lease.renewed(sent_ms);
-                let signs = &self.engine.signs;
-                signs.note(|life, now| life.beat(now, beat.paused, beat.waiting));
+                let liveness = &self.engine.liveness;
+                liveness.note(|life, now| life.beat(now, beat.paused, beat.waiting));
                 self.note_gap();
                 self.after(&beat)
             }
@@ -737,7 +737,7 @@ impl Keeper {
             Some(_) => {}
             None => self.hung = false,
         }
-        self.engine.signs.note(|life, _| life.stuck(stuck));
+        self.engine.liveness.note(|life, _| life.stuck(stuck));
         !self.hung
     }
 

@@ -13,7 +13,7 @@ mod process;
 mod scheduler;
 mod status;
 
-use crate::config::{Config, Listen, What};
+use crate::config::{Config, Listen, SecretKind};
 use crate::fal::{Fal, FalUrls};
 use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::Flight;
@@ -127,7 +127,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     )?;
     engine.scheduler.open();
     let identity = tools.store.identity();
-    engine.signs.note(|life, now| life.ready(now));
+    engine.liveness.note(|life, now| life.ready(now));
     report::ready(&report::Ready {
         instance: &identity.instance,
         version: env!("CARGO_PKG_VERSION"),
@@ -148,7 +148,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let reason = until_told(&signals, &tools);
     // Before the line `stopping`: a job pushed after that line must be left to another daemon.
     engine.scheduler.set_stage(Stage::Quiet);
-    engine.signs.note(|life, _| life.stopping());
+    engine.liveness.note(|life, _| life.stopping());
     notify(&[
         sd_notify::NotifyState::Stopping,
         sd_notify::NotifyState::Status("stopping: what is in hand goes back to redis"),
@@ -267,7 +267,7 @@ fn page(
 
 fn seen(tools: &Tools, engine: &Engine, started: Instant) -> Seen {
     Seen {
-        life: engine.signs.life(),
+        life: engine.liveness.life(),
         started,
         lease: tools.lease.length(),
         away: tools.store.health.away(),
@@ -802,8 +802,8 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
     let pause = Pause::default();
     let mut heard: Option<Vec<u8>> = None;
     let refusals = Refusals::new("redis refused an intake", "redis takes entries again");
-    let came = || engine.signs.note(|life, now| life.inbox_came(now));
-    let failed = |at| engine.signs.note(|life, now| life.inbox_failed(now, at));
+    let came = || engine.liveness.note(|life, now| life.inbox_came(now));
+    let failed = |at| engine.liveness.note(|life, now| life.inbox_failed(now, at));
     while !ends.load(Ordering::Acquire) {
         let entry = heard.take();
         let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match entry {
@@ -813,7 +813,7 @@ fn intake_thread(tools: Arc<Tools>, engine: &Engine, ends: &AtomicBool, client: 
         }));
         match &taken {
             Ok(Ok(_)) => {
-                engine.signs.note(|life, now| life.inbox_asked(now));
+                engine.liveness.note(|life, now| life.inbox_asked(now));
                 refusals.taken(At::Asking);
             }
             Ok(Err(_)) | Err(_) => failed(Failed::Asking),
@@ -860,7 +860,7 @@ fn secrets_thread(tools: Arc<Tools>, engine: &Engine) {
         std::thread::sleep(SECRETS);
         let seen = std::panic::AssertUnwindSafe(|| {
             let waits = worker.tools.telegram_outage.since().is_some();
-            if rotation::look(&worker).contains(&What::BotToken) && waits {
+            if rotation::look(&worker).contains(&SecretKind::BotToken) && waits {
                 engine.scheduler.hurry_deliveries();
             }
         });

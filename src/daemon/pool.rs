@@ -1,7 +1,7 @@
 //! The loop of a pool thread: take from the scheduler, run steps, park or go on. The panic boundary is
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
-use super::health::{Failed, Pulling, Signs};
+use super::health::{Failed, Liveness, Pulling};
 use super::metrics::Queues;
 use super::scheduler::{Permit, Scheduler, Stage, Work};
 use crate::job::flight::{Flight, Token};
@@ -116,7 +116,7 @@ pub(crate) struct Engine {
     /// Panics of jobs that Redis has not been told of: their claims are not to be mistaken for new ones.
     crashed: Mutex<Vec<(JobId, Token)>>,
     /// What keeper, puller and intake last heard from Redis, and when: what `/healthz` judges by.
-    pub(crate) signs: Signs,
+    pub(crate) liveness: Liveness,
     /// For the page of metrics.
     pub(crate) queues: Queues,
     /// Channels to the transfer threads: for direct calls, and for files.
@@ -142,7 +142,7 @@ impl Engine {
             puller: AtomicU64::new(0),
             puller_desk: AtomicUsize::new(0),
             crashed: Mutex::default(),
-            signs: Signs::default(),
+            liveness: Liveness::default(),
             queues: Queues::default(),
             transfers: [calls, moves],
             emptied: AtomicBool::new(false),
@@ -197,11 +197,11 @@ impl Engine {
         let held_back = fal_is_away || self.is_bot_refused(worker);
         let room = if held_back { 0 } else { room };
         if room == 0 && paid_room == 0 {
-            self.signs.note(|life, now| life.pull_came(now, true));
+            self.liveness.note(|life, now| life.pull_came(now, true));
             permit.park_for_room(Duration::from_secs(1));
             return;
         }
-        self.signs.note(|life, now| life.pull_begins(now));
+        self.liveness.note(|life, now| life.pull_begins(now));
         // Taken, not only read: whatever goes wrong below, the next pull claims first.
         let emptied = self.emptied.swap(false, Ordering::AcqRel);
         // The pull asks whether to go on between its claim and its wait.
@@ -213,7 +213,7 @@ impl Engine {
         } else {
             let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
             let go_on = || {
-                self.signs.note(|life, now| life.pull_asked(now));
+                self.liveness.note(|life, now| life.pull_asked(now));
                 let goes_on = self.scheduler.stage() == Stage::Run;
                 if goes_on {
                     asked.set(true);
@@ -244,7 +244,8 @@ impl Engine {
                     At::Waiting => Failed::Waiting,
                     At::Asking => Failed::Asking,
                 };
-                self.signs.note(|life, now| life.pull_failed(now, failed));
+                self.liveness
+                    .note(|life, now| life.pull_failed(now, failed));
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
                     let in_the_way = || worker.session.in_the_way(why);
                     self.refusals.refused(why, at, in_the_way);
@@ -262,7 +263,7 @@ impl Engine {
         };
         self.refusals.taken(at);
         let served = !flights.is_empty() || room == 0;
-        self.signs.note(|life, now| life.pull_came(now, served));
+        self.liveness.note(|life, now| life.pull_came(now, served));
         if flights.is_empty() {
             match (room, block.is_zero()) {
                 (0, _) if held_back => permit.park(Duration::from_millis(500)),

@@ -17,13 +17,13 @@ pub(crate) struct Blocker {
     con: Option<(Connection, u64, Instant)>,
 }
 
-/// What waiting brought.
+/// What waiting for the bell brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Something came.
-    Something,
+pub(crate) enum Ring {
+    /// There was one.
+    Came,
     /// Time ran out, or somebody woke us.
-    Nothing,
+    None,
 }
 
 impl Blocker {
@@ -38,12 +38,12 @@ impl Blocker {
         store: &Store,
         block: Duration,
         woken: &AtomicU64,
-    ) -> Result<Heard, Fault> {
+    ) -> Result<Ring, Fault> {
         let mut cmd = redis::cmd("BRPOP");
         cmd.arg(&store.keys.bell)
             .arg(seconds(block.min(self.longest)));
         let answer: Option<redis::Value> = self.block(store, &cmd, woken)?;
-        Ok(answer.map_or(Heard::Nothing, |_| Heard::Something))
+        Ok(answer.map_or(Ring::None, |_| Ring::Came))
     }
 
     /// Waits for an inbox entry, moves it to `taken` of this instance and gives it.
@@ -174,9 +174,9 @@ pub(crate) fn pull(
         }
         let began = Instant::now();
         match blocker.hear(&worker.tools.store, left, woken) {
-            Ok(Heard::Something) => {}
+            Ok(Ring::Came) => {}
             // The next pull claims first: what a lost ring left waiting is found then at the latest.
-            Ok(Heard::Nothing) => return Ok((Vec::new(), true)),
+            Ok(Ring::None) => return Ok((Vec::new(), true)),
             Err(fault) => {
                 if let Some(why) = fault.passing()
                     && go_on()

@@ -3,7 +3,7 @@
 //! began with. What would make this another worker (another bot, another Redis) is not taken.
 
 use super::{Tools, Worker};
-use crate::config::{Fresh, RedisUrl, SecretFile, Source, What};
+use crate::config::{Fresh, RedisUrl, SecretFile, SecretKind, Source};
 use crate::fal::Probe;
 use crate::job::failure::Kind;
 use crate::report;
@@ -40,7 +40,7 @@ impl Rotation {
 
     /// Looks at all files, at those whose secret was refused at once; gives what is in use from now on. A thread
     /// that finds another one at it goes on with what it knows: a disk that hangs must hold one thread, not all.
-    fn look(&self, tools: &Tools, refused: impl Fn(What) -> bool) -> Vec<What> {
+    fn look(&self, tools: &Tools, refused: impl Fn(SecretKind) -> bool) -> Vec<SecretKind> {
         let mut files = match self.files.try_lock() {
             Ok(files) => files,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -93,7 +93,9 @@ impl Rotation {
 pub(super) fn has_new_fal_key(worker: &Worker, number: u64) -> bool {
     let tools = &worker.tools;
     if tools.fal.key_number() == number {
-        tools.rotation.look(tools, |what| what == What::FalKey);
+        tools
+            .rotation
+            .look(tools, |what| what == SecretKind::FalKey);
     }
     tools.fal.key_number() != number
 }
@@ -101,24 +103,26 @@ pub(super) fn has_new_fal_key(worker: &Worker, number: u64) -> bool {
 /// Telegram refused the token. Whether there is another one by now.
 pub(super) fn has_new_bot_token(worker: &Worker) -> bool {
     let tools = &worker.tools;
-    tools.rotation.look(tools, |what| what == What::BotToken);
+    tools
+        .rotation
+        .look(tools, |what| what == SecretKind::BotToken);
     let age = (tools.telegram.as_ref()).and_then(|telegram| telegram.new_token_age());
     age.is_some_and(|age| age < NEW)
 }
 
 /// Looks at all files. A new secret is tried, free of charge, and what the refusal of the old one had stopped
 /// goes on. Gives what is new.
-pub(crate) fn look(worker: &Worker) -> Vec<What> {
+pub(crate) fn look(worker: &Worker) -> Vec<SecretKind> {
     let tools = &worker.tools;
     let telegram = tools.telegram.as_ref();
     let taken = tools.rotation.look(tools, |what| match what {
-        What::FalKey => tools.fal.take_key_refused(),
-        What::BotToken => telegram.is_some_and(|telegram| telegram.take_token_refused()),
-        What::RedisUrl => tools.store.health.unfit() == Some(Unfit::Login),
+        SecretKind::FalKey => tools.fal.take_key_refused(),
+        SecretKind::BotToken => telegram.is_some_and(|telegram| telegram.take_token_refused()),
+        SecretKind::RedisUrl => tools.store.health.unfit() == Some(Unfit::Login),
     });
     for what in &taken {
         let refused = match (what, telegram) {
-            (What::FalKey, _) => match tools.fal.probe() {
+            (SecretKind::FalKey, _) => match tools.fal.probe() {
                 Probe::KeyGood => {
                     end_pause(worker);
                     false
@@ -126,13 +130,13 @@ pub(crate) fn look(worker: &Worker) -> Vec<What> {
                 Probe::KeyRefused => true,
                 Probe::Away => false,
             },
-            (What::BotToken, Some(telegram)) => {
+            (SecretKind::BotToken, Some(telegram)) => {
                 let answer = telegram.get_me();
                 worker.telegram_heard(answer.as_ref().err());
                 matches!(answer, Err(Refusal::Operator(_)))
             }
             // Whoever opens the next connection tries it.
-            (What::BotToken, None) | (What::RedisUrl, _) => false,
+            (SecretKind::BotToken, None) | (SecretKind::RedisUrl, _) => false,
         };
         if refused {
             report::warning("the new secret is refused too", &[("what", &what.as_str())]);

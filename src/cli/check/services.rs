@@ -2,7 +2,7 @@
 //! where.
 
 use super::{Line, PATIENCE, Verdict};
-use crate::config::{Config, Source, What};
+use crate::config::{Config, SecretKind, Source};
 use crate::fal::{self, Fal, FalUrls, Probe};
 use crate::http::{Http, HttpSettings};
 use crate::telegram::refusal::Refusal;
@@ -36,17 +36,17 @@ pub(super) fn settings(config: &Config) -> Vec<Line> {
 
 fn sourced(config: &Config, source: &Source) -> Line {
     let (name, what, length) = match source.what {
-        What::FalKey => (
+        SecretKind::FalKey => (
             "secret-fal-key",
             "fal key",
             Some(config.fal_key.expose().len()),
         ),
-        What::BotToken => (
+        SecretKind::BotToken => (
             "secret-bot-token",
             "bot token",
             config.bot_token.as_ref().map(|token| token.expose().len()),
         ),
-        What::RedisUrl => (
+        SecretKind::RedisUrl => (
             "secret-redis-url",
             "URL of Redis",
             config.store.redis.password().map(str::len),

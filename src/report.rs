@@ -468,27 +468,7 @@ pub fn debug(sentence: &str, fields: &Fields<'_>) {
     line(Level::Debug, sentence, fields);
 }
 
-/// `redis lost`. Callers that see each failure use an [`Outage`] instead.
-pub fn redis_lost(reason: &str) {
-    service_lost("redis", reason);
-}
-
-/// `redis back`
-pub fn redis_back(after: Duration) {
-    service_back("redis", after);
-}
-
-/// `<service> lost`: it stopped answering.
-pub fn service_lost(service: &str, reason: &str) {
-    went(service, "lost", reason);
-}
-
-/// `<service> back`, after so long.
-pub fn service_back(service: &str, after: Duration) {
-    came(service, "back", after);
-}
-
-fn went(service: &str, how: &str, reason: &str) {
+fn service_lost(service: &str, how: &str, reason: &str) {
     COUNTERS.outages.fetch_add(1, Relaxed);
     line(
         Level::Warn,
@@ -497,7 +477,7 @@ fn went(service: &str, how: &str, reason: &str) {
     );
 }
 
-fn came(service: &str, how: &str, after: Duration) {
+fn service_back(service: &str, how: &str, after: Duration) {
     line(
         Level::Info,
         &format!("{service} {how}"),
@@ -540,7 +520,7 @@ impl Outage {
     pub fn failed_since(&self, reason: &str, since: Instant) -> bool {
         let first = self.failed_at(since);
         if first {
-            went(self.service, self.words[0], reason);
+            service_lost(self.service, self.words[0], reason);
         }
         first
     }
@@ -549,7 +529,7 @@ impl Outage {
     pub fn succeeded(&self) -> Option<Duration> {
         let away = self.succeeded_at(Instant::now());
         if let Some(away) = away {
-            came(self.service, self.words[1], away);
+            service_back(self.service, self.words[1], away);
         }
         away
     }

@@ -524,7 +524,8 @@ impl Flight {
     }
 
     /// Whether anything was paid, or may have been: such a job passes every limit.
-    pub fn is_paid(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_paid(&self) -> bool {
         self.request.is_some() || self.result.is_some() || self.phase != Phase::Submitting
     }
 

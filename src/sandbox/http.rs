@@ -330,11 +330,6 @@ impl Server {
         self.shared.opened.load(Ordering::Relaxed)
     }
 
-    /// Connections open now.
-    pub fn open_now(&self) -> usize {
-        lock(&self.shared.open).len()
-    }
-
     /// Requests read so far (heads that parsed).
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)

@@ -290,7 +290,6 @@ struct Chat {
     dead: Option<Dead>,
     told_dead: bool,
     forbidden: HashSet<Kind>,
-    read_only: bool,
     topics: HashSet<i64>,
     migrated_to: Option<i64>,
     bucket: Bucket,
@@ -325,7 +324,6 @@ impl Chat {
             dead: None,
             told_dead: false,
             forbidden: HashSet::new(),
-            read_only: false,
             topics: HashSet::new(),
             migrated_to: None,
             bucket: Bucket::default(),
@@ -438,16 +436,6 @@ impl TelegramStandIn {
         self.set_dead(chat, text, Some("USER_IS_BLOCKED"), true);
     }
 
-    /// The user's account is gone.
-    pub fn deactivate(&self, chat: i64) {
-        self.set_dead(
-            chat,
-            "Forbidden: user is deactivated".into(),
-            Some("INPUT_USER_DEACTIVATED"),
-            true,
-        );
-    }
-
     /// The bot was removed from a group, supergroup or channel.
     pub fn kick(&self, chat: i64) {
         let word = self.with_chat(chat, |chat| chat.kind.word());
@@ -459,7 +447,7 @@ impl TelegramStandIn {
         );
     }
 
-    /// The chat is well again after [`TelegramStandIn::block`], `deactivate` or `kick`.
+    /// The chat is well again after [`TelegramStandIn::block`] or `kick`.
     pub fn unblock(&self, chat: i64) {
         self.with_chat(chat, |chat| {
             chat.dead = None;
@@ -470,11 +458,6 @@ impl TelegramStandIn {
     /// The group does not allow this kind (`Kind::Text` too).
     pub fn forbid(&self, chat: i64, kind: Kind) {
         self.with_chat(chat, |chat| chat.forbidden.insert(kind));
-    }
-
-    /// Nobody but administrators may write.
-    pub fn set_read_only(&self, chat: i64, read_only: bool) {
-        self.with_chat(chat, |chat| chat.read_only = read_only);
     }
 
     /// Opens a forum topic.

@@ -1,7 +1,9 @@
 //! What all workers learnt of the pace of models: a hash, a model a field. It may be lost at any time.
 
 use super::*;
-use crate::job::pace::{MODELS, Pace, SAMPLES};
+#[cfg(test)]
+use crate::job::pace::Pace;
+use crate::job::pace::{MODELS, SAMPLES};
 
 impl Session {
     /// Adds what was learnt of some models (times in ms, the newest last; none only asks) and gives what all
@@ -25,7 +27,8 @@ impl Session {
     }
 
     /// What is known of one model; `None` when nothing is.
-    pub fn pace_of(&self, model: &str) -> Result<Option<Pace>, Fault> {
+    #[cfg(test)]
+    pub(super) fn pace_of(&self, model: &str) -> Result<Option<Pace>, Fault> {
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&self.store.keys.models).arg(model);
         let text: Option<Vec<u8>> = read(self.command(&cmd)?)?;

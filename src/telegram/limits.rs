@@ -14,14 +14,6 @@ pub struct Rate {
     pub per: Duration,
 }
 
-impl Rate {
-    /// What Telegram allows a bot, unless it pays for more.
-    pub const BOT: Rate = Rate {
-        messages: 30,
-        per: Duration::from_secs(1),
-    };
-}
-
 /// The limits of one chat: a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChatLimit {

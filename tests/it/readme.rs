@@ -28,6 +28,13 @@ fn section(heading: &str) -> String {
     rest[..rest.find("\n## ").unwrap_or(rest.len())].to_owned()
 }
 
+/// What a link calls a heading: "Flags of `run`" is `flags-of-run`.
+fn slug(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let text: String = heading.to_lowercase().chars().filter(kept).collect();
+    text.replace(' ', "-")
+}
+
 /// The fenced blocks of a section in this language (empty: none named), less their indentation.
 fn blocks(heading: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -371,7 +378,7 @@ fn every_file_that_it_names_is_there() {
         .split("](")
         .skip(1)
         .map(|rest| rest.split(')').next().unwrap());
-    let linked = linked.filter(|target| !target.starts_with("http"));
+    let linked = linked.filter(|target| !target.starts_with('#') && !target.starts_with("http"));
     let installed = text
         .split_whitespace()
         .filter(|word| word.starts_with("systemd/"))
@@ -382,6 +389,22 @@ fn every_file_that_it_names_is_there() {
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
         assert!(repository().join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn every_link_within_it_leads_to_a_heading() {
+    let text = readme();
+    let headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+    let headings: Vec<String> = headings.map(slug).collect();
+    let links = text.split("](#").skip(1);
+    let links: Vec<&str> = links.filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.len() > 20, "{links:?}");
+    for link in links {
+        assert!(
+            headings.iter().any(|heading| heading == link),
+            "#{link} is none of {headings:?}"
+        );
     }
 }
 

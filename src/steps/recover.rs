@@ -71,6 +71,6 @@ fn cancel(tools: &Tools, paid: &Paid) -> bool {
             path: paid.path.as_deref(),
         },
     );
-    super::say_cancelled(&paid.job, &paid.request, &answer);
+    super::record::say_cancelled(&paid.job, &paid.request, &answer);
     !matches!(answer, Cancelled::Failed(_))
 }

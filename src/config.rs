@@ -153,17 +153,18 @@ pub struct Rate {
 }
 
 /// How files reach Telegram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeliveryMode {
     /// By URL where Telegram takes it, else by upload.
+    #[default]
     Auto,
     /// Always by upload.
     Upload,
-    /// Always by URL.
+    /// Never by upload (but for what has no URL): by URL, else a text with the link.
     Url,
 }
 
-/// What is kept. Zero: nothing, at once.
+/// How long records stay after their end. Zero: of a job only the bare id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Records of done and cancelled jobs.

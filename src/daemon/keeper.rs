@@ -14,6 +14,7 @@ use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
 use crate::store::settings::Settings;
 use crate::store::{AUDIT_TICK, Beat, Denied, Depths, Fault, Process, Session, Walk, steps_text};
+use crate::telegram::SLOWEST_BYTES_PER_S;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +30,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 const HUNG_STEP: Duration = Duration::from_secs(240);
 /// As for a step, where large files move.
 const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
-/// Slowest pace that a download and an upload are given (`steps::deliver`, `telegram`), bytes a second.
-const SLOWEST: u64 = 128 << 10;
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
 /// How long one beat looks at dead instances.
@@ -702,7 +701,7 @@ impl Keeper {
         // A local Bot API server takes files of gigabytes: there and back, each at its slowest.
         let largest = self.tools.transfer_limits.upload_body;
         let hung_transfer =
-            HUNG_TRANSFER.max(HUNG_STEP + Duration::from_secs(2 * largest / SLOWEST));
+            HUNG_TRANSFER.max(HUNG_STEP + Duration::from_secs(2 * largest / SLOWEST_BYTES_PER_S));
         let desks = self.engine.desks.indexed();
         let stuck = desks.iter().find(|(desk, snapshot)| {
             let limit = if *desk < self.pool_threads {

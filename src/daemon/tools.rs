@@ -11,10 +11,9 @@ use crate::steps::gate::Gate;
 use crate::steps::rotation::Rotation;
 use crate::steps::signs::Signs;
 use crate::steps::{Cancels, Lease, Tools};
-use crate::store::{Access, Defaults, Keep, Store};
+use crate::store::{Access, Defaults, Store};
 use crate::telegram::Telegram;
-use crate::telegram::limits::Rate;
-use crate::telegram::plan::{DeliveryMode, TransferLimits};
+use crate::telegram::plan::TransferLimits;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -31,13 +30,8 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         inbox: config.store.inbox.clone(),
         connections: config.redis_connections,
     };
-    let keep = Keep {
-        done: config.retention.done,
-        dead: config.retention.dead,
-        events: config.retention.events_max,
-    };
     let me = process::own(&config.name, config.threads.pool);
-    let store = Store::new(&access, keep, me)
+    let store = Store::new(&access, config.retention, me)
         .map_err(|fault| StartError::Config(format!("--redis-url: {fault}")))?;
     if let Some(token) = &config.bot_token {
         store.set_bot(token.expose());
@@ -72,17 +66,10 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
             max_wait: config.limits.max_wait,
         },
         model_timeouts: config.limits.model_timeouts.clone(),
-        delivery: match config.delivery {
-            crate::config::DeliveryMode::Auto => DeliveryMode::Auto,
-            crate::config::DeliveryMode::Upload => DeliveryMode::Upload,
-            crate::config::DeliveryMode::Url => DeliveryMode::Url,
-        },
+        delivery: config.delivery,
         delivery_timeout: config.limits.delivery_timeout,
         transfer_limits: TransferLimits::of(config.urls.telegram.as_str()),
-        telegram_rate: config.telegram_rate.map(|rate| Rate {
-            messages: rate.number,
-            per: rate.per,
-        }),
+        telegram_rate: config.telegram_rate,
         file_hosts,
         lang: config.lang,
         words: config.messages.clone(),

@@ -30,6 +30,7 @@ use record::Flushed;
 pub(crate) use record::LastFlush;
 pub(crate) use snapshot::Snapshot;
 
+use crate::config::Rate;
 use crate::fal::{Fal, Probe};
 use crate::http::{FileHosts, Http, exchanges_here};
 use crate::job::failure::Failure;
@@ -45,7 +46,6 @@ use crate::recorder::{Recorder, Slot};
 use crate::report;
 use crate::report::metrics::Step;
 use crate::store::{Defaults, Session, Store};
-use crate::telegram::limits::Rate;
 use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};

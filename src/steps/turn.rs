@@ -150,10 +150,7 @@ impl Worker {
         let ask = Ask {
             chat,
             messages,
-            bot: self
-                .tools
-                .telegram_rate
-                .map(|rate| (rate.messages, rate.per)),
+            bot: self.tools.telegram_rate.map(|rate| (rate.number, rate.per)),
             gap: limit.gap,
             burst: limit.burst,
         };

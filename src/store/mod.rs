@@ -37,6 +37,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use crate::config::Retention as Keep;
 use crate::config::{self, Server, Way};
 use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
@@ -109,17 +110,6 @@ pub struct Access {
     pub inbox: String,
     /// Connections of the pool at most.
     pub connections: u32,
-}
-
-/// How long records stay after their end.
-#[derive(Clone, Copy, Debug)]
-pub struct Keep {
-    /// Done and cancelled ones; zero: only the bare id.
-    pub done: Duration,
-    /// Dead ones.
-    pub dead: Duration,
-    /// Events, about.
-    pub events: u64,
 }
 
 /// What an instance says of the process behind it.

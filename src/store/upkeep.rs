@@ -393,7 +393,7 @@ impl Session {
             .arg(&keys.events)
             .arg("MAXLEN")
             .arg("~")
-            .arg(keep.events);
+            .arg(keep.events_max);
         for _ in 0..TRIMS {
             if read::<u64>(self.command(&xtrim)?)? == 0 {
                 break;

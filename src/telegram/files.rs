@@ -2,7 +2,7 @@
 //! holds the bot's token, so it never leaves this room, no redirect of it is followed, and no error holds it.
 
 use super::refusal::{Cause, Refusal, classify};
-use super::{CONNECT, JSON_CALL, Telegram, UPLOAD_BASE, UPLOAD_BYTES_PER_S, quote, without_token};
+use super::{CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, quote, without_token};
 use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -148,7 +148,7 @@ impl Telegram {
         let url = format!("{}/file/bot{token}/{path}", self.base());
         let bounds = Bounds {
             connect: CONNECT,
-            total: UPLOAD_BASE + Duration::from_secs(max_bytes / UPLOAD_BYTES_PER_S),
+            total: UPLOAD_BASE + Duration::from_secs(max_bytes / SLOWEST_BYTES_PER_S),
             max_bytes,
         };
         let fetched = self.http.fetch(Service::Telegram, &url, bounds, STALL);

@@ -5,15 +5,6 @@ use super::{Call, Method};
 use serde_json::Value;
 use std::time::Duration;
 
-/// Messages in a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// So many,
-    pub messages: u32,
-    /// in so long.
-    pub per: Duration,
-}
-
 /// The limits of one chat: a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChatLimit {

@@ -33,7 +33,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const JSON_CALL: Duration = Duration::from_secs(30);
 const BY_URL: Duration = Duration::from_secs(90);
 const UPLOAD_BASE: Duration = Duration::from_secs(60);
-const UPLOAD_BYTES_PER_S: u64 = 128 * 1024;
+/// Slowest pace that a download and an upload of a file are given.
+pub(crate) const SLOWEST_BYTES_PER_S: u64 = 128 * 1024;
 /// Largest answer read: each message of an album holds the one it replies to, six bytes a letter.
 const ANSWER_BYTES: u64 = 2 << 20;
 /// Parts of an album's files.
@@ -299,7 +300,7 @@ impl Telegram {
                     len,
                     reader: &mut reader,
                 };
-                let seconds = bytes.div_ceil(UPLOAD_BYTES_PER_S);
+                let seconds = bytes.div_ceil(SLOWEST_BYTES_PER_S);
                 self.exchange(&url, body, UPLOAD_BASE + Duration::from_secs(seconds))
             }
             (Some(_), []) => {

@@ -35,6 +35,7 @@ pub use progress::{Caption, Edit, Progress, Way};
 
 use super::refusal::{Cause, Refusal};
 use super::{Call, Sent};
+pub use crate::config::DeliveryMode;
 use crate::job::Lang;
 use crate::job::answer::Item;
 use crate::job::failure::{Failure, Kind};
@@ -58,18 +59,6 @@ const REPEATS: u8 = 3;
 const ATTACHED: &str = "attach://f0";
 /// Room for the form around a file, when a size is judged before the form is made.
 const FORM_BYTES: u64 = 16 * 1024;
-
-/// `--delivery`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeliveryMode {
-    /// By URL where Telegram takes it, else upload.
-    #[default]
-    Auto,
-    /// Always upload.
-    Upload,
-    /// Never upload (but what has no URL): by URL, else a text with the link.
-    Url,
-}
 
 /// Largest files, bytes (section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,7 +40,7 @@ fn tools() -> Arc<Tools> {
     let keep = Keep {
         done: Duration::from_secs(60),
         dead: Duration::from_secs(60),
-        events: 100,
+        events_max: 100,
     };
     let urls = FalUrls {
         queue: format!("http://{NOBODY}"),

@@ -19,7 +19,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const KEEP: Keep = Keep {
     done: Duration::from_secs(3600),
     dead: Duration::from_secs(7200),
-    events: 100_000,
+    events_max: 100_000,
 };
 
 pub(super) struct Bench {

@@ -515,7 +515,7 @@ fn who_leaves_is_gone_for_good_and_loses_nothing() {
 fn a_trim_brings_the_stream_to_its_bound_however_many_events_have_come() {
     let bench = Bench::start();
     let one = bench.instance_keeping(Keep {
-        events: 1000,
+        events_max: 1000,
         ..KEEP
     });
     let many = "for i = 1, 60000 do redis.call('XADD', 't:events', '*', 'event', 'x') end";

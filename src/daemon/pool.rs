@@ -69,11 +69,13 @@ impl Desks {
 }
 
 /// What waits for the transfer threads: direct calls, which may hang for minutes, and files, whose hosts
-/// may. At most half of the threads, rounded up, are for either.
+/// may. At most half of the threads, rounded up, are for either. Files of results stand in a line of their own:
+/// they are paid, and thousands of inputs that are not may wait.
 #[derive(Clone)]
 pub(crate) struct Moved {
     direct: Receiver<Box<Flight>>,
     files: Receiver<Box<Flight>>,
+    inputs: Receiver<Box<Flight>>,
 }
 
 impl Moved {
@@ -86,22 +88,30 @@ impl Moved {
                 crossbeam_channel::never()
             }
         };
+        let moves_files = number >= threads / 2;
         Moved {
             direct: only(number < threads.div_ceil(2), &self.direct),
-            files: only(number >= threads / 2, &self.files),
+            files: only(moves_files, &self.files),
+            inputs: only(moves_files, &self.inputs),
         }
     }
 
+    /// Results first. Among the others chance decides: neither is to starve where one thread serves both.
     fn recv(&self) -> Option<Box<Flight>> {
+        if let Ok(flight) = self.files.try_recv() {
+            return Some(flight);
+        }
         crossbeam_channel::select! {
-            recv(self.direct) -> flight => flight.ok(),
             recv(self.files) -> flight => flight.ok(),
+            recv(self.direct) -> flight => flight.ok(),
+            recv(self.inputs) -> flight => flight.ok(),
         }
     }
 
     /// Takes what waits at this moment.
     pub(crate) fn drain(&self) -> impl Iterator<Item = Box<Flight>> + '_ {
-        self.direct.try_iter().chain(self.files.try_iter())
+        let files = self.files.try_iter().chain(self.inputs.try_iter());
+        self.direct.try_iter().chain(files)
     }
 }
 
@@ -119,8 +129,8 @@ pub(crate) struct Engine {
     pub(crate) liveness: Liveness,
     /// For the page of metrics.
     pub(crate) queues: Queues,
-    /// Channels to the transfer threads: for direct calls, and for files.
-    transfers: [Sender<Box<Flight>>; 2],
+    /// Channels to the transfer threads: for direct calls, for files of results, and for those of inputs.
+    transfers: [Sender<Box<Flight>>; 3],
     /// The last claim left nothing behind: until the bell rings there is nothing to claim.
     emptied: AtomicBool,
     /// Claims that Redis refused: told when that begins and when it is over.
@@ -136,6 +146,7 @@ impl Engine {
     ) -> (Engine, Moved) {
         let (calls, direct) = crossbeam_channel::unbounded();
         let (moves, files) = crossbeam_channel::unbounded();
+        let (brings, inputs) = crossbeam_channel::unbounded();
         let engine = Engine {
             scheduler: Scheduler::new(threads, max_in_flight),
             desks: Desks::new(threads + transfer_threads),
@@ -144,11 +155,16 @@ impl Engine {
             crashed: Mutex::default(),
             liveness: Liveness::default(),
             queues: Queues::default(),
-            transfers: [calls, moves],
+            transfers: [calls, moves, brings],
             emptied: AtomicBool::new(false),
             refusals: Refusals::new("redis refused a claim", "redis takes claims again"),
         };
-        (engine, Moved { direct, files })
+        let moved = Moved {
+            direct,
+            files,
+            inputs,
+        };
+        (engine, moved)
     }
 
     /// One pool thread, from start to end.
@@ -388,6 +404,10 @@ impl Engine {
                     if matches!(flight.phase, Phase::Delivering | Phase::Telling) {
                         self.scheduler.place_is_free();
                     }
+                    // Between two files of one input: a result waits for one of them, not for all.
+                    if worker.moves_bytes && brings(&flight) && self.results_wait() {
+                        return self.transfer(worker, desk, flight);
+                    }
                 }
                 Next::In(wait) => {
                     worker.idle_soon();
@@ -401,19 +421,34 @@ impl Engine {
                     }
                     return self.desks.put(desk, None);
                 }
-                Next::Transfer => {
-                    self.scheduler.transferring(Snapshot::of(&flight));
-                    self.clear(worker, desk);
-                    let [calls, moves] = &self.transfers;
-                    let calls_fal = flight.phase == Phase::Submitting && !flight.brings_files();
-                    let channel = if calls_fal { calls } else { moves };
-                    if let Err(closed) = channel.send(flight) {
-                        self.scheduler.park(closed.into_inner(), Instant::now());
-                    }
-                    return;
-                }
+                Next::Transfer => return self.transfer(worker, desk, flight),
             }
         }
+    }
+
+    /// Hands a flight to the transfer threads.
+    fn transfer(&self, worker: &Worker, desk: usize, flight: Box<Flight>) {
+        self.scheduler.transferring(Snapshot::of(&flight));
+        self.clear(worker, desk);
+        if let Err(closed) = self.line(&flight).send(flight) {
+            self.scheduler.park(closed.into_inner(), Instant::now());
+        }
+    }
+
+    /// Where it waits for them.
+    fn line(&self, flight: &Flight) -> &Sender<Box<Flight>> {
+        let [calls, moves, inputs] = &self.transfers;
+        match flight.phase {
+            Phase::Submitting if brings(flight) => inputs,
+            Phase::Submitting => calls,
+            Phase::Polling | Phase::Collecting | Phase::Delivering | Phase::Telling => moves,
+        }
+    }
+
+    /// Whether files of results wait for a transfer thread.
+    fn results_wait(&self) -> bool {
+        let [_, moves, _] = &self.transfers;
+        !moves.is_empty()
     }
 
     fn crashed(&self) -> MutexGuard<'_, Vec<(JobId, Token)>> {
@@ -453,6 +488,11 @@ impl Engine {
 /// Whether the next step is a new payment.
 fn pays(flight: &Flight) -> bool {
     flight.phase == Phase::Submitting && !flight.closing
+}
+
+/// Whether files of its input are on their way to fal: nothing of it is paid yet.
+fn brings(flight: &Flight) -> bool {
+    flight.phase == Phase::Submitting && flight.brings_files()
 }
 
 #[cfg(test)]

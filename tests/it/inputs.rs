@@ -127,6 +127,44 @@ fn a_file_that_is_used_again_is_not_uploaded_again() {
     world.assert_clean();
 }
 
+/// What is paid goes first, whatever stood in line before it: also between two files of one job.
+#[test]
+fn a_result_that_must_be_uploaded_does_not_wait_for_inputs() {
+    let mut world = World::new();
+    // One of the two threads moves files.
+    let few = ["--threads", "4", "--transfer-threads", "2"];
+    let _daemon = world.daemon(&[&few[..], &["--delivery", "upload"]].concat());
+    let (put, sent) = (
+        world.sandbox.fal.hold("fal.put"),
+        world.sandbox.telegram.hold("tg.sendphoto"),
+    );
+    let mut names: Vec<String> = (0..4).map(|n| format!("input{n}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        let seeds = 8 * number as u64..8 * (number as u64 + 1);
+        let files: Vec<String> = seeds.map(|seed| photo(&world, seed)).collect();
+        let entry = job(name).with("priority", "low");
+        world.push(entry.with("input_files", json!({"urls": files})).json());
+    }
+    assert!(put.wait_arrived(1, SOON));
+    world.push(job("paid").with("priority", "high").chat(CHAT).json());
+    world.wait_field("paid", "phase", "delivering");
+    // It is recorded a moment before it stands in line: so much time for that.
+    let slow = Rule::always("fal.put", Fault::DelayMs(100));
+    world.sandbox.faults.add(slow);
+    put.release();
+    assert!(sent.wait_arrived(1, SOON));
+    let uploads = world.sandbox.fal.uploads();
+    let there = uploads.iter().filter(|upload| upload.content.is_some());
+    let there = there.count();
+    assert!((1..=3).contains(&there), "{there} of 32 files came first");
+    sent.release();
+    world.sandbox.faults.clear();
+    names.push("paid".to_owned());
+    assert_eq!(world.wait_ended(&names, SOON), ["done"; 5]);
+    assert_eq!(world.sandbox.fal.uploads().len(), 32);
+    world.assert_clean();
+}
+
 /// Pushes a job with one file, waits until `held` was asked for, and kills the daemon there.
 fn killed_at(world: &mut World, arguments: &[&str], held: &str) -> String {
     let mut daemon = world.daemon(arguments);

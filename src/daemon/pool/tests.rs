@@ -7,6 +7,7 @@ use crate::http::{FileHosts, Http, HttpSettings};
 use crate::job::flight::sample::named;
 use crate::job::flight::{EndState, Patch, Write};
 use crate::job::schedule::PollBounds;
+use crate::job::spec;
 use crate::job::state::Policy;
 use crate::job::{Lang, Phase};
 use crate::steps::gate::Gate;
@@ -200,7 +201,8 @@ fn a_flight_goes_to_the_transfer_threads_and_stays_visible_on_its_way() {
     direct.via = crate::job::spec::Via::Direct;
     direct.target = None;
     engine.run(&worker(&tools, false), 0, direct, None);
-    assert_eq!((moved.direct.len(), moved.files.len()), (1, 0));
+    let waiting = (moved.direct.len(), moved.files.len(), moved.inputs.len());
+    assert_eq!(waiting, (1, 0, 0));
     assert_eq!(engine.scheduler.snapshots().len(), 1);
     // At the stop it is in the channel still: the thread that gets it begins nothing.
     engine.scheduler.set_stage(Stage::Stop);
@@ -214,17 +216,55 @@ fn a_flight_goes_to_the_transfer_threads_and_stays_visible_on_its_way() {
 fn half_of_the_transfer_threads_at_most_wait_in_direct_calls_or_for_files() {
     for threads in 1..=9 {
         let (engine, moved) = Engine::new(2, threads, 100);
-        let [calls, moves] = &engine.transfers;
-        let mut serve = [0, 0];
+        let mut serve = [0, 0, 0];
         for number in 0..threads {
             let mine = moved.for_thread(number, threads);
-            calls.send(named("direct", Phase::Submitting)).unwrap();
-            moves.send(named("file", Phase::Delivering)).unwrap();
+            wait_in_line(&engine, named("direct", Phase::Submitting));
+            wait_in_line(&engine, named("result", Phase::Delivering));
+            wait_in_line(&engine, with_files("input"));
             serve[0] += mine.direct.try_iter().count();
             serve[1] += mine.files.try_iter().count();
+            serve[2] += mine.inputs.try_iter().count();
             moved.drain().for_each(drop);
         }
-        assert_eq!(serve, [threads.div_ceil(2); 2], "{threads} threads");
+        assert_eq!(serve, [threads.div_ceil(2); 3], "{threads} threads");
+    }
+}
+
+/// A flight two files of whose input are to be brought to fal.
+fn with_files(id: &str) -> Box<Flight> {
+    let mut flight = named(id, Phase::Submitting);
+    let entry = br#"{"model":"a/b","input":{},"input_files":{"a":["x","y"]}}"#;
+    flight.order.as_mut().unwrap().files = spec::parse(entry, None).unwrap().files;
+    flight
+}
+
+fn wait_in_line(engine: &Engine, flight: Box<Flight>) {
+    engine.line(&flight).send(flight).unwrap();
+}
+
+#[test]
+fn results_are_moved_before_inputs_that_came_first_and_a_stop_finds_all_of_them() {
+    for threads in [1, 2, 4] {
+        let (engine, moved) = Engine::new(2, threads, 100);
+        let mine = moved.for_thread(threads - 1, threads);
+        let next = || mine.recv().map(|flight| flight.id.as_str().to_owned());
+        for id in ["input-1", "input-2"] {
+            wait_in_line(&engine, with_files(id));
+        }
+        assert_eq!(next().as_deref(), Some("input-1"));
+        assert!(!engine.results_wait());
+        for id in ["result-1", "result-2"] {
+            wait_in_line(&engine, named(id, Phase::Delivering));
+        }
+        assert!(engine.results_wait());
+        for expected in ["result-1", "result-2", "input-2"] {
+            assert_eq!(next().as_deref(), Some(expected), "{threads} threads");
+        }
+        wait_in_line(&engine, named("direct", Phase::Submitting));
+        wait_in_line(&engine, with_files("input"));
+        wait_in_line(&engine, named("result", Phase::Delivering));
+        assert_eq!(moved.drain().count(), 3);
     }
 }
 

@@ -284,53 +284,107 @@ fn final_failure(kind: Kind, text: &str) -> Trouble {
 }
 
 /// What a file is, by its first bytes, else by its name: Telegram calls all of them octet streams, and models
-/// refuse those.
+/// refuse those. Where the bytes name a family only, the name chooses within it.
 fn media_type(file: &Spooled, extension: &str) -> (&'static str, &'static str) {
-    const TYPES: [(&str, &str); 14] = [
+    const TYPES: [(&str, &str); 22] = [
         ("jpg", "image/jpeg"),
         ("png", "image/png"),
         ("webp", "image/webp"),
         ("gif", "image/gif"),
+        ("avif", "image/avif"),
+        ("heic", "image/heic"),
+        ("bmp", "image/bmp"),
+        ("tiff", "image/tiff"),
         ("mp4", "video/mp4"),
         ("mov", "video/quicktime"),
         ("webm", "video/webm"),
+        ("mkv", "video/x-matroska"),
         ("mp3", "audio/mpeg"),
         ("m4a", "audio/mp4"),
+        ("aac", "audio/aac"),
+        ("flac", "audio/flac"),
         ("ogg", "audio/ogg"),
         ("wav", "audio/wav"),
+        ("glb", "model/gltf-binary"),
         ("pdf", "application/pdf"),
         ("zip", "application/zip"),
         ("bin", "application/octet-stream"),
     ];
     let head = file.head.as_slice();
     let at = |place: usize, text: &[u8]| head.get(place..place + text.len()) == Some(text);
+    let named = match extension {
+        "jpeg" => "jpg",
+        "heif" => "heic",
+        "tif" => "tiff",
+        "m4v" => "mp4",
+        "m4b" => "m4a",
+        "oga" | "opus" => "ogg",
+        other => other,
+    };
+    let ebml = at(0, b"\x1a\x45\xdf\xa3");
     let seen = [
         (at(0, b"\xff\xd8\xff"), "jpg"),
         (at(0, b"\x89PNG\r\n\x1a\n"), "png"),
         (at(0, b"RIFF") && at(8, b"WEBP"), "webp"),
         (at(0, b"GIF8"), "gif"),
-        (at(4, b"ftypqt"), "mov"),
-        (at(4, b"ftypM4A"), "m4a"),
-        (at(4, b"ftyp"), "mp4"),
-        (at(0, b"\x1a\x45\xdf\xa3"), "webm"),
+        (is_bitmap(head), "bmp"),
+        (at(0, b"II*\0") || at(0, b"MM\0*"), "tiff"),
+        (at(4, b"ftyp"), base_media(head, named)),
+        (ebml && is_matroska(head), "mkv"),
+        (ebml, "webm"),
         (at(0, b"ID3"), "mp3"),
+        (at(0, b"fLaC"), "flac"),
         (at(0, b"OggS"), "ogg"),
         (at(0, b"RIFF") && at(8, b"WAVE"), "wav"),
+        (at(0, b"glTF"), "glb"),
         (at(0, b"%PDF-"), "pdf"),
         (at(0, b"PK\x03\x04"), "zip"),
     ];
     let seen = seen.iter().find(|(is, _)| *is).map(|(_, ending)| *ending);
-    let named = match extension {
-        "jpeg" => "jpg",
-        "oga" | "opus" => "ogg",
-        other => other,
-    };
     let find = |ending: &str| TYPES.iter().find(|(known, _)| *known == ending);
     let (ending, kind) = seen
         .and_then(find)
         .or_else(|| find(named))
         .unwrap_or(&TYPES[TYPES.len() - 1]);
     (kind, ending)
+}
+
+/// What lies in an ISO base media file, by its brands; where they say no more than that, by its name.
+fn base_media(head: &[u8], named: &str) -> &'static str {
+    let brand = head.get(8..12).unwrap_or_default();
+    let len = (head.first_chunk().copied()).map_or(0, u32::from_be_bytes) as usize;
+    let others = head.get(16..len.min(head.len())).unwrap_or_default();
+    let is_avif = || others.chunks_exact(4).any(|other| other == b"avif");
+    match brand {
+        b"avif" | b"avis" => "avif",
+        // The family's own brands.
+        b"mif1" | b"msf1" if is_avif() => "avif",
+        b"heic" | b"heix" | b"mif1" | b"msf1" => "heic",
+        b"M4A " | b"M4B " => "m4a",
+        b"qt  " => "mov",
+        _ => match named {
+            "m4a" => "m4a",
+            "mov" => "mov",
+            _ => "mp4",
+        },
+    }
+}
+
+/// Two letters say little: what follows them must fit too. Nothing in the reserved place, and a second header
+/// of one of the lengths that there are.
+fn is_bitmap(head: &[u8]) -> bool {
+    let number = |place: usize| head.get(place..)?.first_chunk().copied();
+    let header = number(14).map(u32::from_le_bytes);
+    head.starts_with(b"BM")
+        && number(6) == Some([0; 4])
+        && matches!(header, Some(12 | 40 | 52 | 56 | 64 | 108 | 124))
+}
+
+/// The type of the document stands in the first header, which is short.
+fn is_matroska(head: &[u8]) -> bool {
+    let name = b"matroska";
+    let header = &head[..head.len().min(64)];
+    header.windows(name.len()).any(|part| part == name)
 }
 
 #[cfg(test)]
@@ -354,8 +408,67 @@ mod tests {
             (b"\x89PNG\r\n\x1a\n..", "", ("image/png", "png")),
             (b"RIFF....WEBPVP8 ", "", ("image/webp", "webp")),
             (b"....ftypisom", "", ("video/mp4", "mp4")),
+            (b"....ftypisom", "jpg", ("video/mp4", "mp4")),
+            (b"....ftypisom", "m4a", ("audio/mp4", "m4a")),
+            (b"....ftypmp42", "mov", ("video/quicktime", "mov")),
+            (b"....ftypqt  ", "mp4", ("video/quicktime", "mov")),
+            (b"....ftypM4A ", "", ("audio/mp4", "m4a")),
+            (b"....ftypM4B ", "mp4", ("audio/mp4", "m4a")),
+            (b"....ftypavif", "", ("image/avif", "avif")),
+            (b"....ftypavis", "mp4", ("image/avif", "avif")),
+            (b"....ftypheic", "", ("image/heic", "heic")),
+            (b"....ftypheix", "mov", ("image/heic", "heic")),
+            (b"....ftypmif1", "", ("image/heic", "heic")),
+            (b"....ftypmsf1", "", ("image/heic", "heic")),
+            (
+                b"\0\0\0\x1cftypmif1....mif1avifmiaf",
+                "",
+                ("image/avif", "avif"),
+            ),
+            (
+                b"\0\0\0\x18ftypmif1....mif1heicavif",
+                "",
+                ("image/heic", "heic"),
+            ),
+            (b"....ftyp", "", ("video/mp4", "mp4")),
+            (b"fLaC\0\0\0\x22", "", ("audio/flac", "flac")),
+            (
+                b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0",
+                "",
+                ("image/bmp", "bmp"),
+            ),
+            (
+                b"BM is how this text begins",
+                "",
+                ("application/octet-stream", "bin"),
+            ),
+            (
+                b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x29\0\0\0",
+                "",
+                ("application/octet-stream", "bin"),
+            ),
+            (b"BM", "", ("application/octet-stream", "bin")),
+            (b"II*\0\x08\0\0\0", "", ("image/tiff", "tiff")),
+            (b"MM\0*\0\0\0\x08", "tif", ("image/tiff", "tiff")),
+            (
+                b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska",
+                "webm",
+                ("video/x-matroska", "mkv"),
+            ),
+            (
+                b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84webm",
+                "mkv",
+                ("video/webm", "webm"),
+            ),
+            (b"glTF\x02\0\0\0", "", ("model/gltf-binary", "glb")),
             (b"OggS", "oga", ("audio/ogg", "ogg")),
             (b"what", "jpeg", ("image/jpeg", "jpg")),
+            (b"what", "aac", ("audio/aac", "aac")),
+            (b"what", "flac", ("audio/flac", "flac")),
+            (b"what", "bmp", ("image/bmp", "bmp")),
+            (b"what", "heif", ("image/heic", "heic")),
+            (b"what", "mkv", ("video/x-matroska", "mkv")),
+            (b"what", "glb", ("model/gltf-binary", "glb")),
             (b"what", "exe", ("application/octet-stream", "bin")),
             (b"", "", ("application/octet-stream", "bin")),
         ] {

@@ -13,7 +13,7 @@ mod outputs;
 mod storage;
 
 pub use look::Look;
-pub use outputs::{Found, outputs, outputs_beyond_input};
+pub use outputs::{Found, echoes, outputs, outputs_but};
 
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use crate::job::RequestId;

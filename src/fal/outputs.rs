@@ -23,40 +23,54 @@ pub struct Found {
     pub items: Vec<Item>,
     /// Every output was replaced by a black image: a content policy, though a 200 and charged.
     pub all_flagged: bool,
+    /// It names more than is sure to be an output: there may be an echo of the input among it.
+    pub may_echo: bool,
 }
 
 /// Finds what is to be delivered.
 pub fn outputs(json: &str) -> Found {
-    find(json, &HashSet::new())
+    outputs_but(json, &[])
 }
 
-/// As [`outputs`], without the URLs that stand in the job's own input: models echo `image_url` and such.
-pub fn outputs_beyond_input(json: &str, input: &str) -> Found {
-    let mut echoes = HashSet::new();
-    if let Some(raw) = raw(input) {
-        urls_in(raw, 0, &mut echoes);
-    }
-    find(json, &echoes)
-}
-
-fn find(json: &str, echoes: &HashSet<String>) -> Found {
+/// The same without what [`echoes`] has found.
+pub fn outputs_but(json: &str, echoes: &[u32]) -> Found {
     let Some(members) = Members::read(json) else {
         return Found::default();
     };
-    let mut walk = Walk {
-        echoes,
-        files: Vec::with_capacity(1), // as in most results
-    };
-    walk.members(&members, Role::Main, 0);
-    let files = walk.done();
-    let items = match files.is_empty() {
-        false => files.into_iter().map(Item::File).collect(),
-        true => texts(&members),
+    let mut walk = Walk::of(&members);
+    walk.leave_out(echoes);
+    let bare = walk.bare;
+    let (files, several) = walk.done();
+    let (items, may_echo) = match files.is_empty() {
+        false => {
+            let may_echo = several || bare && !texts(&members).is_empty();
+            (files.into_iter().map(Item::File).collect(), may_echo)
+        }
+        true => (texts(&members), false),
     };
     Found {
         items,
         all_flagged: all_flagged(&members),
+        may_echo,
     }
+}
+
+/// Which of the files that a result names, counted in document order, are of the job's own input: models echo
+/// `image_url` and such. `more`: URLs that were put into the input. By their numbers, which are short, and mean
+/// the same to whoever reads the result later.
+pub fn echoes(json: &str, input: &str, more: Vec<String>) -> Vec<u32> {
+    let Some(members) = Members::read(json) else {
+        return Vec::new();
+    };
+    let mut urls: HashSet<String> = more.into_iter().collect();
+    if let Some(raw) = raw(input) {
+        urls_in(raw, 0, &mut urls);
+    }
+    let files = Walk::of(&members).files;
+    let echoed = (0..)
+        .zip(&files)
+        .filter(|(_, (_, file))| urls.contains(&file.url));
+    echoed.map(|(number, _)| number).collect()
 }
 
 fn raw(json: &str) -> Option<&RawValue> {
@@ -88,15 +102,25 @@ enum Role {
     Side,
 }
 
-struct Walk<'a> {
-    echoes: &'a HashSet<String>,
+struct Walk {
     files: Vec<(Role, File)>,
+    /// One of them is a string, as what is echoed mostly is.
+    bare: bool,
 }
 
-impl Walk<'_> {
+impl Walk {
+    fn of(members: &Members) -> Walk {
+        let mut walk = Walk {
+            files: Vec::with_capacity(1), // as in most results
+            bare: false,
+        };
+        walk.members(members, Role::Main, 0);
+        walk
+    }
+
     fn members(&mut self, members: &Members, role: Role, depth: usize) {
         if let Some(file) = file(members) {
-            self.push(file, role);
+            self.files.push((role, file));
         }
         for (key, raw) in members.iter() {
             if key != "url" && !is_echo(key) {
@@ -120,32 +144,39 @@ impl Walk<'_> {
         } else if names_a_file(key)
             && let Some(url) = text(raw).filter(|url| is_url(url))
         {
-            self.push(
-                finished(File {
-                    url,
-                    ..File::default()
-                }),
-                role,
-            );
-        }
-    }
-
-    fn push(&mut self, file: File, role: Role) {
-        if !self.echoes.contains(&file.url) {
+            let file = finished(File {
+                url,
+                ..File::default()
+            });
             self.files.push((role, file));
+            self.bare = true;
         }
     }
 
-    /// Each URL once, as what it was met first.
-    fn done(mut self) -> Vec<File> {
+    fn leave_out(&mut self, numbers: &[u32]) {
+        if numbers.is_empty() {
+            return;
+        }
+        let numbers: HashSet<u32> = numbers.iter().copied().collect();
+        let mut number = 0..;
+        self.files.retain(|_| {
+            number
+                .next()
+                .is_none_or(|number| !numbers.contains(&number))
+        });
+    }
+
+    /// Each URL once, as what it was met first; and whether there are several, wanted or not.
+    fn done(mut self) -> (Vec<File>, bool) {
         if self.files.len() > 1 {
             let mut seen = HashSet::new();
             self.files.retain(|(_, file)| seen.insert(file.url.clone()));
         }
+        let several = self.files.len() > 1;
         let has_main = self.files.iter().any(|(role, _)| *role == Role::Main);
         let wanted = if has_main { Role::Main } else { Role::Side };
         let wanted = self.files.into_iter().filter(|(role, _)| *role == wanted);
-        wanted.map(|(_, file)| file).collect()
+        (wanted.map(|(_, file)| file).collect(), several)
     }
 }
 

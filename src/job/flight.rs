@@ -110,7 +110,7 @@ impl Redelivers {
 
 /// Fields that come and go within a life. Asking Redis to delete one that is not there costs it a walk through
 /// the record, and mostly none of them is.
-const PASSING: [&str; 11] = [
+const PASSING: [&str; 12] = [
     "tried",
     "error",
     "kind",
@@ -122,6 +122,7 @@ const PASSING: [&str; 11] = [
     "rung",
     "due_at",
     "telling_at",
+    "echoes",
 ];
 
 /// Which of the passing fields the record may have.
@@ -198,6 +199,9 @@ pub struct Flight {
     pub tried: String,
     /// fal's JSON.
     pub result: Option<Arc<str>>,
+    /// Which of the files that it names are the input's own and no part of it: a JSON list of their numbers, written
+    /// with the result, so that whoever delivers it counts the same items. Empty: none, or nobody has looked.
+    pub echoes: String,
     /// What was found in it, for the delivery that begins at once; empty: to be found again.
     pub(crate) found: Vec<Item>,
     /// Where else the result lies.
@@ -599,6 +603,10 @@ impl Flight {
             ("tried", Some(&*self.tried).filter(|text| !text.is_empty())),
             ("rung", Some(&*self.rung).filter(|text| !text.is_empty())),
             ("result", self.result.as_deref().filter(small)),
+            (
+                "echoes",
+                Some(&*self.echoes).filter(|text| !text.is_empty()),
+            ),
             ("inputs", inputs.as_deref()),
             ("via", (self.via == Via::Direct).then_some("direct")),
         ];

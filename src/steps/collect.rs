@@ -2,11 +2,16 @@
 //! together with the intent to deliver it.
 
 use super::{Heard, Worker, job};
-use crate::fal::{self, Handle};
+use crate::fal::{self, Found, Handle};
 use crate::job::answer::{Collected, Directed, Item};
 use crate::job::flight::Flight;
+use crate::job::inputs::Brought;
+use crate::job::spec;
 use crate::job::state::{self, FoundSummary, Next};
 use crate::report;
+
+/// An input may have thousands of URLs; so many echoes of it are kept in mind.
+const ECHOES: usize = 256;
 
 /// Fetches the result.
 pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
@@ -57,7 +62,7 @@ pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directe
 }
 
 fn summary(worker: &Worker, flight: &mut Flight, json: &str) -> FoundSummary {
-    let found = fal::outputs(json);
+    let found = beyond_input(worker, flight, json);
     if flight.target.is_some() {
         warn_of_foreign_hosts(worker, flight, &found.items);
     }
@@ -68,6 +73,61 @@ fn summary(worker: &Worker, flight: &mut Flight, json: &str) -> FoundSummary {
     };
     flight.found = found.items;
     summary
+}
+
+/// What the result holds, without what the model only repeats of its input. What that is is found out once, and
+/// recorded with the result: a delivery counts its items.
+fn beyond_input(worker: &Worker, flight: &mut Flight, json: &str) -> Found {
+    if flight.completed_at.is_some() {
+        return outputs(flight, json); // fetched once more: its delivery may have begun
+    }
+    flight.echoes = String::new();
+    let found = fal::outputs(json);
+    if !found.may_echo {
+        return found;
+    }
+    let Some((input, brought)) = input(worker, flight) else {
+        return found;
+    };
+    let mut echoes = fal::echoes(json, &input, brought);
+    echoes.truncate(ECHOES);
+    let rest = fal::outputs_but(json, &echoes);
+    // A model may give back what it got: then that is its result.
+    if echoes.is_empty() || rest.items.is_empty() {
+        return found;
+    }
+    flight.echoes = serde_json::to_string(&echoes).unwrap_or_default();
+    rest
+}
+
+/// The input of a job that fal has done, and the URLs that were put into it. Nobody waits for a Redis that is
+/// away with a result in hand: then nothing is known of it, and the whole result goes out.
+fn input(worker: &Worker, flight: &Flight) -> Option<(String, Vec<String>)> {
+    if let Some(order) = &flight.order {
+        return Some((order.input.get().to_owned(), order.brought.all()));
+    }
+    if worker.tools.store.health.is_away() {
+        return None;
+    }
+    let entry = worker.session.entry(&flight.id).ok()??;
+    let spec = spec::parse(&entry, None).ok()?;
+    let brought = match spec.files.is_empty() {
+        true => Vec::new(),
+        false => {
+            let recorded = worker.session.inputs(&flight.id).ok()?.unwrap_or_default();
+            Brought::parse(&recorded, spec.files.len()).all()
+        }
+    };
+    Some((spec.input.get().to_owned(), brought))
+}
+
+/// What a recorded result holds, counted as its record says.
+pub(super) fn outputs(flight: &Flight, json: &str) -> Found {
+    let echoes: Vec<u32> = match flight.echoes.as_str() {
+        "" => Vec::new(), // as of most: no parser need say so
+        text => serde_json::from_str(text).unwrap_or_default(),
+    };
+    fal::outputs_but(json, &echoes)
 }
 
 /// A file of a host that may not be fetched from goes as a link: the operator should know why. Said

@@ -6,9 +6,8 @@ mod files;
 
 pub(super) use deadline::kept_out;
 
-use super::collect::file_urls;
+use super::collect::{file_urls, outputs};
 use super::{Worker, job, rotation};
-use crate::fal;
 use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
 use crate::job::answer::{File, Held, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -510,7 +509,7 @@ fn result(worker: &Worker, flight: &mut Flight) -> Result<Arc<str>, Next> {
 /// What the result holds: as the step before this one found it, else looked for again.
 fn found(flight: &mut Flight, json: &str) -> Vec<Item> {
     match std::mem::take(&mut flight.found) {
-        found if found.is_empty() => fal::outputs(json).items,
+        found if found.is_empty() => outputs(flight, json).items,
         found => found,
     }
 }

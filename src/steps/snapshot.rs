@@ -48,6 +48,7 @@ pub(crate) struct Fields {
     units: Option<String>,
     rung: String,
     result: Option<Arc<str>>,
+    echoes: String,
     entry: Option<Arc<str>>,
     /// Without its entry a parked job still knows its chat.
     target: Option<Arc<Target>>,
@@ -89,6 +90,7 @@ impl Snapshot {
                 units: flight.units.clone(),
                 rung: flight.rung.clone(),
                 result: flight.result.clone(),
+                echoes: flight.echoes.clone(),
                 entry: flight.entry.clone(),
                 target: flight.target.clone().filter(|_| flight.entry.is_none()),
                 kind: flight.failure.clone(),
@@ -143,6 +145,10 @@ impl Snapshot {
         some("units", f.units.clone());
         some("rung", Some(f.rung.clone()).filter(|rung| !rung.is_empty()));
         some("result", f.result.as_ref().map(|result| result.to_string()));
+        some(
+            "echoes",
+            Some(f.echoes.clone()).filter(|text| !text.is_empty()),
+        );
         some(
             "tell",
             f.target.as_ref().map(|target| target.to_tell_json()),

@@ -410,6 +410,18 @@ impl Session {
         Ok(read::<usize>(self.script(&call)?)? == 1)
     }
 
+    /// The entry of a job, while it is kept.
+    pub(crate) fn entry(&self, id: &JobId) -> Result<Option<Vec<u8>>, Fault> {
+        read(self.command(redis::cmd("GET").arg(self.store.keys.spec(id.as_str())))?)
+    }
+
+    /// What its record says of the files of its input.
+    pub(crate) fn inputs(&self, id: &JobId) -> Result<Option<String>, Fault> {
+        let mut cmd = redis::cmd("HGET");
+        cmd.arg(self.store.keys.job(id.as_str())).arg("inputs");
+        read(self.command(&cmd)?)
+    }
+
     /// A result that was too large for its record.
     pub(crate) fn large_result(&self, id: &JobId) -> Result<Option<String>, Fault> {
         read(self.command(redis::cmd("GET").arg(self.store.keys.result(id.as_str())))?)

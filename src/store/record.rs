@@ -247,6 +247,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         path: fields.text("path"),
         tried: fields.text("tried").unwrap_or_default(),
         result,
+        echoes: fields.text("echoes").unwrap_or_default(),
         found: Vec::new(),
         result_in: ResultIn::Record,
         failure: kind.map(|kind| (kind, error)),

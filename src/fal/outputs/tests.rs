@@ -23,6 +23,10 @@ fn urls(json: &str) -> Vec<String> {
     files(outputs(json)).into_iter().map(|file| file.url).collect()
 }
 
+fn beyond(json: &str, input: &str) -> Found {
+    outputs_but(json, &echoes(json, input, Vec::new()))
+}
+
 fn some_texts(list: &[&str]) -> Vec<Item> {
     list.iter().map(|text| Item::Text(text.to_string())).collect()
 }
@@ -80,10 +84,36 @@ fn echoes_of_the_input_are_no_outputs() {
         "status_url":"https://a/7","image_url":"https://a/8","image":{"url":"https://a/9"}}"#;
     assert_eq!(urls(json), ["https://a/8", "https://a/9"]);
     let input = r#"{"image_url":"https:\/\/a/8","loras":[{"path":"https://a/x"}]}"#;
-    let found = files(outputs_beyond_input(json, input));
+    let found = files(beyond(json, input));
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].url, "https://a/9");
-    assert_eq!(outputs_beyond_input(json, "no JSON"), outputs(json));
+    assert_eq!(beyond(json, "no JSON"), outputs(json));
+    assert_eq!(echoes(json, input, Vec::new()), [0]);
+    assert_eq!(echoes(json, "{}", vec!["https://a/9".to_owned()]), [1]);
+    assert_eq!(outputs_but(json, &[7]), outputs(json));
+    // What stands behind an echo comes into view: a file of the side, a text.
+    let side = r#"{"image_url":"https://a/8","preview":{"url":"https://a/p.png"}}"#;
+    assert_eq!(files(beyond(side, input))[0].url, "https://a/p.png");
+    let text = r#"{"image_url":"https://a/8","images":["https://a/8"],"output":"a cat"}"#;
+    assert_eq!(echoes(text, input, Vec::new()), [0, 1]);
+    assert_eq!(beyond(text, input).items, some_texts(&["a cat"]));
+}
+
+#[test]
+fn the_input_is_worth_a_look_only_where_an_echo_would_leave_something() {
+    for (json, may) in [
+        (r#"{"images":[{"url":"https://a/1"}],"seed":7,"prompt":"a cat"}"#, false),
+        (r#"{"image":{"url":"https://a/1"},"description":"a cat"}"#, false),
+        (r#"{"image_url":"https://a/1"}"#, false),
+        (r#"{"image_url":"https://a/1","image":{"url":"https://a/1"}}"#, false),
+        (r#"{"output":"a cat"}"#, false),
+        (r#"{"image_url":"https://a/1","output":"a cat"}"#, true),
+        (r#"{"image_url":"https://a/1","image":{"url":"https://a/2"}}"#, true),
+        (r#"{"image_url":"https://a/1","preview":{"url":"https://a/2"}}"#, true),
+        ("no JSON", false),
+    ] {
+        assert_eq!(outputs(json).may_echo, may, "{json}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         path: None,
         tried: String::new(),
         result: None,
+        echoes: String::new(),
         found: Vec::new(),
         result_in: ResultIn::Record,
         failure: None,

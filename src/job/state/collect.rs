@@ -190,6 +190,10 @@ fn output_there(
                 .filter(|_| flight.via == Via::Direct)
                 .map(|at| at.0.to_string()),
         )
+        .set_some(
+            "echoes",
+            Some(&*flight.echoes).filter(|text| !text.is_empty()),
+        )
         .del(&["error", "kind", "crashes", "cancelling"]);
     if flight.via == Via::Direct || flight.target.is_none() {
         // Else the submit's own write said both, and a save says them to a Redis that forgot it.

@@ -118,7 +118,14 @@ pub fn redelivered(flight: &mut Flight, receipt: &Receipt, failed: Option<&Failu
     let mut patch = Patch::default()
         .set("message_ids", ids)
         .set("charged", Charged::No.as_str())
-        .del(&["rung", "result", "file_ids", "file_kinds", "sent_to"]);
+        .del(&[
+            "rung",
+            "result",
+            "echoes",
+            "file_ids",
+            "file_kinds",
+            "sent_to",
+        ]);
     if let Some(failed) = failed {
         event = event
             .with("kind", failed.kind.as_str())

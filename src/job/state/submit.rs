@@ -168,6 +168,7 @@ pub(super) fn later(
             "submitted_at",
             "completed_at",
             "rung",
+            "echoes",
         ]);
     if let Some(old) = &known {
         flight.tried = format!("{} {old}", flight.tried).trim().to_owned();

@@ -5,7 +5,8 @@
 -- GIVES  {word, state}; word: ok, open (it has not ended), newer (another version's), nothing (neither a
 --        file nor a result of it is known), gone
 -- CALLER View::redeliver
-local r = redis.call('HMGET', KEYS[1], 'state', 'v', 'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta')
+local r = redis.call('HMGET', KEYS[1], 'state', 'v', 'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta',
+  'echoes')
 local state = r[1]
 if not state then return {'gone', ''} end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'ok', state} end
@@ -17,7 +18,7 @@ local now = now_ms()
 local set = {'HSET', KEYS[2], 'v', ARGV[1], 'state', 'queued', 'phase', 'delivering', 'redelivers', ARGV[2],
   'sent_to', ARGV[4], 'priority', 'default', 'attempt', 0, 'life', 1, 'max_attempts', 1, 'charged', 'no',
   'queued_at', now, 'started_at', now, 'completed_at', now, 'chat', ARGV[5]}
-for i, field in ipairs({'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta'}) do
+for i, field in ipairs({'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta', 'echoes'}) do
   local value = r[i + 2]
   if value then set[#set + 1] = field; set[#set + 1] = value end
 end

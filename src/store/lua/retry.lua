@@ -61,7 +61,7 @@ local function revive(id, r, word)
   for i = 3, #set, 2 do stays[set[i]] = true end
   for _, field in ipairs(kept) do stays[field] = true end
   if word ~= 'generate' then for _, field in ipairs(paid) do stays[field] = true end end
-  if word == 'deliver' then stays.result = true end
+  if word == 'deliver' then stays.result, stays.echoes = true, true end
   local del = {'HDEL', job}
   for field in pairs(r) do
     if not stays[field] then del[#del + 1] = field end

@@ -52,6 +52,23 @@ fn a_result_settles_what_was_wished_and_tried_before_it_came() {
 }
 
 #[test]
+fn what_is_left_out_of_a_result_is_written_with_it_and_goes_with_it() {
+    let mut flight = flight(Phase::Collecting);
+    let answer = Collected::Output(output(None));
+    let change = after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
+    assert_eq!(set(&change, "echoes"), None);
+    let mut flight = super::flight(Phase::Collecting);
+    flight.echoes = "[1]".to_owned();
+    let answer = Collected::Output(output(None));
+    let change = after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
+    assert_eq!(set(&change, "echoes"), Some("[1]"));
+    assert!(flight.fields().contains(&("echoes", "[1]".to_owned())));
+    let failed = failed(Kind::Unavailable, Remedy::TryAnew, Charged::Yes);
+    let change = later(&mut flight, failed, None, at(9000));
+    assert!(deletes(&change, "echoes") && deletes(&change, "result"));
+}
+
+#[test]
 fn a_result_fetched_a_second_time_is_neither_summed_up_nor_told_again() {
     let mut flight = flight(Phase::Collecting);
     flight.completed_at = Some(at(8000).now);

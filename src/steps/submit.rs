@@ -8,7 +8,7 @@ use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::inputs::look_at_age;
 use crate::job::spec::Via;
-use crate::job::state::{self, Next, since};
+use crate::job::state::{self, Change, Next, since};
 use crate::job::{Charged, Phase};
 use std::time::Duration;
 
@@ -26,14 +26,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         return worker.record(flight, change);
     }
     let has_files = (flight.order.as_ref()).is_some_and(|order| !order.files.is_empty());
-    if (flight.target.is_some() || has_files) && worker.tools.telegram.is_none() {
-        let what = match has_files {
-            true => "the files of the input could not be fetched",
-            false => "nothing could be delivered",
-        };
-        let text = format!("no bot token is configured, so {what}");
-        flight.failure = Some((Kind::Telegram, text));
-        let change = state::end_failed(flight, None);
+    if let Some(change) = undeliverable(worker, flight, has_files) {
         return worker.record(flight, change);
     }
     if has_files {
@@ -77,44 +70,11 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         switches: &order.switches,
     };
     if flight.via == Via::Direct {
-        let asked_at = now;
-        worker.about_to_act(flight);
-        let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
-        let key = worker.tools.fal.key_number();
-        let mut answer = worker.tools.fal.direct(&order, limit);
-        if let Directed::Failed(failure) = &answer
-            && is_of_an_old_key(worker, failure, key)
-            && worker.may_act(flight).is_ok()
-        {
-            answer = worker.tools.fal.direct(&order, limit);
-        }
-        let answer = match answer {
-            // Refused before anything ran.
-            Directed::Failed(failure)
-                if matches!(failure.kind, Kind::NoBalance | Kind::Auth)
-                    && failure.charged == Charged::No =>
-            {
-                Directed::Failed(account_trouble(worker, failure, key))
-            }
-            answer => answer,
-        };
-        flight.submitted_at = Some(asked_at);
+        let answer = call_directly(worker, flight, &order);
+        flight.submitted_at = Some(now);
         return super::collect::after_direct(worker, flight, answer);
     }
-    worker.about_to_act(flight);
-    let key = worker.tools.fal.key_number();
-    let mut answer = worker.tools.fal.submit(&order);
-    if let Submitted::Refused(failure) = &answer
-        && is_of_an_old_key(worker, failure, key)
-        // The refusal took its time, and another owner waits no longer than one submit may take.
-        && worker.may_act(flight).is_ok()
-    {
-        answer = worker.tools.fal.submit(&order);
-    }
-    let answer = match answer {
-        Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure, key)),
-        answer => answer,
-    };
+    let answer = enqueue_at_fal(worker, flight, &order);
     worker.fal_heard(match &answer {
         Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
@@ -129,6 +89,62 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         change.next = worker.look_soon(flight, change.next);
     }
     worker.record(flight, change)
+}
+
+/// The end of a job that wants a bot where none is configured: it is not paid for.
+fn undeliverable(worker: &Worker, flight: &mut Flight, has_files: bool) -> Option<Change> {
+    if (flight.target.is_none() && !has_files) || worker.tools.telegram.is_some() {
+        return None;
+    }
+    let what = match has_files {
+        true => "the files of the input could not be fetched",
+        false => "nothing could be delivered",
+    };
+    let text = format!("no bot token is configured, so {what}");
+    flight.failure = Some((Kind::Telegram, text));
+    Some(state::end_failed(flight, None))
+}
+
+/// The direct call, once more at once if only an old key was refused.
+fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directed {
+    worker.about_to_act(flight);
+    let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
+    let key = worker.tools.fal.key_number();
+    let mut answer = worker.tools.fal.direct(order, limit);
+    if let Directed::Failed(failure) = &answer
+        && is_of_an_old_key(worker, failure, key)
+        && worker.may_act(flight).is_ok()
+    {
+        answer = worker.tools.fal.direct(order, limit);
+    }
+    match answer {
+        // Refused before anything ran.
+        Directed::Failed(failure)
+            if matches!(failure.kind, Kind::NoBalance | Kind::Auth)
+                && failure.charged == Charged::No =>
+        {
+            Directed::Failed(account_trouble(worker, failure, key))
+        }
+        answer => answer,
+    }
+}
+
+/// Puts the request into fal's queue, once more at once if only an old key was refused.
+fn enqueue_at_fal(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Submitted {
+    worker.about_to_act(flight);
+    let key = worker.tools.fal.key_number();
+    let mut answer = worker.tools.fal.submit(order);
+    if let Submitted::Refused(failure) = &answer
+        && is_of_an_old_key(worker, failure, key)
+        // The refusal took its time, and another owner waits no longer than one submit may take.
+        && worker.may_act(flight).is_ok()
+    {
+        answer = worker.tools.fal.submit(order);
+    }
+    match answer {
+        Submitted::Refused(failure) => Submitted::Refused(account_trouble(worker, failure, key)),
+        answer => answer,
+    }
 }
 
 /// Whether what fal refused was the key of before: nothing was accepted, and the new one is worth a try at

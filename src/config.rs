@@ -20,10 +20,9 @@ pub use secret::Secret;
 pub use server::{Node, Server, Way, slot};
 pub use url::{BaseUrl, RedisUrl};
 
-use crate::job::schedule::PollBounds;
-
 use crate::job::Lang;
 use crate::job::pattern::Pattern;
+use crate::job::schedule::PollBounds;
 use crate::job::spec::ChatId;
 use crate::job::words::Words;
 use flag::Typed;
@@ -230,135 +229,13 @@ impl Config {
             env,
         };
 
-        let threads = Threads {
-            pool: read.value("threads", |text| whole(text, 1..=512))? as usize,
-            transfer: read.value("transfer-threads", |text| whole(text, 1..=512))? as usize,
-        };
-        // Each thread holds one at most; intake, keeper, the blocked pull and one to spare.
-        let needed = threads.pool as u64 + threads.transfer as u64 + 4;
-        let redis_connections = read
-            .optional("redis-connections", |text| match whole(text, 1..=10_000)? {
-                fits if fits >= needed => Ok(fits),
-                given => Err(format!(
-                    "{given} is too few: threads + transfer threads + 4 are {needed}"
-                )),
-            })?
-            .unwrap_or(needed.max(50));
-
-        let poll = PollBounds {
-            min: read.value("poll-min", |text| {
-                duration(text, Duration::from_millis(50)..=LONGEST)
-            })?,
-            max: read.value("poll-max", |text| {
-                duration(text, Duration::from_millis(50)..=LONGEST)
-            })?,
-        };
-        if poll.min > poll.max {
-            let (min, max) = (
-                humantime::format_duration(poll.min),
-                humantime::format_duration(poll.max),
-            );
-            return Err(
-                flag("poll-min").refuse(format!("{min} is more than --poll-max, which is {max}"))
-            );
-        }
-
-        let plain = read.list("plain-http", url::Host::parse_exact)?;
-        let base = |name| read.value(name, |text| BaseUrl::parse(text, &plain));
-        let urls = Urls {
-            fal: base("fal-url")?,
-            fal_run: base("fal-run-url")?,
-            fal_storage: base("fal-storage-url")?,
-            telegram: base("telegram-url")?,
-            file_hosts: texts(&read.list("file-host", url::Host::parse)?),
-            plain_http: texts(&plain),
-        };
-
-        let some_time = |text: &str| duration(text, SECOND..=LONGEST);
-        let job_time = |text: &str| duration(text, SECOND..=24 * HOUR);
-        let limits = Limits {
-            max_in_flight: read.value("max-in-flight", |text| whole(text, 1..=1_000_000))? as usize,
-            max_attempts: read.value("max-attempts", |text| whole(text, 1..=20))? as u32,
-            // As a job's own `timeout_s`.
-            job_timeout: read.value("job-timeout", job_time)?,
-            model_timeouts: read.list("model-timeout", |text| {
-                let (pattern, span) = text.split_once('=').ok_or_else(|| {
-                    format!(
-                        "{} is not a PATTERN=D such as fal-ai/veo*=30m",
-                        quoted(text)
-                    )
-                })?;
-                let fits = Pattern::new(pattern)
-                    .ok_or_else(|| format!("{} is no pattern of models", quoted(pattern)))?;
-                Ok((fits, job_time(span)?))
-            })?,
-            fal_queue_timeout: read.value("fal-queue-timeout", some_time)?,
-            max_wait: read.value("max-wait", |text| limit(text, some_time))?,
-            delivery_timeout: read.value("delivery-timeout", some_time)?,
-        };
-
-        let keep = |text: &str| duration(text, Duration::ZERO..=LONGEST);
-        let retention = Retention {
-            done: read.value("keep-done", keep)?,
-            dead: read.value("keep-dead", keep)?,
-            events_max: read.value("events-max", |text| whole(text, 1..=1_000_000_000))?,
-        };
-
-        let shared = [
-            (
-                "user_concurrency",
-                read.optional("user-concurrency", |text| {
-                    let slots = limit(text, |text| whole(text, 1..=1_000_000))?;
-                    Ok(slots.unwrap_or(0).to_string())
-                })?,
-            ),
-            (
-                "user_rate",
-                read.optional("user-rate", |text| {
-                    Ok(match limit(text, user_rate)? {
-                        Some(rate) => format!("{}/{}", rate.number, rate.per.as_millis()),
-                        None => "0/0".to_owned(),
-                    })
-                })?,
-            ),
-            (
-                "fal_concurrency",
-                read.optional("fal-concurrency", |text| match text {
-                    "auto" => Ok(text.to_owned()),
-                    text => {
-                        let most = limit(text, |text| whole(text, 1..=1000))?;
-                        Ok(most.unwrap_or(0).to_string())
-                    }
-                })?,
-            ),
-            ("model_limits", read.model_limits()?),
-            (
-                "fair",
-                read.optional("fair", |text| {
-                    one_of(text, &[("on", "on"), ("off", "off")]).map(str::to_owned)
-                })?,
-            ),
-            (
-                "low_after",
-                read.optional("low-after", |text| {
-                    let after = limit(text, some_time)?.unwrap_or_default();
-                    Ok(after.as_millis().to_string())
-                })?,
-            ),
-            // Read by the command `retry`, which has no other way to know what the workers were told.
-            (
-                "max_wait",
-                read.optional("max-wait", |text| {
-                    let most = limit(text, some_time)?.unwrap_or_default();
-                    Ok(most.as_millis().to_string())
-                })?,
-            ),
-        ];
-        let shared = shared
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect();
-
+        let threads = read.threads()?;
+        let redis_connections = read.redis_connections(threads)?;
+        let poll = read.poll()?;
+        let urls = read.urls()?;
+        let limits = read.limits()?;
+        let retention = read.retention()?;
+        let shared = read.shared()?;
         let delivery = [
             ("auto", DeliveryMode::Auto),
             ("upload", DeliveryMode::Upload),
@@ -368,28 +245,13 @@ impl Config {
         let langs = [("en", Lang::En), ("ru", Lang::Ru)];
         let store = read.store()?;
         let mut sources = vec![store.redis_source.clone()];
-        let mut sourced = |what, found: Found| {
-            sources.push(found.source(what));
-            found
-        };
-        let fal_key = match secret::find(env, "FAL_KEY", "fal-key", None)? {
-            Some(found) => secret::fal_key(sourced(SecretKind::FalKey, found))?,
-            None => {
-                return Err(ConfigError(
-                    "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key"
-                        .into(),
-                ));
-            }
-        };
-        let bot_token = secret::find(env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
-            .map(|found| secret::bot_token(sourced(SecretKind::BotToken, found)))
-            .transpose()?;
+        let (fal_key, bot_token) = read.secrets(&mut sources)?;
         Ok(Config {
             name: read
                 .optional("name", name)?
                 .unwrap_or_else(|| name_from(&host_name())),
             store,
-            redis_connections: redis_connections as u32,
+            redis_connections,
             threads,
             limits,
             poll,
@@ -500,6 +362,173 @@ impl Reader<'_> {
             .map(parse)
             .collect::<Result<_, _>>()
             .map_err(|what| flag.refuse(what))
+    }
+
+    fn threads(&self) -> Result<Threads, ConfigError> {
+        Ok(Threads {
+            pool: self.value("threads", |text| whole(text, 1..=512))? as usize,
+            transfer: self.value("transfer-threads", |text| whole(text, 1..=512))? as usize,
+        })
+    }
+
+    /// Most connections to Redis: enough for these threads.
+    fn redis_connections(&self, threads: Threads) -> Result<u32, ConfigError> {
+        // Each thread holds one at most; intake, keeper, the blocked pull and one to spare.
+        let needed = threads.pool as u64 + threads.transfer as u64 + 4;
+        let connections = self
+            .optional("redis-connections", |text| match whole(text, 1..=10_000)? {
+                fits if fits >= needed => Ok(fits),
+                given => Err(format!(
+                    "{given} is too few: threads + transfer threads + 4 are {needed}"
+                )),
+            })?
+            .unwrap_or(needed.max(50));
+        Ok(connections as u32)
+    }
+
+    fn poll(&self) -> Result<PollBounds, ConfigError> {
+        let poll = PollBounds {
+            min: self.value("poll-min", |text| {
+                duration(text, Duration::from_millis(50)..=LONGEST)
+            })?,
+            max: self.value("poll-max", |text| {
+                duration(text, Duration::from_millis(50)..=LONGEST)
+            })?,
+        };
+        if poll.min > poll.max {
+            let (min, max) = (
+                humantime::format_duration(poll.min),
+                humantime::format_duration(poll.max),
+            );
+            return Err(
+                flag("poll-min").refuse(format!("{min} is more than --poll-max, which is {max}"))
+            );
+        }
+        Ok(poll)
+    }
+
+    fn urls(&self) -> Result<Urls, ConfigError> {
+        let plain = self.list("plain-http", url::Host::parse_exact)?;
+        let base = |name| self.value(name, |text| BaseUrl::parse(text, &plain));
+        Ok(Urls {
+            fal: base("fal-url")?,
+            fal_run: base("fal-run-url")?,
+            fal_storage: base("fal-storage-url")?,
+            telegram: base("telegram-url")?,
+            file_hosts: texts(&self.list("file-host", url::Host::parse)?),
+            plain_http: texts(&plain),
+        })
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        Ok(Limits {
+            max_in_flight: self.value("max-in-flight", |text| whole(text, 1..=1_000_000))? as usize,
+            max_attempts: self.value("max-attempts", |text| whole(text, 1..=20))? as u32,
+            // As a job's own `timeout_s`.
+            job_timeout: self.value("job-timeout", job_time)?,
+            model_timeouts: self.list("model-timeout", |text| {
+                let (pattern, span) = text.split_once('=').ok_or_else(|| {
+                    format!(
+                        "{} is not a PATTERN=D such as fal-ai/veo*=30m",
+                        quoted(text)
+                    )
+                })?;
+                let fits = Pattern::new(pattern)
+                    .ok_or_else(|| format!("{} is no pattern of models", quoted(pattern)))?;
+                Ok((fits, job_time(span)?))
+            })?,
+            fal_queue_timeout: self.value("fal-queue-timeout", some_time)?,
+            max_wait: self.value("max-wait", |text| limit(text, some_time))?,
+            delivery_timeout: self.value("delivery-timeout", some_time)?,
+        })
+    }
+
+    fn retention(&self) -> Result<Retention, ConfigError> {
+        let keep = |text: &str| duration(text, Duration::ZERO..=LONGEST);
+        Ok(Retention {
+            done: self.value("keep-done", keep)?,
+            dead: self.value("keep-dead", keep)?,
+            events_max: self.value("events-max", |text| whole(text, 1..=1_000_000_000))?,
+        })
+    }
+
+    /// What was given of the values that hold for all workers.
+    fn shared(&self) -> Result<Vec<(&'static str, String)>, ConfigError> {
+        let shared = [
+            (
+                "user_concurrency",
+                self.optional("user-concurrency", |text| {
+                    let slots = limit(text, |text| whole(text, 1..=1_000_000))?;
+                    Ok(slots.unwrap_or(0).to_string())
+                })?,
+            ),
+            (
+                "user_rate",
+                self.optional("user-rate", |text| {
+                    Ok(match limit(text, user_rate)? {
+                        Some(rate) => format!("{}/{}", rate.number, rate.per.as_millis()),
+                        None => "0/0".to_owned(),
+                    })
+                })?,
+            ),
+            (
+                "fal_concurrency",
+                self.optional("fal-concurrency", |text| match text {
+                    "auto" => Ok(text.to_owned()),
+                    text => {
+                        let most = limit(text, |text| whole(text, 1..=1000))?;
+                        Ok(most.unwrap_or(0).to_string())
+                    }
+                })?,
+            ),
+            ("model_limits", self.model_limits()?),
+            (
+                "fair",
+                self.optional("fair", |text| {
+                    one_of(text, &[("on", "on"), ("off", "off")]).map(str::to_owned)
+                })?,
+            ),
+            (
+                "low_after",
+                self.optional("low-after", |text| {
+                    let after = limit(text, some_time)?.unwrap_or_default();
+                    Ok(after.as_millis().to_string())
+                })?,
+            ),
+            // Read by the command `retry`, which has no other way to know what the workers were told.
+            (
+                "max_wait",
+                self.optional("max-wait", |text| {
+                    let most = limit(text, some_time)?.unwrap_or_default();
+                    Ok(most.as_millis().to_string())
+                })?,
+            ),
+        ];
+        Ok(shared
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect())
+    }
+
+    /// fal's key and the bot's token. Where they were found goes to `sources`.
+    fn secrets(&self, sources: &mut Vec<Source>) -> Result<(Secret, Option<Secret>), ConfigError> {
+        let mut sourced = |what, found: Found| {
+            sources.push(found.source(what));
+            found
+        };
+        let fal_key = match secret::find(self.env, "FAL_KEY", "fal-key", None)? {
+            Some(found) => secret::fal_key(sourced(SecretKind::FalKey, found))?,
+            None => {
+                return Err(ConfigError(
+                    "FAL_KEY: missing; set it, or FAL_KEY_FILE, or the systemd credential fal-key"
+                        .into(),
+                ));
+            }
+        };
+        let bot_token = secret::find(self.env, "TELEGRAM_BOT_TOKEN", "telegram-bot-token", None)?
+            .map(|found| secret::bot_token(sourced(SecretKind::BotToken, found)))
+            .transpose()?;
+        Ok((fal_key, bot_token))
     }
 
     /// `PATTERN=N,PATTERN=N` in the order given; `off` for none.
@@ -684,6 +713,14 @@ fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Str
         return Err(format!("{} is too long, at most {most}", quoted(text)));
     }
     Ok(span)
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text, SECOND..=LONGEST)
+}
+
+fn job_time(text: &str) -> Result<Duration, String> {
+    duration(text, SECOND..=24 * HOUR)
 }
 
 /// Without humantime's "1day" for 24h.

@@ -108,6 +108,15 @@ impl Redelivers {
     }
 }
 
+/// Room for what most events say, most writes change and most records hold.
+const EVENT_FIELDS: usize = 12;
+const PATCH_FIELDS: usize = 8;
+const FIELDS: usize = 24;
+
+/// Results above this many bytes do not go into the record but into a key of their own, and only when
+/// the delivery is parked or given back.
+pub(crate) const LARGE: usize = 64 * 1024;
+
 /// Fields that come and go within a life. Asking Redis to delete one that is not there costs it a walk through
 /// the record, and mostly none of them is.
 const PASSING: [&str; 12] = [
@@ -642,12 +651,3 @@ impl Flight {
 pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
-
-/// Room for what most events say, most writes change and most records hold.
-const EVENT_FIELDS: usize = 12;
-const PATCH_FIELDS: usize = 8;
-const FIELDS: usize = 24;
-
-/// Results above this many bytes do not go into the record but into a key of their own, and only when
-/// the delivery is parked or given back.
-pub(crate) const LARGE: usize = 64 * 1024;

@@ -17,14 +17,6 @@ pub mod words;
 use std::fmt;
 use std::sync::Arc;
 
-/// A map of these, later ones before earlier ones of the same name. `collect` would put them in order first, by a sort
-/// made anew for each place that calls it: a dozen of those were a fiftieth of the program, for maps of ten members.
-pub(crate) fn gathered<M: Default + Extend<T>, T>(items: impl IntoIterator<Item = T>) -> M {
-    let mut all = M::default();
-    all.extend(items);
-    all
-}
-
 /// Milliseconds since the Unix epoch, always of Redis's clock (workers' clocks do not matter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMs(pub i64);
@@ -211,6 +203,15 @@ impl Lang {
             Lang::Ru => "ru",
         }
     }
+}
+
+/// Collects into a map; of two items with one name the later one wins. Not by `collect`: that sorts first, and its
+/// sort is compiled anew for each place that calls it, a fiftieth of the program in all. It stands here because every
+/// layer uses it.
+pub(crate) fn gathered<M: Default + Extend<T>, T>(items: impl IntoIterator<Item = T>) -> M {
+    let mut all = M::default();
+    all.extend(items);
+    all
 }
 
 #[cfg(test)]

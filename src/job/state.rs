@@ -152,6 +152,7 @@ pub struct FoundSummary {
     /// URLs of the files; a data URI as `data:<type>;<n> bytes`.
     pub files: Vec<String>,
 }
+
 /// A final failure: the user is told in a phase of its own, then the job ends.
 pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
     flight.charge(&failed);

@@ -18,7 +18,6 @@ mod minutes;
 mod operate;
 mod paces;
 mod pack;
-
 pub(crate) mod rate;
 mod reassert;
 mod record;
@@ -38,33 +37,34 @@ mod wire;
 mod tests;
 
 pub use crate::config::Retention as Keep;
-use crate::config::{self, Server, Way};
-use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
-use crate::job::spec::{Invalid, Spec};
-use crate::job::{JobId, RequestId, UnixMs};
 pub use board::{DeadView, Flights};
 pub(crate) use call::Call;
-use call::read;
 #[cfg(test)]
 pub(crate) use depths::Waiting;
 pub(crate) use depths::{Depths, Walk};
 pub use erase::{Belongings, Delete, Deleted};
-use keys::Keys;
 pub use link::Fault;
 pub(crate) use link::Unfit;
-use link::{Health, Held, Opener, Pool};
 pub use operate::{Cancel, Paused, Redeliver};
 pub(crate) use reassert::Remembered;
-use redis::{Cmd, ToRedisArgs, Value};
 pub(crate) use replay::{Paid, Replayed};
 pub use retry::{Letter, Retried, Retry};
+pub(crate) use tls::refusal as tls_refusal;
+pub(crate) use upkeep::steps_text;
+
+use crate::config::{self, Server, Way};
+use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
+use crate::job::spec::{Invalid, Spec};
+use crate::job::{JobId, RequestId, UnixMs};
+use call::read;
+use keys::Keys;
+use link::{Health, Held, Opener, Pool};
+use redis::{Cmd, ToRedisArgs, Value};
 use script::{Script, Scripts};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-pub(crate) use tls::refusal as tls_refusal;
-pub(crate) use upkeep::steps_text;
 
 /// Format number of the records this version writes (contract section 2, field `v`).
 pub const FORMAT: u32 = 1;
@@ -227,11 +227,17 @@ impl From<Fault> for Denied {
 /// What a beat learned.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Beat {
+    /// Mark of this Redis's data: another value means that it was emptied or replaced.
     pub(crate) run: String,
+    /// Our entry was not there and has been made.
     pub(crate) fresh: bool,
+    /// Nothing new is to be pulled.
     pub(crate) paused: bool,
+    /// How many jobs Redis says we hold.
     pub(crate) claims: usize,
+    /// Cancels wait for us.
     pub(crate) cancels: bool,
+    /// Something in `later` is due.
     pub(crate) due: bool,
     /// Who has been silent for longest, and the time of his last beat.
     pub(crate) oldest: Option<(String, i64)>,
@@ -250,7 +256,9 @@ pub(crate) struct Beat {
 /// A shared value that was changed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Overruled {
+    /// Its field of `config`.
     pub(crate) name: String,
+    /// What stood there.
     pub(crate) before: String,
     /// The instance that had set it; empty where a person did.
     pub(crate) by: String,
@@ -268,9 +276,13 @@ pub(crate) struct Audit {
 /// What intake did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Intake {
+    /// Entries left in the inbox, or 1 where another batch came in between: there is more to do.
     pub(crate) left: u64,
+    /// Jobs that it made records of.
     pub(crate) made: u64,
+    /// Entries that broke a rule and are dead letters now.
     pub(crate) dead: u64,
+    /// Entries whose id was used before.
     pub(crate) duplicates: u64,
     /// A letter an entry: m made, d dead, t dead once its user is told, u duplicate.
     pub(crate) marks: String,

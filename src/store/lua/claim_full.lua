@@ -57,20 +57,28 @@ local function pass_turns(p)
 end
 
 -- What waited in `low` for so long counts as `default` from now on, as if it had come in there now. The
--- head of the list tells, since nobody passes it; where `default` is empty it is served all the same.
-local function age_low()
+-- head of the list tells, since nobody passes it; where `default` is empty it is served all the same. `pattern`: of
+-- those that wait for a place of their model, who wait for it in `default` then.
+local function age_low(pattern)
+  local from = pattern and others.standing_in('low', pattern) or 'low'
+  local list = ns .. ':ready:' .. from
   for _ = 1, n do
-    local id = redis.call('LINDEX', KEYS[4], -1)
+    local id = redis.call('LINDEX', list, -1)
     if not id then return end
     local job = ns .. ':job:' .. id
     local r = redis.call('HMGET', job, 'state', 'queued_at', 'ready_at', 'user', 'v')
     if r[1] ~= 'queued' or (tonumber(r[5]) or 0) > format then return end
     if now - (tonumber(r[3] or r[2] or '') or now) <= low_after then return end
-    redis.call('RPOP', KEYS[4])
+    redis.call('RPOP', list)
     redis.call('HSET', job, 'priority', 'default', 'aged_at', now_text)
     others = others or aside()
-    if r[4] then others.pass_turn(ns, 'low', r[4], id, others.is_full(ns, r[4], slots)) end
-    others.enter(ns, 'default', r[4], id, fair)
+    -- In the lines of a model nobody waits for a slot of his own.
+    if r[4] then others.pass_turn(ns, from, r[4], id, not pattern and others.is_full(ns, r[4], slots)) end
+    if pattern then
+      others.hold_for_model(ns, 'default', r[4], id, pattern, fair)
+    else
+      others.enter(ns, 'default', r[4], id, fair)
+    end
   end
 end
 
@@ -214,25 +222,53 @@ local function look_at(id, p, token, waited)
 end
 
 local only_default = lists == 4 and not limited and redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4]) == 0
+local limits = lists == 4 and limited and window.limits or {}
 local next_token, looked, more = 8, 0, false
+
+local function take(id, p, waited)
+  while given[ARGV[next_token]] do next_token = next_token + 1 end
+  if look_at(id, p, ARGV[next_token], waited) then next_token = next_token + 1 end
+  looked = looked + 1
+end
+
+-- Who waits for a place of this model and is first there comes out when his time is over, place or not: while the
+-- places go to others nobody else looks there. So does what does not wait any more. Gives whether some are left.
+local function take_lapsed(limit)
+  for l = 2, 4 do
+    local list = ns .. ':ready:' .. others.standing_in(names[l], limit.pattern)
+    while true do
+      local id = redis.call('LINDEX', list, -1)
+      local r = id and redis.pcall('HMGET', ns .. ':job:' .. id, 'state', 'expires_at')
+      if not id or r.err or (r[1] == 'queued' and now <= (tonumber(r[2] or '') or math.huge)) then break end
+      if #jobs >= n or looked >= 64 then return true end
+      others.first_of_model(ns, names[l], limit.pattern)
+      take(id, names[l], true)
+    end
+  end
+  return false
+end
+
+local lapsed = false
 for l = 1, lists do
   local p = names[l]
-  if p == 'default' and low_after > 0 and not only_default and redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then
-    age_low()
+  if l == 2 then
+    -- It needs no more than to be told: as in `resume`, that goes first.
+    for _, limit in ipairs(limits) do lapsed = take_lapsed(limit) or lapsed end
+  elseif p == 'default' and low_after > 0 and not only_default then
+    -- Those of a model that is full keep others waiting whom `default` does not show.
+    if #limits > 0 or redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then age_low() end
+    for _, limit in ipairs(limits) do age_low(limit.pattern) end
   end
   while #jobs < n and looked < 64 and (l == 3 or not only_default) do
     if p and size and size >= window.size then break end
     local ids, left, waited = next_ids(l, p, math.min(n - #jobs, 64 - looked))
     more = left or false
     if #ids == 0 then break end
-    for i = #ids, 1, -1 do
-      while given[ARGV[next_token]] do next_token = next_token + 1 end
-      if look_at(ids[i], p, ARGV[next_token], waited) then next_token = next_token + 1 end
-    end
-    looked = looked + #ids
+    for i = #ids, 1, -1 do take(ids[i], p, waited) end
     if #left_list > 0 then pass_turns(p) end
   end
 end
+more = more or lapsed
 if #claims > 2 then redis.call(unpack(claims)) end
 
 -- What no claim may take now is no reason to come again: who makes room for it rings.

@@ -260,6 +260,47 @@ fn a_stream_of_default_jobs_does_not_starve_low_ones() {
 }
 
 #[test]
+fn a_stream_of_default_jobs_behind_the_limit_of_their_model_does_not_starve_low_ones() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "low_after", "60000");
+    set(&bench, "model_limits", "a/b=1");
+    while !one.session.apply_limits(50).expect("answers") {}
+    bench.push(&job("first", ""));
+    one.intake();
+    let mut held = one.claim_one();
+    bring(&bench, &one, "l", 3, r#""priority":"low""#);
+    for id in ["l4", "l5"] {
+        bench.push(&job(id, r#""priority":"low""#));
+    }
+    one.intake();
+    assert!(one.claim(9).is_empty());
+    assert_eq!(bench.ready("model:low:a/b"), ["l1", "l4", "l5"]);
+    assert!(one.audit_all(&bench, 100).is_empty());
+    for n in 1..=5 {
+        bench.ask::<()>(&format!("HINCRBY t:job:l{n} queued_at -61000"));
+    }
+    let mut low = Vec::new();
+    for n in 0..40 {
+        // More come in than are served, and each is looked at while there is no place.
+        bench.push(&job(&format!("d{n}a"), ""));
+        bench.push(&job(&format!("d{n}b"), ""));
+        one.intake();
+        assert!(one.claim(9).is_empty());
+        if n < 5 {
+            assert!(one.audit_all(&bench, 100).is_empty());
+        }
+        one.end(&mut held, EndState::Done);
+        held = one.claim_one();
+        if held.id.as_str().starts_with('l') {
+            low.push(held.id.to_string());
+        }
+    }
+    assert_eq!(low, ["l1", "l4", "l5", "l2", "l3"]);
+    assert_eq!(bench.field("l3", "priority").as_deref(), Some("default"));
+}
+
+#[test]
 fn the_audit_mends_turns_that_nobody_has_and_lines_that_nobody_calls() {
     let bench = Bench::start();
     let one = bench.instance();

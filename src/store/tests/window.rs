@@ -204,6 +204,53 @@ fn a_place_of_a_model_serves_its_higher_priority_first() {
 }
 
 #[test]
+fn whose_time_is_over_while_its_model_has_no_place_is_told_all_the_same() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "model_limits", "fal-ai/veo*=1");
+    apply(&one);
+    come(&bench, &one, &[video("running", "")]);
+    let _running = one.claim_one();
+    let waits = |id: &str, p: &str| {
+        let more = format!(r#""priority":"{p}","expires_at":4000000000"#);
+        video(id, &more)
+    };
+    let all = [
+        waits("l", "low"),
+        waits("d1", "default"),
+        waits("d2", "default"),
+        waits("h", "high"),
+    ];
+    come(&bench, &one, &all);
+    assert!(one.claim(9).is_empty());
+    for id in ["l", "d1", "h"] {
+        bench.ask::<()>(&format!("HSET t:job:{id} expires_at 1"));
+    }
+    let mut told = Vec::new();
+    for (n, ids_of_all, left) in [(2, vec!["h", "d1"], true), (9, vec!["l"], false)] {
+        let claim = one.session.claim(n, false).expect("claims");
+        assert_eq!(claim.more, left);
+        let flights = claim.jobs.into_iter().map(|flight| *flight);
+        let flights: Vec<Flight> = flights.collect();
+        assert_eq!(ids(&flights), ids_of_all);
+        told.extend(flights);
+    }
+    for flight in &mut told {
+        assert_eq!(flight.phase, Phase::Telling);
+        assert_eq!(bench.field(flight.id.as_str(), "behind"), None);
+        let kind = bench.field(flight.id.as_str(), "kind");
+        assert_eq!(kind.as_deref(), Some("expired"));
+    }
+    assert!(one.claim(9).is_empty(), "d2 has time");
+    assert_eq!(at_fal(&bench, ""), ["running"]);
+    assert!(one.audit_all(&bench, 100).is_empty());
+    for flight in &mut told {
+        assert_eq!(one.end(flight, EndState::Dead), Written::Ok);
+    }
+    assert_eq!(bench.ready("model:default:fal-ai/veo*"), ["d2"]);
+}
+
+#[test]
 fn what_is_paid_passes_the_window_and_is_counted_at_once() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

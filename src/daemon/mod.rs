@@ -69,7 +69,7 @@ pub fn run(config: &Config, started: Instant) -> Result<(), StartError> {
     let threads = config.threads;
     let (engine, moved) = Engine::new(threads.pool, threads.transfer, config.limits.max_in_flight);
     let engine = Arc::new(engine);
-    let me = process::own(&config.name, threads.pool);
+    let me = process::own(&config.name, threads.pool, config.lease);
     let listen = listen(config, &tools, &engine, started)?;
     let address = config.store.redis.to_string();
     let mut keeper = Keeper::new(

@@ -3,10 +3,11 @@
 
 use crate::store::Process;
 use std::fs;
+use std::time::Duration;
 
 /// This process as an instance describes itself. What cannot be read stays empty, and an empty field
 /// never counts as "the same host".
-pub(crate) fn own(name: &str, threads: usize) -> Process {
+pub(crate) fn own(name: &str, threads: usize, lease: Duration) -> Process {
     let pid = std::process::id();
     Process {
         name: name.to_owned(),
@@ -20,6 +21,7 @@ pub(crate) fn own(name: &str, threads: usize) -> Process {
         pid,
         started: start_time(pid).unwrap_or(None).unwrap_or(0),
         threads,
+        lease,
     }
 }
 
@@ -63,14 +65,14 @@ mod tests {
 
     #[test]
     fn this_process_is_not_gone() {
-        let me = own("a", 1);
+        let me = own("a", 1, Duration::from_secs(30));
         assert!(me.started > 0);
         assert!(!is_gone(&me, &me));
     }
 
     #[test]
     fn an_ended_child_is_gone_and_so_is_a_pid_with_another_start_time() {
-        let me = own("a", 1);
+        let me = own("a", 1, Duration::from_secs(30));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let other = Process {
             pid: child.id(),
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn another_host_boot_or_namespace_is_never_judged() {
-        let me = own("a", 1);
+        let me = own("a", 1, Duration::from_secs(30));
         let gone = Process {
             started: me.started + 1,
             ..me.clone()

@@ -30,7 +30,7 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         inbox: config.store.inbox.clone(),
         connections: config.redis_connections,
     };
-    let me = process::own(&config.name, config.threads.pool);
+    let me = process::own(&config.name, config.threads.pool, config.lease);
     let store = Store::new(&access, config.retention, me)
         .map_err(|fault| StartError::Config(format!("--redis-url: {fault}")))?;
     if let Some(token) = &config.bot_token {

@@ -127,6 +127,8 @@ pub struct Process {
     pub started: u64,
     /// Threads of the pool, for `status`.
     pub threads: usize,
+    /// `--lease`: how long it may be silent before others take its jobs.
+    pub lease: Duration,
 }
 
 /// Who this process is to Redis. After a takeover of itself it becomes somebody else.

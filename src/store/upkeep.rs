@@ -76,7 +76,8 @@ impl Session {
                 "started",
                 process.started.to_string().as_str(),
             ])
-            .arg(&["threads", process.threads.to_string().as_str()]);
+            .arg(&["threads", process.threads.to_string().as_str()])
+            .arg(&["lease", process.lease.as_millis().to_string().as_str()]);
         let (beat, now) = record::beat(self.script(&call)?)?;
         self.store.learn_time(now);
         self.store.forget_old_ends();
@@ -141,6 +142,7 @@ impl Session {
             pid: pid.unwrap_or_default(),
             started: started.unwrap_or_default(),
             threads: 0,
+            lease: Duration::ZERO,
         })
     }
 
@@ -154,7 +156,8 @@ impl Session {
         read(self.command(&cmd)?)
     }
 
-    /// Marks an instance dead; gives the number of its jobs and its silence, or `None` when it lives.
+    /// Marks an instance dead; gives the number of its jobs and its silence, or `None` when it lives: it has
+    /// beaten since, or has been silent for less than this lease, or than its own if that is longer.
     /// `steps`: what its step file says, in the form of [`steps_text`]; whoever takes its claims back
     /// finds it beside the mark.
     pub(crate) fn bury(

@@ -2,7 +2,7 @@
 -- and announces the takeover. Its claims follow in batches (take_back).
 -- KEYS   1 workers   2 hash of the instance   3 its taken   4 inbox   5 events   6 its claims   7 gone
 --        8 stats
--- ARGV   1 instance   2 its beat as last seen   3 lease, ms   4 cause: lapsed, process_gone   5 by
+-- ARGV   1 instance   2 its beat as last seen   3 lease of who asks, ms   4 cause: lapsed, process_gone   5 by
 --        6 what its step file says (see requeue), if there is one
 -- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
 -- CALLER Session::bury
@@ -14,8 +14,12 @@ if not beat then
   if w[1] and w[2] == ARGV[5] then return {'ok', redis.call('HLEN', KEYS[6]), now - tonumber(w[1])} end
   return {'gone', 0, 0}
 end
-if ARGV[4] == 'lapsed' and (tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumber(beat) < tonumber(ARGV[3])) then
-  return {'alive', 0, 0}
+if ARGV[4] == 'lapsed' then
+  -- Until its own lease is over it may submit and send. Versions before this one did not say how long that is.
+  local own = tonumber(redis.call('HGET', KEYS[2], 'lease') or '') or 0
+  if tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumber(beat) < math.max(tonumber(ARGV[3]), own) then
+    return {'alive', 0, 0}
+  end
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4], 'death',

@@ -58,6 +58,19 @@ impl Bench {
     }
 
     pub(super) fn instance_keeping(&self, keep: Keep) -> Instance {
+        self.instance_of(keep, Process::default())
+    }
+
+    /// One that may be silent for so long.
+    pub(super) fn instance_with_lease(&self, lease: Duration) -> Instance {
+        let process = Process {
+            lease,
+            ..Process::default()
+        };
+        self.instance_of(KEEP, process)
+    }
+
+    fn instance_of(&self, keep: Keep, process: Process) -> Instance {
         let proxy = Proxy::start(self.redis.port());
         let url = format!("redis://127.0.0.1:{}", proxy.port);
         let access = Access {
@@ -70,7 +83,7 @@ impl Bench {
         };
         let process = Process {
             name: "w".to_owned(),
-            ..Process::default()
+            ..process
         };
         let store = Store::new(&access, keep, process).expect("a store");
         let session = store.probing_session(Duration::from_secs(5));

@@ -459,6 +459,35 @@ fn who_lives_is_not_buried_and_his_jobs_are_not_taken() {
 }
 
 #[test]
+fn a_silent_instance_is_judged_by_its_own_lease_where_that_is_longer() {
+    for (own, judges, silent_s, buried) in [
+        (60, 3, 10, false),
+        (60, 3, 61, true),
+        (3, 60, 10, false),
+        (3, 60, 61, true),
+        (0, 3, 2, false), // of a version that does not say
+        (0, 3, 4, true),
+    ] {
+        let bench = Bench::start();
+        let one = bench.instance_with_lease(Duration::from_secs(own));
+        let two = bench.instance_with_lease(Duration::from_secs(judges));
+        if own == 0 {
+            bench.ask::<()>(&format!("HDEL t:worker:{} lease", one.name()));
+        }
+        fill(&bench, &one, &["a"]);
+        one.claim_one();
+        let at = bench.now() - silent_s * 1000;
+        bench.ask::<()>(&format!("ZADD t:workers {at} {}", one.name()));
+        let said = two
+            .session
+            .bury(&one.name(), at, Duration::from_secs(judges), false, None)
+            .expect("answers");
+        let case = format!("own {own} s, the judge's {judges} s, silent for {silent_s} s");
+        assert_eq!(said.map(|(jobs, _)| jobs), buried.then_some(1), "{case}");
+    }
+}
+
+#[test]
 fn a_job_that_found_a_new_owner_is_not_taken_back_from_him() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

@@ -92,41 +92,56 @@ impl Default for Window {
 }
 
 impl Window {
-    /// After a second in which this was seen.
+    /// After a second in which this was seen; `at_fal`: so many places of the window were taken.
     ///
     /// More than the overhang waits while others of ours run: the slots are full, and the window shrinks
     /// towards what runs and the overhang, by an eighth a second, since what is known is a poll old. All of the
     /// window runs: there may be more slots, and it grows, by a half up to where they were full before. There only
     /// a few such seconds in a row count, since what has ended a moment ago is still believed to run: by one,
-    /// and by a half again once it is clear that there are more. Otherwise it stays.
-    pub fn after(self, seen: Seen) -> Window {
+    /// and by a half again once it is clear that there are more. Of short generations never all run: some are
+    /// being submitted, some nobody has looked at, some have ended. So a window that is full, and of which nothing
+    /// waits, for a few seconds in a row, grows as well, by an eighth. Otherwise it stays.
+    pub fn after(self, seen: Seen, at_fal: u32) -> Window {
         let Window {
             mut size,
             mut slots,
             mut calm,
         } = self;
-        let all_run = seen.queued == 0 && seen.running >= size;
-        if !all_run {
+        let Seen {
+            running,
+            queued,
+            unknown,
+        } = seen;
+        let busy = running.saturating_add(unknown);
+        let known = slots.saturating_add(OVERHANG);
+        let all_run = queued == 0 && running >= size;
+        // Where polls bring nothing all is unknown for ever: a part must be seen running.
+        let fits = queued == 0
+            && at_fal >= size
+            && busy.saturating_mul(2) >= size
+            && running.saturating_mul(8) >= size;
+        if !all_run && !fits {
             calm = 0;
         }
-        if seen.queued > 0 && seen.running > 0 {
-            slots = seen.running.saturating_add(seen.unknown);
-            if seen.queued > OVERHANG {
-                let target = slots.saturating_add(OVERHANG);
+        if queued > 0 && running > 0 {
+            slots = busy;
+            if queued > OVERHANG {
+                let target = busy.saturating_add(OVERHANG);
                 size = target.max(size - (size / 8).max(1)).min(size);
             }
-        } else if all_run {
-            let known = slots.saturating_add(OVERHANG);
+        } else if all_run || fits {
             let half = size.saturating_add((size / 2).max(1));
+            calm += 1;
             if slots > 0 && size < known {
-                size = half.min(known);
+                (size, calm) = (half.min(known), 0);
             } else if slots > 0 && size < known + (slots / 4).max(OVERHANG) {
-                calm += 1;
                 if calm >= CALM {
                     (size, calm) = (size + 1, 0);
                 }
-            } else {
-                (size, slots) = (half, 0);
+            } else if all_run {
+                (size, slots, calm) = (half, 0, 0);
+            } else if calm >= CALM {
+                (size, slots, calm) = (size + (size / 8).max(1), 0, 0);
             }
         }
         Window {

@@ -35,11 +35,11 @@ pub(crate) fn find(
     known: Option<Window>,
 ) -> Result<Option<Window>, Fault> {
     let told = session.tell_seen(Seen::of(at_fal.iter().copied()), known)?;
-    let Some(seen) = told.decide else {
+    let Some((seen, places)) = told.decide else {
         return Ok(told.window);
     };
     let before = told.window.unwrap_or_default();
-    let after = before.after(seen);
+    let after = before.after(seen, places);
     if told.window != Some(after) {
         session.resize_window(after)?;
     }
@@ -52,6 +52,7 @@ pub(crate) fn find(
                 ("running", &seen.running),
                 ("queued", &seen.queued),
                 ("unknown", &seen.unknown),
+                ("at_fal", &places),
             ],
         );
     }

@@ -8,8 +8,8 @@ use crate::job::window::{Seen, Window};
 pub(crate) struct Told {
     /// The window as it is; `None`: nobody has found one yet.
     pub(crate) window: Option<Window>,
-    /// What all saw, where it is this worker's turn to decide: at most one's a second.
-    pub(crate) decide: Option<Seen>,
+    /// What all saw, and how many places are taken, where it is this worker's turn to decide: at most one's a second.
+    pub(crate) decide: Option<(Seen, u32)>,
 }
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
         let keys = &self.store.keys;
         let known = known.map(|window| [window.size, window.slots, window.calm]);
         let text = |place: usize| known.map_or(String::new(), |known| known[place].to_string());
-        let call = Call::new(&self.store.scripts.seen, &[&keys.window])
+        let call = Call::new(&self.store.scripts.seen, &[&keys.window, &keys.at_fal("")])
             .arg(&self.store.identity().instance)
             .arg(seen.running)
             .arg(seen.queued)
@@ -26,23 +26,18 @@ impl Session {
             .arg(text(0))
             .arg(text(1))
             .arg(text(2));
-        let (turn, size, slots, calm, running, queued, unknown): (
-            u8,
-            String,
-            u32,
-            u32,
-            u32,
-            u32,
-            u32,
-        ) = read(self.script(&call)?)?;
+        type Row = (u8, String, u32, u32, u32, u32, u32, u32);
+        let (turn, size, slots, calm, running, queued, unknown, at_fal): Row =
+            read(self.script(&call)?)?;
+        let seen = Seen {
+            running,
+            queued,
+            unknown,
+        };
         let size = size.parse().ok();
         Ok(Told {
             window: size.map(|size| Window { size, slots, calm }),
-            decide: (turn == 1).then_some(Seen {
-                running,
-                queued,
-                unknown,
-            }),
+            decide: (turn == 1).then_some((seen, at_fal)),
         })
     }
 

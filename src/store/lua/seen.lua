@@ -1,8 +1,9 @@
 -- seen: what an instance last heard of its requests at fal, for a submit window that is found out; once a second
 -- one of the callers is told what all heard, and gives the window that follows from it (see resize).
--- KEYS   1 window
+-- KEYS   1 window   2 at_fal
 -- ARGV   1 instance   2 running   3 queued   4 unknown   5 size that it knew ('' none)   6 slots   7 calm
--- GIVES  {turn (1: the caller decides now), size or '', slots, calm, running, queued, unknown}
+-- GIVES  {turn (1: the caller decides now), size or '', slots, calm, running, queued, unknown, at_fal: how many stand
+--        there}
 -- CALLER Session::tell_seen
 local now = now_ms()
 redis.call('HDEL', KEYS[1], '') -- changes nothing, but is allowed without memory; so is the rest, then
@@ -30,4 +31,5 @@ end
 local at = tonumber(w.at or '0') or 0
 local turn = (at > now or now - at >= 900) and 1 or 0
 if turn == 1 then redis.call('HSET', KEYS[1], 'at', now) end
-return {turn, w.size or '', tonumber(w.slots or '') or 0, tonumber(w.calm or '') or 0, sums[1], sums[2], sums[3]}
+return {turn, w.size or '', tonumber(w.slots or '') or 0, tonumber(w.calm or '') or 0, sums[1], sums[2], sums[3],
+  turn == 1 and redis.call('SCARD', KEYS[2]) or 0}

@@ -445,13 +445,14 @@ fn a_window_that_is_found_out_is_decided_once_a_second_from_what_all_see() {
         unknown: 1,
     };
     let told = one.session.tell_seen(seen(2, 0), None).expect("answers");
-    assert_eq!((told.window, told.decide), (None, Some(seen(2, 0))));
+    assert_eq!((told.window, told.decide), (None, Some((seen(2, 0), 4))));
     let told = two.session.tell_seen(seen(3, 1), None).expect("answers");
     assert_eq!(told.decide, None, "another has this second");
     bench.ask::<()>("HDEL t:window at");
     let told = two.session.tell_seen(seen(3, 1), None).expect("answers");
-    let all = told.decide.expect("a turn");
+    let (all, places) = told.decide.expect("a turn");
     assert_eq!((all.running, all.queued, all.unknown), (5, 1, 2));
+    assert_eq!(places, 4);
     empty(&bench);
     let window = Window {
         size: 6,
@@ -474,7 +475,7 @@ fn a_window_that_is_found_out_is_decided_once_a_second_from_what_all_see() {
         "redis.call('HSET', 't:window', 'seen:other', '9 9 9 {old}') redis.call('HDEL', 't:window', 'at')"
     ));
     let told = one.session.tell_seen(seen(2, 0), None).expect("answers");
-    assert_eq!(told.decide, Some(seen(2, 0)));
+    assert_eq!(told.decide, Some((seen(2, 0), 6)));
 }
 
 #[test]

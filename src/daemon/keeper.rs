@@ -8,7 +8,6 @@ use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
 use crate::job::flight::Token;
-use crate::job::window::Window;
 use crate::recorder;
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
@@ -82,7 +81,7 @@ pub(crate) struct Keeper {
     shared: Vec<(&'static str, String)>,
     shared_written: bool,
     /// The submit window as it was last found out.
-    window: Option<Window>,
+    window: steps::window::Known,
 }
 
 impl Keeper {
@@ -127,7 +126,7 @@ impl Keeper {
             hung: false,
             shared,
             shared_written: false,
-            window: None,
+            window: Default::default(),
         }
     }
 
@@ -385,14 +384,14 @@ impl Keeper {
     fn find_window(&mut self, finds: bool) -> Result<(), Fault> {
         self.tools.finds_window.store(finds, Ordering::Relaxed);
         if !finds {
-            self.window = None;
+            self.window = Default::default();
             return Ok(());
         }
         let mut at_fal = self.engine.scheduler.at_fal();
         let desks = self.engine.desks.snapshots();
         at_fal.extend(desks.iter().filter_map(Snapshot::at_fal));
         match steps::window::find(&self.session, &at_fal, self.window) {
-            Ok(window) => self.window = window,
+            Ok(known) => self.window = known,
             Err(Fault::Refused(why)) => {
                 report::debug("redis refuses the submit window", &[("why", &why)]);
             }

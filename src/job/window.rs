@@ -13,8 +13,15 @@ pub const OVERHANG: u32 = 2;
 /// No account runs so many at once.
 pub const MOST: u32 = 1000;
 
-/// Seconds in a row before a window grows beyond where the slots were full.
+/// Seconds in a row before a window grows beyond where the slots were full, and before more are submitted to
+/// see whether what waits does so for slots.
 const CALM: u32 = 3;
+/// Seconds after that for one of them to run.
+const PATIENCE: u32 = 10;
+/// So many may wait meanwhile.
+const DOUBTED: u32 = 8;
+/// Of two submits that began closer together nobody knows which came first.
+const ORDERED_MS: i64 = 1000;
 
 /// What a worker last heard of a request that fal accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +43,34 @@ pub struct Seen {
     pub queued: u32,
     /// Nobody knows yet.
     pub unknown: u32,
+    /// When the latest of all that anybody ever saw running was submitted.
+    pub ran: Option<UnixMs>,
 }
 
 impl Seen {
-    /// From each request at fal: when it was submitted, and what was heard of it. One that waits although a
-    /// later one runs does not wait for a slot but for its own model's runner (a cold start): it is not counted.
-    pub fn of(requests: impl Iterator<Item = (UnixMs, Heard)> + Clone) -> Seen {
+    /// From each request at fal: when it was submitted, and what was heard of it. `ran`: when the latest of all
+    /// that anybody saw running until now was submitted. One that waits although a later one ran does not wait for
+    /// a slot but for its own model's runner (a cold start): it is not counted.
+    pub fn of(
+        requests: impl Iterator<Item = (UnixMs, Heard)> + Clone,
+        ran: Option<UnixMs>,
+    ) -> Seen {
         let newest = requests
             .clone()
             .filter(|(_, heard)| *heard == Heard::Runs)
             .map(|(at, _)| at)
             .max();
-        let mut seen = Seen::default();
+        let ran = newest.max(ran);
+        let overtaken = |at: UnixMs| ran.is_some_and(|ran| at.0 + ORDERED_MS < ran.0);
+        let mut seen = Seen {
+            ran,
+            ..Seen::default()
+        };
         for (at, heard) in requests {
             match heard {
                 Heard::Runs => seen.running += 1,
                 Heard::Nothing => seen.unknown += 1,
-                Heard::Queued if newest.is_some_and(|newest| at < newest) => {}
+                Heard::Queued if overtaken(at) => {}
                 Heard::Queued => seen.queued += 1,
             }
         }
@@ -65,6 +83,7 @@ impl Seen {
             running: self.running.saturating_add(other.running),
             queued: self.queued.saturating_add(other.queued),
             unknown: self.unknown.saturating_add(other.unknown),
+            ran: self.ran.max(other.ran),
         }
     }
 }
@@ -74,9 +93,10 @@ impl Seen {
 pub struct Window {
     /// How many requests may be at fal.
     pub size: u32,
-    /// How many ran when last ours had to wait for slots; 0: never seen, or there are more by now.
+    /// How many ran while ours had to wait for slots; 0: never seen, or there are more by now.
     pub slots: u32,
-    /// Seconds in a row in which all of it ran although more was not expected to.
+    /// Seconds in a row in which all of it ran although more was not expected to; or in which some waited although
+    /// fewer ran than had.
     pub calm: u32,
 }
 
@@ -101,6 +121,11 @@ impl Window {
     /// and by a half again once it is clear that there are more. Of short generations never all run: some are
     /// being submitted, some nobody has looked at, some have ended. So a window that is full, and of which nothing
     /// waits, for a few seconds in a row, grows as well, by an eighth. Otherwise it stays.
+    ///
+    /// Some wait and fewer run than did while others waited: either there are fewer slots now, or those that wait do
+    /// so for a runner of their model, and slots stand idle. fal's queue tells by itself: one that is submitted now
+    /// runs before they do, or does not. So the window stays open for what ends, and if that brings nothing new
+    /// for a few seconds, it grows by what is missing. If still none of them runs, the slots have become fewer.
     pub fn after(self, seen: Seen, at_fal: u32) -> Window {
         let Window {
             mut size,
@@ -111,29 +136,46 @@ impl Window {
             running,
             queued,
             unknown,
+            ..
         } = seen;
         let busy = running.saturating_add(unknown);
         let known = slots.saturating_add(OVERHANG);
         let all_run = queued == 0 && running >= size;
-        // Where polls bring nothing all is unknown for ever: a part must be seen running.
+        // Where polls bring nothing all is unknown for ever: a part must be seen running. Where fewer run than could,
+        // others have the places and do not count.
+        let idle = busy < slots && size < known.saturating_mul(2);
         let fits = queued == 0
             && at_fal >= size
-            && busy.saturating_mul(2) >= size
-            && running.saturating_mul(8) >= size;
-        if !all_run && !fits {
+            && (idle || (busy.saturating_mul(2) >= size && running.saturating_mul(8) >= size));
+        let doubtful = queued > 0 && running < slots;
+        if !all_run && !fits && !doubtful {
             calm = 0;
         }
-        if queued > 0 && running > 0 {
-            slots = busy;
+        let less = size - (size / 8).max(1).min(size);
+        if doubtful && queued <= DOUBTED {
+            calm += 1;
+            if calm < CALM {
+                size = less.max(known).min(size);
+            } else if calm == CALM {
+                let missing = slots.saturating_sub(busy).min(DOUBTED - queued);
+                size = size.max(at_fal.saturating_add(missing));
+            } else if calm >= CALM + PATIENCE {
+                (slots, calm) = (running.max(1), 0);
+            }
+        } else if queued > 0 && running > 0 {
+            slots = slots.max(running);
             if queued > OVERHANG {
-                let target = busy.saturating_add(OVERHANG);
-                size = target.max(size - (size / 8).max(1)).min(size);
+                size = less.max(busy.saturating_add(OVERHANG)).min(size);
             }
         } else if all_run || fits {
             let half = size.saturating_add((size / 2).max(1));
             calm += 1;
             if slots > 0 && size < known {
                 (size, calm) = (half.min(known), 0);
+            } else if idle {
+                if calm >= CALM {
+                    (size, calm) = (size.saturating_add(slots - busy), 0);
+                }
             } else if slots > 0 && size < known + (slots / 4).max(OVERHANG) {
                 if calm >= CALM {
                     (size, calm) = (size + 1, 0);

@@ -28,15 +28,28 @@ impl Worker {
     }
 }
 
-/// Tells what this worker sees, and decides where it is its turn. Gives the window, for a store that forgot.
+/// What a worker remembers of the window.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Known {
+    /// As it was last, for a store that forgot.
+    window: Option<Window>,
+    /// When the latest of all that anybody saw running was submitted.
+    ran: Option<UnixMs>,
+}
+
+/// Tells what this worker sees, and decides where it is its turn. Gives what is known now.
 pub(crate) fn find(
     session: &Session,
     at_fal: &[(UnixMs, Heard)],
-    known: Option<Window>,
-) -> Result<Option<Window>, Fault> {
-    let told = session.tell_seen(Seen::of(at_fal.iter().copied()), known)?;
+    known: Known,
+) -> Result<Known, Fault> {
+    let seen = Seen::of(at_fal.iter().copied(), known.ran);
+    let told = session.tell_seen(seen, known.window)?;
     let Some((seen, places)) = told.decide else {
-        return Ok(told.window);
+        return Ok(Known {
+            window: told.window,
+            ran: told.ran,
+        });
     };
     let before = told.window.unwrap_or_default();
     let after = before.after(seen, places);
@@ -56,5 +69,8 @@ pub(crate) fn find(
             ],
         );
     }
-    Ok(Some(after))
+    Ok(Known {
+        window: Some(after),
+        ran: told.ran,
+    })
 }

@@ -10,6 +10,8 @@ pub(crate) struct Told {
     pub(crate) window: Option<Window>,
     /// What all saw, and how many places are taken, where it is this worker's turn to decide: at most one's a second.
     pub(crate) decide: Option<(Seen, u32)>,
+    /// When the latest of all that anybody ever saw running was submitted.
+    pub(crate) ran: Option<UnixMs>,
 }
 
 impl Session {
@@ -25,19 +27,23 @@ impl Session {
             .arg(seen.unknown)
             .arg(text(0))
             .arg(text(1))
-            .arg(text(2));
-        type Row = (u8, String, u32, u32, u32, u32, u32, u32);
-        let (turn, size, slots, calm, running, queued, unknown, at_fal): Row =
+            .arg(text(2))
+            .arg(seen.ran.map_or(String::new(), |ran| ran.0.to_string()));
+        type Row = (u8, String, u32, u32, u32, u32, u32, u32, String);
+        let (turn, size, slots, calm, running, queued, unknown, at_fal, ran): Row =
             read(self.script(&call)?)?;
+        let ran = ran.parse().ok().map(UnixMs);
         let seen = Seen {
             running,
             queued,
             unknown,
+            ran,
         };
         let size = size.parse().ok();
         Ok(Told {
             window: size.map(|size| Window { size, slots, calm }),
             decide: (turn == 1).then_some((seen, at_fal)),
+            ran,
         })
     }
 

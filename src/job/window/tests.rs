@@ -25,7 +25,11 @@ enum Place {
 #[derive(Clone, Debug)]
 struct Request {
     ours: bool,
+    /// Whose it is of several workers.
+    worker: usize,
     at: i64,
+    /// Its model has no runner before then.
+    cold_until: i64,
     place: Place,
     heard: Heard,
     next_poll: i64,
@@ -40,7 +44,11 @@ struct Account {
     generation_ms: i64,
     poll_ms: i64,
     submit_ms: RangeInclusive<i64>,
+    workers: usize,
+    /// So many of ours to come, of a model that has no runner until then.
+    cold: (usize, i64),
     requests: VecDeque<Request>,
+    ran: Option<UnixMs>,
     window: Window,
     random: fastrand::Rng,
     /// For the shares: slots x ticks, all and busy; our requests that waited at fal.
@@ -59,7 +67,10 @@ impl Account {
             generation_ms: 20_000,
             poll_ms: 500,
             submit_ms: 100..=250,
+            workers: 1,
+            cold: (0, 0),
             requests: VecDeque::new(),
+            ran: None,
             window: Window::default(),
             random: fastrand::Rng::with_seed(seed),
             possible: 0,
@@ -75,9 +86,13 @@ impl Account {
 
     fn submit(&mut self, ours: bool) {
         let until = self.now + self.random.i64(self.submit_ms.clone());
+        let is_cold = ours && self.cold.0 > 0;
+        self.cold.0 -= usize::from(is_cold);
         self.requests.push_back(Request {
             ours,
+            worker: self.random.usize(..self.workers),
             at: self.now,
+            cold_until: if is_cold { self.cold.1 } else { 0 },
             place: Place::Submitting { until },
             heard: Heard::Nothing,
             next_poll: until + self.random.i64(SOON_MS),
@@ -104,13 +119,23 @@ impl Account {
                 self.submit(false);
             }
             if self.now % 1000 == 0 {
-                let known = (self.requests.iter())
-                    .filter(|one| one.ours && !matches!(one.place, Place::Submitting { .. }))
-                    .map(|one| (UnixMs(one.at), one.heard));
+                let seen = self.seen();
+                self.ran = seen.ran;
                 let places = self.count(|one| one.ours) as u32;
-                self.window = self.window.after(Seen::of(known), places);
+                self.window = self.window.after(seen, places);
             }
         }
+    }
+
+    /// By all workers, each of which knows its own.
+    fn seen(&self) -> Seen {
+        let ours = (self.requests.iter())
+            .filter(|one| one.ours && !matches!(one.place, Place::Submitting { .. }));
+        let of = |worker| {
+            let theirs = ours.clone().filter(move |one| one.worker == worker);
+            Seen::of(theirs.map(|one| (UnixMs(one.at), one.heard)), self.ran)
+        };
+        (0..self.workers).map(of).fold(Seen::default(), Seen::and)
     }
 
     /// What was submitted stands at the end of fal's queue when fal has it, which is not quite the order in which
@@ -143,7 +168,9 @@ impl Account {
         let runs = |one: &&Request| matches!(one.place, Place::Running { .. });
         let mut running = self.requests.iter().filter(runs).count();
         for place in 0..self.requests.len() {
-            if running < self.slots && self.requests[place].place == Place::Waiting {
+            let one = &self.requests[place];
+            let may_run = one.place == Place::Waiting && one.cold_until <= now;
+            if running < self.slots && may_run {
                 // Half to one and a half of the usual time.
                 let half = self.generation_ms / 2;
                 let until = now + self.random.i64(half..=3 * half);
@@ -236,9 +263,14 @@ fn a_stranger_on_the_same_key_takes_slots_and_gives_them_back() {
         let mut account = Account::new(10, seed);
         account.run(200);
         account.stranger = 6;
-        account.run(100);
-        let size = account.window.size;
-        assert!((3..=9).contains(&size), "seed {seed}: {:?}", account.window);
+        account.run(50);
+        let mut sizes = 0;
+        for _ in 0..50 {
+            account.run(1);
+            sizes += account.window.size;
+        }
+        let size = f64::from(sizes) / 50.0;
+        assert!((3.0..11.0).contains(&size), "seed {seed}: {size:.1}");
         account.stranger = 0;
         account.run(60);
         account.forget_shares();
@@ -246,6 +278,72 @@ fn a_stranger_on_the_same_key_takes_slots_and_gives_them_back() {
         let busy = account.busy_share();
         assert!(busy >= 0.95, "seed {seed}: busy {busy:.3}");
     }
+}
+
+#[test]
+fn a_model_without_a_runner_closes_the_window_for_nobody() {
+    let mut cases = Vec::new();
+    for slots in [2, 10, 40] {
+        for generation_s in [20, 60] {
+            cases.extend([1, 2].map(|workers| (slots, generation_s, workers)));
+        }
+    }
+    for (slots, generation_s, workers) in cases {
+        for seed in 0..8 {
+            let mut account = Account::new(slots, seed);
+            account.generation_ms = generation_s * 1000;
+            account.workers = workers;
+            account.run(200);
+            account.cold = (3, account.now + 60_000);
+            account.forget_shares();
+            account.run(60);
+            let busy = account.busy_share();
+            let about = format!(
+                "slots {slots}, {generation_s} s, {workers} workers, seed {seed}, {:?}",
+                account.window
+            );
+            assert!(busy >= 0.9, "{about}: busy {busy:.3}");
+            account.forget_shares();
+            account.run(300);
+            let busy = account.busy_share();
+            assert!(busy >= 0.95, "{about}: busy {busy:.3} afterwards");
+        }
+    }
+}
+
+#[test]
+fn where_fewer_run_than_did_a_few_more_are_submitted_and_one_that_runs_tells_that_there_are_slots()
+{
+    let mut window = Window {
+        size: 12,
+        slots: 10,
+        calm: 0,
+    };
+    let seen = |running, queued| Seen {
+        running,
+        queued,
+        ..Seen::default()
+    };
+    for (running, places) in [(9, 12), (8, 11)] {
+        window = window.after(seen(running, 3), places);
+        assert_eq!(window.size, 12, "what ends makes room");
+    }
+    window = window.after(seen(7, 3), 10);
+    assert_eq!(window.size, 13, "and what is missing may come besides");
+    // None of them runs.
+    for _ in 0..PATIENCE {
+        assert_eq!((window.size, window.slots), (13, 10));
+        window = window.after(seen(7, 6), 13);
+    }
+    assert_eq!(window.slots, 7, "that is all there is");
+    for _ in 0..9 {
+        window = window.after(seen(7, 2), 9);
+    }
+    assert_eq!(window.size, 13, "no more wait than should");
+    for _ in 0..9 {
+        window = window.after(seen(7, 6), 13);
+    }
+    assert_eq!(window.size, 9);
 }
 
 #[test]
@@ -270,13 +368,18 @@ fn without_news_the_window_stays() {
 #[test]
 fn what_a_later_request_has_overtaken_waits_for_its_runner_and_not_for_a_slot() {
     let requests = [
-        (UnixMs(1), Heard::Queued),
-        (UnixMs(2), Heard::Runs),
-        (UnixMs(3), Heard::Queued),
-        (UnixMs(4), Heard::Nothing),
+        (UnixMs(1000), Heard::Queued),
+        (UnixMs(2500), Heard::Queued), // or in the same moment
+        (UnixMs(3000), Heard::Runs),
+        (UnixMs(4000), Heard::Queued),
+        (UnixMs(5000), Heard::Nothing),
     ];
-    let seen = Seen::of(requests.into_iter());
-    assert_eq!((seen.running, seen.queued, seen.unknown), (1, 1, 1));
+    let counts = |seen: Seen| (seen.running, seen.queued, seen.unknown);
+    let seen = Seen::of(requests.into_iter(), None);
+    assert_eq!((counts(seen), seen.ran), ((1, 2, 1), Some(UnixMs(3000))));
+    // Nor when the later one was another worker's, or has ended since.
+    let seen = Seen::of(requests.into_iter(), Some(UnixMs(6000)));
+    assert_eq!((counts(seen), seen.ran), ((1, 0, 1), Some(UnixMs(6000))));
 }
 
 #[test]
@@ -289,6 +392,7 @@ fn the_window_never_leaves_its_bounds() {
             running: some(),
             queued: some(),
             unknown: some(),
+            ran: None,
         };
         window = window.after(seen, some());
         assert!((OVERHANG..=MOST).contains(&window.size), "{window:?}");

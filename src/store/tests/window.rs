@@ -443,6 +443,7 @@ fn a_window_that_is_found_out_is_decided_once_a_second_from_what_all_see() {
         running,
         queued,
         unknown: 1,
+        ran: None,
     };
     let told = one.session.tell_seen(seen(2, 0), None).expect("answers");
     assert_eq!((told.window, told.decide), (None, Some((seen(2, 0), 4))));
@@ -476,6 +477,31 @@ fn a_window_that_is_found_out_is_decided_once_a_second_from_what_all_see() {
     ));
     let told = one.session.tell_seen(seen(2, 0), None).expect("answers");
     assert_eq!(told.decide, Some((seen(2, 0), 6)));
+}
+
+#[test]
+fn all_workers_know_when_the_latest_that_ran_was_submitted_but_not_in_a_time_to_come() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    let tell = |who: &Instance, ran: Option<i64>| {
+        let seen = Seen {
+            ran: ran.map(UnixMs),
+            ..Seen::default()
+        };
+        let told = who.session.tell_seen(seen, None).expect("answers");
+        told.ran.map(|ran| ran.0)
+    };
+    assert_eq!(tell(&one, None), None);
+    assert_eq!(tell(&one, Some(2000)), Some(2000));
+    assert_eq!(tell(&two, None), Some(2000));
+    assert_eq!(tell(&two, Some(1000)), Some(2000));
+    assert_eq!(tell(&two, Some(3000)), Some(3000));
+    // The clock was set back.
+    let ahead = bench.now() + 100_000;
+    bench.ask::<()>(&format!("HSET t:window ran {ahead}"));
+    assert_eq!(tell(&one, Some(4000)), Some(4000));
+    assert_eq!(tell(&one, Some(ahead)), None);
+    assert_eq!(tell(&two, Some(5000)), Some(5000));
 }
 
 #[test]

@@ -8,6 +8,10 @@ use crate::store::Fault;
 use crate::store::view::View;
 use rustix::event::{PollFd, PollFlags};
 use std::io::Write;
+use std::time::Duration;
+
+/// A worker that is silent for so long has missed several beats.
+pub(super) const SILENT: Duration = Duration::from_secs(5);
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
     View::open(&store.redis.server(), &store.namespace, &store.inbox).map_err(|fault| away(&fault))

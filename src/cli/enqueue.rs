@@ -1,6 +1,6 @@
 //! `enqueue`: jobs from a file, a pipe or flags into the inbox, each checked first, and followed to its end.
 
-use super::admin::{away, open};
+use super::admin::{SILENT, away, open};
 use super::table::visible;
 use super::{EnqueueArgs, INCOMPLETE};
 use crate::config::StoreConfig;
@@ -17,8 +17,6 @@ use std::time::Duration;
 
 /// Time between two looks of `--wait`.
 const LOOK: Duration = Duration::from_millis(200);
-/// Who has not beaten for so long is no worker that reads a job soon.
-const SILENT: Duration = Duration::from_secs(5);
 /// Jobs pushed between two waits of `--wait-replicas`, and how long one may take.
 const BATCH: usize = 100;
 const REPLICAS: Duration = Duration::from_secs(3);

@@ -74,7 +74,9 @@ fn an_entry_is_found_while_a_worker_reads_it() {
     let mut world = World::new();
     let proxy = Proxy::to(&world.sandbox.redis.url());
     world.push(job("a").json());
-    let _: u64 = world.redis(&["ZADD", "fal:workers", "1", "w~1"]);
+    let (now, _): (u64, u64) = world.redis(&["TIME"]);
+    let beat = (now * 1000).to_string();
+    let _: u64 = world.redis(&["ZADD", "fal:workers", &beat, "w~1"]);
     let ask = |world: &World| {
         let mut command = world.cli(&["why", "a", "--json"]);
         let command = command.env("REDIS_URL", format!("redis://{}/0", proxy.address()));

@@ -1,6 +1,8 @@
 //! Redis: whether it answers, keeps what it is given, lets us do our work, and holds nothing of others in our
 //! place. What it said is asked by the store; what it means is decided here, without a connection.
 
+use super::super::admin::SILENT;
+use super::super::table::visible;
 use super::memory::Need;
 use super::{Line, PATIENCE, Verdict, mb};
 use crate::config::Config;
@@ -348,9 +350,12 @@ fn formats(found: &Inspection) -> Line {
     )
 }
 
+/// Those of the list whose beats come. The others hang or are dead, which nobody but a living worker finds out.
 fn names(workers: &[WorkerView]) -> Line {
+    let (silent, living): (Vec<_>, Vec<_>) =
+        (workers.iter()).partition(|worker| worker.beat_age >= SILENT);
     let mut by_name = BTreeMap::<&str, usize>::new();
-    for worker in workers {
+    for worker in &living {
         let name = worker
             .instance
             .rsplit_once('~')
@@ -360,14 +365,25 @@ fn names(workers: &[WorkerView]) -> Line {
     let twice: Vec<_> = (by_name.iter().filter(|(_, number)| **number > 1))
         .map(|(name, number)| format!("{number} are called {name}"))
         .collect();
-    let text = match twice.is_empty() {
-        true => format!("{} workers live", workers.len()),
-        false => format!("{} workers live, {}", workers.len(), twice.join(", ")),
-    };
-    Line::new("workers", "living workers of this namespace", text).warn_if(
-        !twice.is_empty(),
-        "they work, but log and status cannot tell them apart: a --name for each. Was one started twice?",
-    )
+    let mut parts = vec![format!("{} workers live", living.len())];
+    parts.extend(twice.iter().cloned());
+    parts.extend(silent.iter().map(|worker| {
+        let silent = worker.beat_age.as_secs();
+        format!("{} is silent for {silent} s", visible(&worker.instance))
+    }));
+    Line::new("workers", "living workers of this namespace", parts.join(", "))
+        .warn_if(
+            living.is_empty() && !silent.is_empty(),
+            "no job is done: look why (journalctl -u fal-worker), or start one, which goes on with their jobs",
+        )
+        .warn_if(
+            !silent.is_empty(),
+            "it hangs, cannot reach Redis, or is dead; then another takes over its jobs after the lease",
+        )
+        .warn_if(
+            !twice.is_empty(),
+            "they work, but log and status cannot tell them apart: a --name for each. Was one started twice?",
+        )
 }
 
 #[cfg(test)]
@@ -523,6 +539,31 @@ mod tests {
             Verdict::Fail
         );
         assert_eq!(cluster(&[("namespace", "{}")]), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_beat_is_not_counted_among_the_living() {
+        let silent = WorkerView {
+            beat_age: Duration::from_secs(52),
+            ..worker("a~1")
+        };
+        let workers = |workers: &[WorkerView]| of("workers", &config(&[]), &healthy(), workers);
+        assert_eq!(
+            workers(std::slice::from_ref(&silent)),
+            (
+                Verdict::Warn,
+                "0 workers live, a~1 is silent for 52 s".into()
+            )
+        );
+        // The next one of its name is not a second one.
+        assert_eq!(
+            workers(&[silent, worker("a~2")]),
+            (
+                Verdict::Warn,
+                "1 workers live, a~1 is silent for 52 s".into()
+            )
+        );
+        assert_eq!(workers(&[]), (Verdict::Ok, "0 workers live".into()));
     }
 
     #[test]

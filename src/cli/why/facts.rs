@@ -1,14 +1,12 @@
 //! All that is known of one job at one moment: what `why` judges from, and nothing else.
 
+use super::super::admin::SILENT;
 use crate::job::UnixMs;
 use crate::job::pace::Pace;
 use crate::store::view::{InInbox, ModelLimit, Owner, PauseView, Place, UserView};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Who is silent for longer has missed several beats.
-const SILENT: Duration = Duration::from_secs(5);
 
 /// What was seen. Times are those of Redis's clock.
 #[derive(Debug, Default)]

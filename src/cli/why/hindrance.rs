@@ -19,7 +19,7 @@ pub(super) struct Hindrance {
     pub(super) hold: Option<Duration>,
 }
 
-pub(super) fn start_a_worker() -> String {
+fn start_a_worker() -> String {
     "Start one: systemctl start fal-worker.".to_owned()
 }
 

@@ -935,6 +935,52 @@ fn an_entry_in_the_inbox_is_found_there() {
 }
 
 #[test]
+fn an_entry_that_only_dead_workers_could_read_is_read_by_nobody() {
+    let mut facts = Facts {
+        now: UnixMs(NOW),
+        id: "a".into(),
+        living: vec![("w~1".into(), Duration::from_secs(60))],
+        ..Facts::default()
+    };
+    for (taken_by, said) in [
+        (
+            None,
+            "It lies in the inbox, 2 jobs before it. No worker has given a sign of life for 1m.",
+        ),
+        (
+            Some("w~1".to_owned()),
+            "It has left the inbox, and worker w~1 has not read it. No worker has given a sign of life for 1m.",
+        ),
+    ] {
+        facts.inbox = Some(InInbox { ahead: 2, taken_by });
+        let verdict = says(&facts);
+        assert_eq!(
+            (verdict.state.as_str(), verdict.reason),
+            ("inbox", "worker_silent")
+        );
+        let text = verdict.text(facts.now);
+        assert!(text.starts_with(said), "{text}");
+        assert!(text.contains("no worker is there to read it"), "{text}");
+        let todo = verdict.todo.expect("something to do");
+        assert!(todo.contains("journalctl"), "{todo}");
+    }
+    // One that beats reads it, whatever else stands in the list.
+    facts.living.push(("w~2".into(), Duration::ZERO));
+    facts.inbox = Some(InInbox {
+        ahead: 2,
+        taken_by: None,
+    });
+    let verdict = says(&facts);
+    assert_eq!((verdict.reason, verdict.todo), ("inbox", None));
+    facts.inbox = Some(InInbox {
+        ahead: 0,
+        taken_by: Some("w~1".to_owned()),
+    });
+    let said = says(&facts).text(facts.now);
+    assert!(said.contains("another one puts it back"), "{said}");
+}
+
+#[test]
 fn job_data_cannot_forge_a_line_or_a_colour() {
     let escape = "\u{1b}[31m\nPaid";
     let cases = [

@@ -112,31 +112,55 @@ pub(super) fn since(facts: &Facts, at: UnixMs) -> String {
 
 fn in_inbox(facts: &Facts) -> Option<Verdict> {
     let found = facts.inbox.as_ref()?;
-    let (reason, sentence) = match &found.taken_by {
-        Some(worker) => (
+    let nobody = hindrance::nobody(facts);
+    let silent = found.taken_by.as_ref().and_then(|worker| {
+        let (_, age) = facts.living.iter().find(|(one, _)| one == worker)?;
+        Facts::is_silent(*age).then_some(*age)
+    });
+    let (reason, sentence) = match (&found.taken_by, &nobody) {
+        (Some(worker), None) => (
             "intake",
-            format!("It has left the inbox and worker {worker} is reading it at this moment."),
+            match silent {
+                None => {
+                    format!(
+                        "It has left the inbox and worker {worker} is reading it at this moment."
+                    )
+                }
+                Some(age) => format!(
+                    "It has left the inbox, and worker {worker}, silent for {}, has not read it: another one puts \
+                     it back after the lease.",
+                    short(age)
+                ),
+            },
         ),
-        None if facts.living.is_empty() => (
-            "no_worker",
-            "It lies in the inbox, and no worker runs to read it.".to_owned(),
+        // Where that worker is gone, the next one that runs puts it back.
+        (Some(worker), Some(nobody)) => (
+            nobody.reason,
+            format!("It has left the inbox, and worker {worker} has not read it."),
         ),
-        None => (
+        (None, None) => (
             "inbox",
             format!(
                 "It lies in the inbox, {} before it; a worker reads it next.",
                 jobs(found.ahead)
             ),
         ),
+        (None, Some(nobody)) => (
+            nobody.reason,
+            format!("It lies in the inbox, {} before it.", jobs(found.ahead)),
+        ),
     };
-    let finish = match facts.living.is_empty() {
-        true => Finish::Unknown("no worker runs".to_owned()),
-        false => Finish::Unknown("nothing is known of a job before it is read".to_owned()),
+    let finish = match nobody {
+        Some(_) => "no worker is there to read it",
+        None => "nothing is known of a job before it is read",
     };
-    let mut verdict = new(reason, vec![sentence], finish);
+    let mut verdict = new(reason, vec![sentence], Finish::Unknown(finish.to_owned()));
     verdict.state = "inbox".to_owned();
     verdict.ahead = Some(found.ahead);
-    verdict.todo = facts.living.is_empty().then(hindrance::start_a_worker);
+    if let Some(nobody) = nobody {
+        verdict.sentences.push(nobody.sentence);
+        verdict.todo = nobody.todo;
+    }
     Some(verdict)
 }
 

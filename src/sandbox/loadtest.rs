@@ -16,6 +16,7 @@ use redis::Connection;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 const LOOK: Duration = Duration::from_millis(10);
 /// A step measures this long at least.
 const LEAST: Duration = Duration::from_secs(3);
+/// `--poll-min` of the worker: a picture may lie so long at fal before anybody asks.
+const POLL_MIN: Duration = Duration::from_millis(250);
 /// Part of the threads that may be inside calls to fal, and inside sends by URL, at once.
 const AT_FAL: f64 = 0.75;
 const SENDING: f64 = 0.5;
@@ -49,6 +52,19 @@ pub struct Options {
     pub threads: u64,
     /// Print JSON instead of a table.
     pub json: bool,
+}
+
+impl Options {
+    /// The services' own time a job, beside the generation: a submit, the poll that finds it done, the result, and
+    /// the message.
+    fn calls(&self) -> Duration {
+        self.submit_latency + self.latency * 2 + self.send_latency
+    }
+
+    /// From a user's LPUSH to his picture, if nothing ever waits.
+    fn cycle(&self) -> Duration {
+        self.generation + self.calls()
+    }
 }
 
 /// What one step showed.
@@ -189,9 +205,10 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
         .start()
         .map_err(|error| format!("the worker could not be started: {error}"))?;
     let mut crowd = Crowd::new(&sandbox, users)?;
-    // They come one by one over the first generation, or all would want the same thing at once for ever.
-    let ramp = options.generation.max(LEAST / 2);
-    let measured = (options.generation * 2).max(LEAST);
+    // They come one by one over the first cycle, or all would want the same thing at once for ever. Each has a
+    // picture or two in what is measured, however slow the calls are.
+    let ramp = options.cycle().max(LEAST / 2);
+    let measured = (options.cycle() * 2).max(LEAST);
     let from = ramp + ramp / 2;
     let mut bar = Bar::new();
     let began = Instant::now();
@@ -223,7 +240,7 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
     worker.kill();
     let polls = (totals.polls - polls) as f64 / (totals.submits - submits).max(1) as f64;
     let cpu = (used.cpu - used_before.cpu).as_secs_f64() / took.as_secs_f64();
-    let seen = crowd.since(&sandbox, start, options);
+    let seen = crowd.seen(&sandbox, start..start + took, options);
     Ok(judge(options, users, took, seen, polls).with(at_fal, cpu, &used))
 }
 
@@ -265,6 +282,8 @@ struct Arrived {
 /// What was seen in the time that counts.
 #[derive(Default)]
 struct Seen {
+    /// Ages of the jobs that had not come at the end.
+    open: Vec<f64>,
     beside: Vec<f64>,
     delivery: Vec<f64>,
     waiting: Vec<f64>,
@@ -348,16 +367,22 @@ impl Crowd {
         self.push(&again)
     }
 
-    /// What arrived since then.
-    fn since(&self, sandbox: &Sandbox, start: Instant, options: &Options) -> Seen {
+    /// What arrived in this time, and what is waited for at its end.
+    fn seen(&self, sandbox: &Sandbox, span: Range<Instant>, options: &Options) -> Seen {
         let submits = sandbox.fal.submits();
         let by_id: HashMap<&str, _> = submits
             .iter()
             .map(|submit| (submit.request_id.as_str(), submit))
             .collect();
-        let own = options.submit_latency + options.latency * 2 + options.send_latency;
-        let mut seen = Seen::default();
-        for arrived in self.arrived.iter().filter(|arrived| arrived.shown >= start) {
+        // Whoever has got one wants the next: each waits for one.
+        let open = self.pushed.iter();
+        let open = open.map(|pushed| span.end.saturating_duration_since(*pushed).as_secs_f64());
+        let mut seen = Seen {
+            open: open.collect(),
+            ..Seen::default()
+        };
+        let arrived = self.arrived.iter();
+        for arrived in arrived.filter(|arrived| arrived.shown >= span.start) {
             let request = arrived.request.as_deref().and_then(|id| by_id.get(id));
             let Some((completed, polled)) = request.and_then(|it| it.completed.zip(it.polled))
             else {
@@ -373,8 +398,8 @@ impl Crowd {
                     .saturating_duration_since(completed)
                     .as_secs_f64(),
             );
-            seen.waiting
-                .push(beside.saturating_sub(own + polling).as_secs_f64());
+            let waiting = beside.saturating_sub(options.calls() + polling);
+            seen.waiting.push(waiting.as_secs_f64());
             seen.polling.push(polling.as_secs_f64());
         }
         seen
@@ -389,19 +414,34 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
     // A thread's time a job, at fal and at Telegram.
     let at_fal = secs(options.submit_latency) + (polls + 1.0) * secs(options.latency);
     let sending = secs(options.send_latency);
+    let polling = percentiles(&mut seen.polling);
     // Where jobs stand in line this is no longer the time to the next poll alone.
-    let polling = percentiles(&mut seen.polling).p50.min(generation / 8.0);
-    let one = generation + secs(options.submit_latency) + 2.0 * secs(options.latency) + sending;
-    let wanted = users as f64 / (one + polling);
+    let usual = polling.p50.min((generation / 8.0).max(secs(POLL_MIN)));
+    let wanted = match options.cycle().is_zero() {
+        // Nothing takes any time but the worker itself: what they got is all that can be said.
+        true => rate,
+        false => users as f64 / (secs(options.cycle()) + usual),
+    };
     let busy = [at_fal / AT_FAL, sending / SENDING, at_fal + sending];
     let busy = busy.into_iter().fold(0.0, f64::max);
     let threads_needed = (wanted * busy / USABLE).ceil().max(1.0) as u64;
+    // Who has nothing yet waits as well, from where the others had theirs.
+    let arrives = secs(options.cycle()) + polling.p99;
+    for age in seen.open.iter().filter(|age| **age > arrives) {
+        seen.beside.push(age - generation);
+        seen.waiting.push(age - arrives);
+    }
     let waiting = percentiles(&mut seen.waiting);
-    // Jobs at either end of the span count or do not: with few users that is much.
-    let chance = 2.0 * (users as f64).sqrt() / secs(took);
+    // Jobs at either end of the span count or do not: with few users that is much. Where threads are missing by
+    // the count of calls too, it is no chance.
+    let chance = if threads_needed > options.threads {
+        0.0
+    } else {
+        (users as f64).sqrt() / secs(took)
+    };
     let verdict = if seen.failed > 0 {
         Verdict::Broken
-    } else if rate < 0.85 * wanted - chance {
+    } else if rate == 0.0 || rate < 0.85 * wanted - chance {
         Verdict::TooMany
     } else if waiting.p99 > (generation / 10.0).max(1.0) {
         Verdict::Slow
@@ -500,7 +540,7 @@ fn print(options: &Options, steps: &[Step]) {
     );
     println!(
         "Telegram itself takes 30 messages a second from a bot: {:.0} users of such jobs.",
-        30.0 * options.generation.as_secs_f64()
+        30.0 * options.cycle().as_secs_f64()
     );
 }
 
@@ -551,7 +591,7 @@ mod tests {
             delivery: vec![1.5; jobs],
             waiting: vec![waiting; jobs],
             polling: vec![0.3; jobs],
-            failed: 0,
+            ..Seen::default()
         }
     }
 
@@ -568,6 +608,79 @@ mod tests {
         };
         assert_eq!(verdict(failed), Verdict::Broken);
         assert_eq!(verdict(Seen::default()), Verdict::TooMany);
+    }
+
+    #[test]
+    fn a_step_that_measured_nothing_does_not_hold() {
+        for (users, took_s) in [(1, 3), (10, 3), (100, 3), (100, 20)] {
+            let took = Duration::from_secs(took_s);
+            let step = judge(&options(), users, took, Seen::default(), 0.0);
+            assert_eq!(step.verdict, Verdict::TooMany, "{users} in {took_s} s");
+        }
+    }
+
+    #[test]
+    fn chance_is_no_excuse_where_threads_are_missing() {
+        // Four users want 1.23 a second.
+        let options = Options {
+            generation: Duration::from_secs(1),
+            latency: Duration::from_millis(500),
+            submit_latency: Duration::from_millis(500),
+            send_latency: Duration::from_millis(500),
+            threads: 1,
+            ..options()
+        };
+        let verdict = |threads| {
+            let options = Options {
+                threads,
+                ..options.clone()
+            };
+            let step = judge(&options, 4, Duration::from_secs(3), seen(3, 0.0), 1.0);
+            assert!(step.threads_needed > 1, "{step:?}");
+            step.verdict
+        };
+        assert_eq!(verdict(1), Verdict::TooMany);
+        assert_eq!(verdict(32), Verdict::Holds);
+    }
+
+    #[test]
+    fn jobs_that_never_came_are_waited_for() {
+        let took = Duration::from_secs(20);
+        let verdict = |stuck: usize, age: f64| {
+            let seen = Seen {
+                open: [vec![6.0; 100 - stuck], vec![age; stuck]].concat(),
+                ..seen(170, 0.1)
+            };
+            let step = judge(&options(), 100, took, seen, 5.0);
+            (step.verdict, step.beside.p99)
+        };
+        assert_eq!(verdict(5, 40.0), (Verdict::Slow, 30.0));
+        // On their way: nobody knows yet that they wait.
+        assert_eq!(verdict(5, 11.0), (Verdict::Holds, 2.0));
+    }
+
+    #[test]
+    fn a_step_in_which_nothing_takes_time_is_judged_by_what_came() {
+        let options = Options {
+            generation: Duration::ZERO,
+            latency: Duration::ZERO,
+            submit_latency: Duration::ZERO,
+            send_latency: Duration::ZERO,
+            ..options()
+        };
+        let took = Duration::from_secs(3);
+        for polling in [0.0, 0.1] {
+            let seen = Seen {
+                polling: vec![polling; 30],
+                ..seen(30, 0.0)
+            };
+            let step = judge(&options, 1, took, seen, 1.0);
+            assert_eq!(step.wanted, 10.0, "{polling}");
+            assert_eq!(step.verdict, Verdict::Holds, "{polling}");
+        }
+        let step = judge(&options, 1, took, Seen::default(), 0.0);
+        assert_eq!((step.wanted, step.verdict), (0.0, Verdict::TooMany));
+        assert!(to_json(&step, &options)["wanted_per_s"].is_number());
     }
 
     #[test]

@@ -46,3 +46,14 @@ fn more_users_than_the_threads_can_serve_are_too_many() {
     let needed = step["threads_needed"].as_u64().unwrap();
     assert!(needed > 10, "{step}");
 }
+
+/// Calls that take longer than the generation: what is measured is whole rounds of them.
+#[test]
+fn one_thread_that_four_users_keep_busy_is_not_said_to_hold_them() {
+    let args = ["--users", "4", "--threads", "1"];
+    let more = ["--generation", "1s", "--latency", "500ms"];
+    let step = step(&[&args[..], &more].concat());
+    assert_eq!(step["verdict"], "too many", "{step}");
+    assert_eq!(step["failed"], 0);
+    assert!(step["threads_needed"].as_u64().unwrap() > 1, "{step}");
+}

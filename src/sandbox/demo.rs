@@ -2,11 +2,11 @@
 //! on loopback, with 24 jobs through the whole path: 20 that must be done and 4 that must fail, each in
 //! its way. It believes only the events and the stand-ins' ledgers, never the daemon's own words.
 
-use super::Sandbox;
 use super::bar::Bar;
 use super::child::{WorkerChild, WorkerCommand};
 use super::fal::{Outcome, Script};
 use super::telegram::{ChatKind, Kind, Message};
+use super::{Sandbox, complain, unprinted};
 use crate::store::view::View;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -14,7 +14,7 @@ use redis::IntoConnectionInfo;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,21 +49,23 @@ struct Seen {
 
 /// Runs the demo; gives the exit code.
 pub fn run() -> u8 {
-    match try_run() {
+    match try_run(&mut io::stdout()) {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(why) => {
-            eprintln!("fal-worker demo: {why}");
+            complain(&format!("fal-worker demo: {why}"));
             1
         }
     }
 }
 
-fn try_run() -> Result<bool, String> {
-    println!(
-        "fal-worker demo: a private redis-server, stand-ins of fal and Telegram, and the real worker."
-    );
-    println!("Everything stays on this machine; nothing is paid and no message leaves.\n");
+fn try_run(out: &mut impl Write) -> Result<bool, String> {
+    writeln!(
+        out,
+        "fal-worker demo: a private redis-server, stand-ins of fal and Telegram, and the real worker.\n\
+         Everything stays on this machine; nothing is paid and no message leaves.\n"
+    )
+    .map_err(unprinted)?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
         .map_err(|error| error.to_string())?;
     let sandbox = Sandbox::start().map_err(|error| error.to_string())?;
@@ -88,7 +90,7 @@ fn try_run() -> Result<bool, String> {
         view.push(scripted.job.to_string().as_bytes())
             .map_err(|fault| fault.to_string())?;
     }
-    let mut followed = follow(&mut view, &script, &mut daemon, started)?;
+    let mut followed = follow(out, &mut view, &script, &mut daemon, started)?;
     let took = started.elapsed();
     daemon.stop();
     if followed.values().any(|seen| seen.ends > 0) {
@@ -96,12 +98,10 @@ fn try_run() -> Result<bool, String> {
         read_events(&mut view, "0", &mut followed).map_err(|fault| fault.to_string())?;
     }
 
-    let good = report(&sandbox, &script, &followed, took);
+    let good = report(out, &sandbox, &script, &followed, took).map_err(unprinted)?;
     if !good {
-        println!(
-            "\nThe last lines of the worker's log:\n{}",
-            tail(&folder.path().join("log"))
-        );
+        let log = tail(&folder.path().join("log"));
+        writeln!(out, "\nThe last lines of the worker's log:\n{log}").map_err(unprinted)?;
     }
     Ok(good)
 }
@@ -126,6 +126,7 @@ fn start(sandbox: &Sandbox, folder: &Path, log: File) -> std::io::Result<WorkerC
 
 /// Reads events until every job has ended or time is up; shows how far it is.
 fn follow(
+    out: &mut impl Write,
     view: &mut View,
     script: &[Scripted],
     daemon: &mut WorkerChild,
@@ -144,7 +145,7 @@ fn follow(
         let words = format!("{ended}/{} jobs ended", script.len());
         match &mut bar {
             Some(bar) => bar.show("", ended as f64 / script.len() as f64, &words),
-            None if ended != shown => println!("{words}"),
+            None if ended != shown => writeln!(out, "{words}").map_err(unprinted)?,
             None => {}
         }
         shown = ended;
@@ -199,11 +200,12 @@ fn read_events(
 
 /// Prints the table and the totals; true when everything is as it must be.
 fn report(
+    out: &mut impl Write,
     sandbox: &Sandbox,
     script: &[Scripted],
     seen: &HashMap<String, Seen>,
     took: Duration,
-) -> bool {
+) -> io::Result<bool> {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "job",
@@ -261,10 +263,10 @@ fn report(
             },
         ]);
     }
-    println!(
-        "\nEach row is a job; `in the chat` is what its user sees at the end. The last four must fail."
-    );
-    println!("{table}\n");
+    writeln!(
+        out,
+        "\nEach row is a job; `in the chat` is what its user sees at the end. The last four must fail.\n{table}\n"
+    )?;
     let done = seen.values().filter(|seen| seen.outcome == "done").count();
     let totals = sandbox.fal.totals();
     let strange: Vec<String> = sandbox
@@ -275,9 +277,10 @@ fn report(
         .chain(sandbox.fal.key_leaks())
         .collect();
     for strange in &strange {
-        println!("WRONG: {strange}");
+        writeln!(out, "WRONG: {strange}")?;
     }
-    println!(
+    writeln!(
+        out,
         "{} jobs in {:.1} s: {done} done, {} failed as they must. {} payments at fal, {} polls, {} messages sent, {} edited.",
         script.len(),
         took.as_secs_f64(),
@@ -286,17 +289,18 @@ fn report(
         totals.polls,
         sandbox.telegram.sends_count(),
         sandbox.telegram.edits_count(),
-    );
+    )?;
     let good = wrong == 0 && strange.is_empty();
-    println!(
+    writeln!(
+        out,
         "{}",
         if good {
             "Everything is as it must be."
         } else {
             "Something is not as it must be: see the rows marked WRONG."
         }
-    );
-    good
+    )?;
+    Ok(good)
 }
 
 /// `photo x4`, `photo, text`, or `-`.

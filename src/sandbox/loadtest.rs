@@ -5,17 +5,17 @@
 //! What counts is what the user sees: the time from LPUSH to the picture in the chat. A worker with too few
 //! threads shows in what is left of it beside the generation, the services' own times and the polling.
 
-use super::Sandbox;
 use super::bar::Bar;
 use super::child::{Usage, WorkerChild, WorkerCommand};
 use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
+use super::{Sandbox, complain, unprinted};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use redis::Connection;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -115,12 +115,12 @@ impl Verdict {
     }
 }
 
-/// Runs the load test; gives the exit code: 1 when a job failed or it was interrupted.
+/// Runs the load test; gives the exit code: 1 when a job failed, or it did not come to its end.
 pub fn run(options: &Options) -> u8 {
     match try_run(options) {
         Ok(good) => u8::from(!good),
         Err(why) => {
-            eprintln!("fal-worker loadtest: {why}");
+            complain(&format!("fal-worker loadtest: {why}"));
             1
         }
     }
@@ -130,25 +130,34 @@ fn try_run(options: &Options) -> Result<bool, String> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
         .map_err(|error| error.to_string())?;
     let mut steps = Vec::new();
+    let measured = measure(options, &mut steps);
+    // Minutes of measuring: they are shown, whatever became of the steps behind them.
+    if measured.is_ok() || !steps.is_empty() {
+        extrapolate(&mut steps);
+        print(options, &steps, &mut std::io::stdout()).map_err(unprinted)?;
+    }
+    measured.map_err(|why| match INTERRUPTED.load(Ordering::Acquire) {
+        // Ctrl-C reaches worker and Redis too, and their end may be what was seen first.
+        true => "interrupted".to_owned(),
+        false => why,
+    })?;
+    Ok(steps.iter().all(|step| step.verdict != Verdict::Broken))
+}
+
+/// Step after step, until all are done or one cannot be.
+fn measure(options: &Options, steps: &mut Vec<Step>) -> Result<(), String> {
     for users in &options.users {
-        steps.push(step(options, *users)?);
-        let step = &steps[steps.len() - 1];
+        let step = step(options, *users)?;
         if !std::io::stderr().is_terminal() && !options.json {
-            eprintln!(
+            complain(&format!(
                 "{users} users: {:.1} jobs/s, {}",
                 step.rate,
                 step.verdict.word()
-            );
+            ));
         }
+        steps.push(step);
     }
-    extrapolate(&mut steps);
-    if options.json {
-        let all: Vec<Value> = steps.iter().map(|step| to_json(step, options)).collect();
-        println!("{:#}", json!({"steps": all}));
-    } else {
-        print(options, &steps);
-    }
-    Ok(steps.iter().all(|step| step.verdict != Verdict::Broken))
+    Ok(())
 }
 
 /// Where jobs stand in line there are fewer polls than there would be, so that what is counted says too
@@ -489,7 +498,11 @@ fn percentiles(values: &mut [f64]) -> Percentiles {
     }
 }
 
-fn print(options: &Options, steps: &[Step]) {
+fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<()> {
+    if options.json {
+        let all: Vec<Value> = steps.iter().map(|step| to_json(step, options)).collect();
+        return writeln!(out, "{:#}", json!({"steps": all}));
+    }
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
         "users",
@@ -523,25 +536,28 @@ fn print(options: &Options, steps: &[Step]) {
             step.verdict.word().to_owned(),
         ]);
     }
-    println!("{table}");
+    writeln!(out, "{table}")?;
     let ms = |span: Duration| span.as_millis();
-    println!(
+    writeln!(
+        out,
         "{} threads; each user keeps one job going; a generation takes {} s, a submit {} ms, a send {} ms, other calls {} ms.",
         options.threads,
         options.generation.as_secs_f64(),
         ms(options.submit_latency),
         ms(options.send_latency),
         ms(options.latency)
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "wait: LPUSH to picture, less the generation. delivery: fal's COMPLETED to picture; most of it is the time to \
          the next poll. CPU: of one core, the worker alone. holds: nobody waits for a thread; slow: one in a hundred \
          does for over a second (or a tenth of the generation); too many: jobs come faster than they go."
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "Telegram itself takes 30 messages a second from a bot: {:.0} users of such jobs.",
         30.0 * options.cycle().as_secs_f64()
-    );
+    )
 }
 
 fn to_json(step: &Step, options: &Options) -> Value {

@@ -17,7 +17,7 @@ pub mod redis;
 pub mod telegram;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use fal::FalStandIn;
@@ -60,6 +60,16 @@ impl Sandbox {
             faults,
         })
     }
+}
+
+/// Says something beside the output; nothing is amiss where nobody reads it.
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// Why a command ends whose output is not taken: `| head` has seen enough, or the disk is full.
+fn unprinted(error: io::Error) -> String {
+    format!("its output is not taken: {error}")
 }
 
 /// Why a stand-in could not be started or steered.

@@ -6,7 +6,7 @@ use crate::support::{SOON, World, eventually, job};
 use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -771,6 +771,65 @@ fn a_wrong_password_for_redis_exits_78() {
         "{said}"
     );
     assert!(!said.contains("wrong@"), "{said}");
+}
+
+// ---- demo, loadtest ----
+
+/// `fal-worker` with both its outputs piped; the reader of the first is dropped at once.
+fn unread(args: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn demo_and_loadtest_end_with_a_word_when_nobody_reads_what_they_print() {
+    let loadtest = ["loadtest", "--users", "1", "--json"];
+    let short = ["--generation", "100ms", "--latency", "0s"];
+    for args in [&["demo"][..], &[&loadtest[..], &short].concat()] {
+        let output = unread(args);
+        exits(&output, 1);
+        let said = err(&output);
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        assert!(said.contains("its output is not taken"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn loadtest_shows_the_steps_that_were_done_when_it_is_interrupted() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+        .args(["loadtest", "--users", "1,2,3", "--generation", "1s"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A line for each step that is done.
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    assert!(said.starts_with("1 users: "), "{said}");
+    let pid = child.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(killed.success());
+    stderr.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    exits(&output, 1);
+    assert!(
+        said.ends_with("fal-worker loadtest: interrupted\n"),
+        "{said}"
+    );
+    let shown = out(&output);
+    let rows = shown.lines().filter(|line| line.starts_with('│'));
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), 2, "{shown}"); // with the head
+    assert!(rows[1].starts_with("│     1 ┆"), "{shown}");
 }
 
 // ---- secrets ----

@@ -22,7 +22,7 @@ use crate::report;
 use crate::sandbox::{demo, loadtest};
 use clap::error::ErrorKind;
 use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -326,7 +326,7 @@ pub fn main(started: Instant) -> ExitCode {
     // The last call here, and every other command behind a single one: where the program is put together, what the
     // last call leads to is laid first. So the daemon's code lies together, without the commands' between, and an
     // idle daemon has fewer pages of it in memory.
-    run(&run_args, &env, started)
+    run(&run_args, &args, &env, started)
 }
 
 /// What was typed after `run`, read without the other commands: their definitions are memory that a daemon would
@@ -346,12 +346,23 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ControlFlow::Break(match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+            let is_help = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
+            let is_run = args.get(1).is_some_and(|word| word == "run");
+            let style = wanted_style(args, env);
+            if is_run && !is_help && style.is_json() {
+                report::init_logging(style);
+                report::refused(&in_one_line(&error));
+            } else {
+                let _ = error.print();
+            }
+            return ControlFlow::Break(match (is_help, is_run) {
+                (true, _) => ExitCode::SUCCESS,
                 // systemd must not restart into the same mistake.
-                _ if args.get(1).is_some_and(|word| word == "run") => ExitCode::from(CONFIGURATION),
-                _ => ExitCode::from(USAGE),
+                (false, true) => ExitCode::from(CONFIGURATION),
+                (false, false) => ExitCode::from(USAGE),
             });
         }
     };
@@ -401,10 +412,39 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
     })
 }
 
-fn run(args: &RunArgs, env: &Environment, started: Instant) -> ExitCode {
+/// What is wrong with a command line, without the usage below it.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// The look of the log that is asked for, before anything else of the settings is known to be right: the line that
+/// says what is wrong is read by whatever reads the rest.
+fn wanted_style(args: &[OsString], env: &Environment) -> report::Style {
+    let mut wanted = env.get("FAL_WORKER_LOG_FORMAT");
+    for (place, arg) in args.iter().enumerate() {
+        wanted = match arg
+            .to_str()
+            .and_then(|arg| arg.strip_prefix("--log-format"))
+        {
+            Some("") => args.get(place + 1).map(OsString::as_os_str),
+            Some(value) if value.starts_with('=') => Some(OsStr::new(&value[1..])),
+            Some(_) | None => wanted,
+        };
+    }
+    match wanted.is_some_and(|wanted| wanted == "json") {
+        true => report::Style::json(),
+        false => report::Style::detect(),
+    }
+}
+
+/// `typed`: the whole command line, as it came.
+fn run(args: &RunArgs, typed: &[OsString], env: &Environment, started: Instant) -> ExitCode {
     let config = match Config::load(args, env) {
         Ok(config) => config,
         Err(error) => {
+            report::init_logging(wanted_style(typed, env));
             report::refused(&error);
             return ExitCode::from(CONFIGURATION);
         }

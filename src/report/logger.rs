@@ -47,7 +47,8 @@ impl Style {
         }
     }
 
-    fn is_json(self) -> bool {
+    /// One of the two that give objects.
+    pub fn is_json(self) -> bool {
         match self {
             Style::Json | Style::JsonJournal => true,
             Style::Journal | Style::Terminal | Style::Plain => false,

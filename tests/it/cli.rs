@@ -705,6 +705,41 @@ fn refused_one_way_or_the_other(flag: &Flag, value: &str) {
 }
 
 #[test]
+fn the_line_that_says_what_is_wrong_is_json_where_the_log_is() {
+    let json = ("FAL_WORKER_LOG_FORMAT", "json");
+    let key = ("FAL_KEY", KEY);
+    for (flags, variables, name) in [
+        (&[][..], &[json][..], "FAL_KEY: missing"),
+        (&["--threads", "0"], &[json, key], "--threads"),
+        (&["--log-format=json", "--threads=0"], &[key], "--threads"),
+        (
+            &["--threads=0", "--log-format", "json"],
+            &[key, ("FAL_WORKER_LOG_FORMAT", "auto")],
+            "--threads",
+        ),
+        (&["--no-such-flag"], &[json, key], "--no-such-flag"),
+    ] {
+        let case = format!("{flags:?} {variables:?}");
+        let output = refused(flags, variables).unwrap_or_else(|| panic!("{case} was taken"));
+        exits(&output, 78);
+        let said = err(&output);
+        assert_eq!(said.lines().count(), 1, "{case}: {said}");
+        let line: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{case}: {said}"));
+        assert_eq!(line["level"], "error", "{case}: {said}");
+        let message = line["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("configuration refused: ") && message.contains(name),
+            "{case}: {said}"
+        );
+    }
+    // The flag beats the variable, and JSON is nobody's default.
+    for flags in [&["--log-format", "auto"][..], &["--log-format=xml"]] {
+        let output = refused(flags, &[json]).expect("refused");
+        assert!(!err(&output).starts_with('{'), "{}", err(&output));
+    }
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     refused_naming(&["--poll-min", "6s"], &[], "--poll-min");
     refused_naming(

@@ -92,6 +92,75 @@ fn the_services_leave_at_most_1_3_of_10_open() {
     }
 }
 
+/// README's fenced blocks in this language, less their indentation.
+fn readme_blocks(language: &str) -> Vec<String> {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = readme.split(fence.as_str()).skip(1);
+    let bodies = blocks.map(|rest| rest.split("```").next().unwrap());
+    let lines = bodies.map(|body| body.lines().map(str::trim).collect::<Vec<_>>().join("\n"));
+    lines.collect()
+}
+
+/// The values of one setting in a unit and its drop-ins, as systemd adds them up: an empty one clears the list.
+fn added_up(name: &str, texts: &[&str]) -> Vec<String> {
+    let mut list = Vec::new();
+    let lines = texts.iter().flat_map(|text| text.lines());
+    for line in lines {
+        match line
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='))
+        {
+            Some("") => list.clear(),
+            Some(value) => list.push(value.to_owned()),
+            None => {}
+        }
+    }
+    list
+}
+
+/// An update replaces the unit: what README has changed of it is a drop-in.
+#[test]
+fn readme_changes_the_unit_by_drop_ins_and_they_do_what_it_says() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    for wrong in [
+        "before the `LoadCredential",
+        "`LoadCredential` line in the unit",
+    ] {
+        assert!(
+            !readme.contains(wrong),
+            "README has the unit edited: {wrong}"
+        );
+    }
+    let drop_ins = readme_blocks("ini");
+    let unit_text = shipped("fal-worker.service");
+    let credentials = |drop_in: &str| added_up("LoadCredential", &[&unit_text, drop_in]);
+    let key = "fal-key:/etc/fal-worker/fal-key";
+    let token = "telegram-bot-token:/etc/fal-worker/telegram-bot-token";
+    let url = "redis-url:/etc/fal-worker/redis-url";
+    let [no_bot, password] = &drop_ins[..] else {
+        panic!("two drop-ins: {drop_ins:?}");
+    };
+    assert_eq!(credentials(no_bot), [key]);
+    assert_eq!(credentials(password), [key, token, url]);
+    // And systemd takes them.
+    for drop_in in &drop_ins {
+        let (folder, unit) = unit(UNITS[0]);
+        let beside = folder.path().join("fal-worker.service.d");
+        fs::create_dir(&beside).unwrap();
+        fs::write(beside.join("override.conf"), drop_in).unwrap();
+        let Some(output) = systemd_analyze(
+            "readme_changes_the_unit_by_drop_ins_and_they_do_what_it_says",
+            &["verify", "--man=no"],
+            &unit,
+        ) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(said(&output), "", "{drop_in}");
+    }
+}
+
 #[test]
 fn the_template_is_the_service_but_for_what_an_instance_has_of_its_own() {
     let settings = |file: &str| -> Vec<String> {

@@ -161,6 +161,45 @@ fn readme_changes_the_unit_by_drop_ins_and_they_do_what_it_says() {
     }
 }
 
+/// `check` sees what the service sees only under the same conditions.
+#[test]
+fn readme_checks_under_the_conditions_of_the_unit() {
+    let blocks = readme_blocks("sh");
+    let command = blocks.iter().find(|block| block.contains("systemd-run"));
+    let command = command.expect("a command that checks the service");
+    let command = command.replace("\\\n", " ");
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let given: Vec<&str> = words
+        .windows(2)
+        .filter(|pair| pair[0] == "-p")
+        .map(|pair| pair[1])
+        .collect();
+    let unit = shipped("fal-worker.service");
+    let settings: Vec<&str> = unit.lines().collect();
+    // The name of the unit, which DynamicUser takes.
+    let own = "User=fal-worker";
+    for each in &given {
+        assert!(
+            settings.contains(each) || *each == own,
+            "the unit has no {each}"
+        );
+    }
+    // What `check` looks at: secrets, settings, the step file, temporary files, open files.
+    let looked_at = [
+        "DynamicUser=",
+        "StateDirectory",
+        "EnvironmentFile=",
+        "Environment=",
+        "LoadCredential=",
+        "LimitNOFILE=",
+        "PrivateTmp=",
+    ];
+    let needed = settings.iter();
+    for line in needed.filter(|line| looked_at.iter().any(|name| line.starts_with(name))) {
+        assert!(given.contains(line), "README's check has no -p {line}");
+    }
+}
+
 #[test]
 fn the_template_is_the_service_but_for_what_an_instance_has_of_its_own() {
     let settings = |file: &str| -> Vec<String> {

@@ -206,25 +206,30 @@ fn a_kept_result_is_sent_later_without_the_input() {
 
 /// A program before this one counted all files: what it recorded of its delivery means those.
 #[test]
-fn a_record_that_does_not_say_what_is_left_out_is_delivered_whole() {
-    let mut world = World::new();
-    let mut first = world.daemon(&["--threads", "4"]);
-    let mine = picture(&mut world);
-    echo(&world, &mine, false);
-    let away = Rule::always("tg.*", Fault::ResetBeforeRead);
-    world.sandbox.faults.add(away);
-    let entry = job("a").model(MODEL).with("input", input(&mine));
-    world.push(entry.chat(CHAT).json());
-    world.wait_field("a", "phase", "delivering");
-    first.kill();
-    assert_eq!(world.redis::<u64>(&["HDEL", "fal:job:a", "echoes"]), 1);
-    world.sandbox.faults.clear();
-    let _next = world.daemon(&["--threads", "4"]);
-    world.wait_state("a", "done");
-    let messages = world.sandbox.telegram.messages(CHAT);
-    assert_eq!(messages.len(), 2, "{messages:#?}");
-    assert!(messages[0].media_group.is_some() && is_out(&messages[0]));
-    world.assert_clean_after_kills();
+fn a_record_that_does_not_say_what_is_left_out_counts_all_that_the_result_names() {
+    for (rung, expected) in [(None, &[false, true][..]), (Some(r#"{"i":1}"#), &[true])] {
+        let mut world = World::new();
+        let mut first = world.daemon(&["--threads", "4"]);
+        let mine = picture(&mut world);
+        echo(&world, &mine, true);
+        let away = Rule::always("tg.*", Fault::ResetBeforeRead);
+        world.sandbox.faults.add(away);
+        let entry = job("a").model(MODEL).with("input", input(&mine));
+        world.push(entry.chat(CHAT).json());
+        world.wait_field("a", "phase", "delivering");
+        first.kill();
+        let _: u64 = world.redis(&["HDEL", "fal:job:a", "echoes", "rung"]);
+        if let Some(rung) = rung {
+            let _: u64 = world.redis(&["HSET", "fal:job:a", "rung", rung]);
+        }
+        world.sandbox.faults.clear();
+        let _next = world.daemon(&["--threads", "4"]);
+        world.wait_state("a", "done");
+        let messages = world.sandbox.telegram.messages(CHAT);
+        let sent: Vec<bool> = messages.iter().map(is_out).collect();
+        assert_eq!(sent, expected, "{rung:?}: {messages:#?}");
+        world.assert_clean_after_kills();
+    }
 }
 
 #[test]

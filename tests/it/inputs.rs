@@ -148,7 +148,7 @@ fn a_result_that_must_be_uploaded_does_not_wait_for_inputs() {
     assert!(put.wait_arrived(1, SOON));
     world.push(job("paid").with("priority", "high").chat(CHAT).json());
     world.wait_field("paid", "phase", "delivering");
-    // It is recorded a moment before it stands in line: so much time for that.
+    // It is recorded a moment before it stands in line: time for that, and yet no whole job comes first.
     let slow = Rule::always("fal.put", Fault::DelayMs(100));
     world.sandbox.faults.add(slow);
     put.release();
@@ -156,7 +156,7 @@ fn a_result_that_must_be_uploaded_does_not_wait_for_inputs() {
     let uploads = world.sandbox.fal.uploads();
     let there = uploads.iter().filter(|upload| upload.content.is_some());
     let there = there.count();
-    assert!((1..=3).contains(&there), "{there} of 32 files came first");
+    assert!((1..8).contains(&there), "{there} of 32 files came first");
     sent.release();
     world.sandbox.faults.clear();
     names.push("paid".to_owned());

@@ -287,11 +287,11 @@ impl Drop for RedisChild {
 /// The death signal that setpriv asks for comes when the *thread* that spawned the child ends, not the
 /// process. So a thread of its own spawns and then waits until the sender is dropped; else a Redis started
 /// in a helper thread would die with that thread.
-fn spawn_from_own_thread(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
+pub fn spawn_from_own_thread(mut command: Command) -> io::Result<(Child, mpsc::Sender<()>)> {
     let (nurse, until) = mpsc::channel::<()>();
     let (born, child) = mpsc::channel();
     std::thread::Builder::new()
-        .name("redis-nurse".into())
+        .name("nurse".into())
         .spawn(move || {
             if born.send(command.spawn()).is_ok() {
                 let _ = until.recv();

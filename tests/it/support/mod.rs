@@ -19,14 +19,16 @@ pub mod tls_front;
 pub mod topology;
 
 use fal_worker::sandbox::Sandbox;
-use fal_worker::sandbox::redis::RedisOptions;
+use fal_worker::sandbox::redis::{RedisOptions, spawn_from_own_thread};
 use redis::{Connection, FromRedisValue};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// The usual deadline: long, since the machines are shared and slow; nothing waits for it when all is well.
@@ -59,6 +61,7 @@ pub struct World {
 pub struct Daemon {
     child: Child,
     pub log: PathBuf,
+    _nurse: Sender<()>,
 }
 
 impl World {
@@ -179,20 +182,13 @@ impl World {
     pub fn spawn(&mut self, more: &[&str], variables: &[(&str, &str)]) -> Daemon {
         let mut command = self.command(more);
         command.envs(variables.iter().copied());
-        self.spawn_command(command)
+        let program = command.get_program().to_owned();
+        self.spawn_by(&[&program], &command)
     }
 
     /// Starts a daemon of another program, such as an older version, with this world's settings; does not wait.
     pub fn spawn_program(&mut self, program: &str, more: &[&str]) -> Daemon {
-        let ours = self.command(more);
-        let mut command = Command::new(program);
-        command.args(ours.get_args()).env_clear();
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.envs(
-            ours.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-        self.spawn_command(command)
+        self.spawn_by(&[OsStr::new(program)], &self.command(more))
     }
 
     /// Starts a daemon none of whose files grows beyond so many bytes: as if the disk were full.
@@ -209,19 +205,33 @@ impl World {
 
     /// Starts a daemon in the place of a shell that has set limits.
     fn spawn_after(&mut self, limits: &str, more: &[&str]) -> Daemon {
-        let daemon = self.command(more);
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", &format!("{limits}; exec \"$0\" \"$@\"")]);
-        command.arg(daemon.get_program()).args(daemon.get_args());
-        command
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command.envs(
-            daemon
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        let command = self.command(more);
+        let program = command.get_program().to_owned();
+        let script = format!("{limits}; exec \"$0\" \"$@\"");
+        let shell = ["/bin/sh", "-c", &script].map(OsStr::new);
+        self.spawn_by(&[shell[0], shell[1], shell[2], &program], &command)
+    }
+
+    /// Starts these words with the arguments and variables of `like`. The daemon does not outlive the tests, even
+    /// when they are killed: it would ask at its Redis's port for ever, and take the jobs of whoever got that port.
+    fn spawn_by(&mut self, words: &[&OsStr], like: &Command) -> Daemon {
+        let setpriv = Path::new("/usr/bin/setpriv");
+        let mut all = words.to_vec();
+        if setpriv.exists() {
+            all.splice(
+                0..0,
+                [
+                    setpriv.as_os_str(),
+                    OsStr::new("--pdeathsig"),
+                    OsStr::new("KILL"),
+                ],
+            );
+        }
+        let mut command = Command::new(all[0]);
+        command.args(&all[1..]).args(like.get_args()).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let variables = like.get_envs();
+        command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
         self.spawn_command(command)
     }
 
@@ -233,8 +243,13 @@ impl World {
             .path()
             .join(format!("daemon-{}.log", self.daemons));
         let file = fs::File::create(&log).unwrap();
-        let child = command.stderr(file).spawn().unwrap();
-        Daemon { child, log }
+        command.stderr(file);
+        let (child, nurse) = spawn_from_own_thread(command).unwrap();
+        Daemon {
+            child,
+            log,
+            _nurse: nurse,
+        }
     }
 
     /// What all daemons of this world logged so far.

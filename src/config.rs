@@ -531,10 +531,10 @@ impl Reader<'_> {
         Ok((fal_key, bot_token))
     }
 
-    /// `PATTERN=N,PATTERN=N` in the order given; `off` for none.
+    /// `PATTERN=N,PATTERN=N` in the order given; `off` or `0` for none.
     fn model_limits(&self) -> Result<Option<String>, ConfigError> {
         let all = self.list("model-limit", |text| {
-            if text == "off" {
+            if matches!(text, "off" | "0") {
                 return Ok(None);
             }
             let refuse = || {
@@ -820,11 +820,11 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-const OWN_KEYS: [&str; 34] = [
+pub(crate) const OWN_KEYS: [&str; 36] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
-    "turns", "window", "never", "newer", "minute",
+    "turns", "window", "never", "newer", "minute", "told", "check",
 ];
 
 /// A cluster carries out a script only where all its keys have one slot.

@@ -133,3 +133,40 @@ impl Keys {
         self.named(":cancels:", instance)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Keys;
+    use crate::config::OWN_KEYS;
+
+    #[test]
+    fn no_key_of_ours_may_be_the_inbox() {
+        let keys = Keys::new("ns", "an-inbox");
+        let named = [
+            keys.never(),
+            keys.job("j"),
+            keys.spec("j"),
+            keys.result("j"),
+            keys.upload("7", "file"),
+            keys.turns("low"),
+            keys.minute(1),
+            keys.line("low", "u"),
+            keys.at_fal("fal-ai/*"),
+            keys.list("low"),
+            keys.worker("w"),
+            keys.claims("w"),
+            keys.taken("w"),
+            keys.cancels("w"),
+        ];
+        let all = format!("{keys:?} {named:?}");
+        let words: Vec<&str> = all
+            .split("\"ns:")
+            .skip(1)
+            .map(|rest| rest.split([':', '"']).next().unwrap_or(rest))
+            .collect();
+        assert!(words.len() > 35, "{words:?}");
+        for word in words {
+            assert!(OWN_KEYS.contains(&word), "{word} is missing in OWN_KEYS");
+        }
+    }
+}

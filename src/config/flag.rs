@@ -73,6 +73,8 @@ impl Flag {
             // Bytes, so that a broken variable is our error with its name, not clap's without.
             .value_parser(value_parser!(OsString))
             .env(self.variable)
+            // A group's id is one; where no number may stand our own error says so, with the flag's name.
+            .allow_negative_numbers(true)
             // A URL may hold a password, also one given in the wrong place.
             .hide_env_values(true)
             .action(if self.repeatable {

@@ -179,7 +179,7 @@ fn every_flag_can_be_given_as_a_flag_and_as_its_variable() {
         ("fal-queue-timeout", "1s"), ("max-wait", "off"), ("max-attempts", "20"),
         ("model-timeout", "fal-ai/veo*=30m,fal-ai/kling/*=20m"), ("user-concurrency", "2"), ("user-concurrency", "off"),
         ("fal-concurrency", "2"), ("fal-concurrency", "auto"), ("fal-concurrency", "off"),
-        ("model-limit", "fal-ai/veo*=2,fal-ai/*=10"), ("model-limit", "off"),
+        ("model-limit", "fal-ai/veo*=2,fal-ai/*=10"), ("model-limit", "off"), ("model-limit", "0"),
         ("user-rate", "20/1h"), ("user-rate", "0"), ("fair", "off"), ("low-after", "off"), ("low-after", "1h"),
         ("lease", "3s"), ("lease", "10m"),
         ("keep-done", "0"), ("keep-dead", "0s"), ("events-max", "1"), ("shutdown-timeout", "1s"),

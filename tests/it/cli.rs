@@ -705,6 +705,16 @@ fn refused_one_way_or_the_other(flag: &Flag, value: &str) {
 }
 
 #[test]
+fn a_negative_number_is_a_value_and_no_flag() {
+    for flag in ["--threads", "--events-max", "--fal-concurrency"] {
+        refused_naming(&[flag, "-1"], &[], &format!("{flag} ("));
+    }
+    // A group's id, as its administrator copies it: what is refused is what stands after it.
+    let group = ["--admin-chat", "-1001234567890", "--threads", "0"];
+    refused_naming(&group, &[], "--threads (");
+}
+
+#[test]
 fn the_line_that_says_what_is_wrong_is_json_where_the_log_is() {
     let json = ("FAL_WORKER_LOG_FORMAT", "json");
     let key = ("FAL_KEY", KEY);

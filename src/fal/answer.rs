@@ -411,13 +411,8 @@ fn step_only(answer: &Answer) -> Failure {
 
 fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
     Failure {
-        kind,
-        remedy,
-        text: clean(text, TEXT),
-        charged,
-        units: None,
-        retry_after: None,
         spoke: false,
+        ..Failure::new(kind, remedy, charged, clean(text, TEXT))
     }
 }
 

@@ -124,13 +124,9 @@ fn away(broken: &Broken) -> Failure {
 
 fn passing(text: String, retry_after: Option<Duration>) -> Failure {
     Failure {
-        kind: Kind::Unavailable,
-        remedy: Remedy::RetryStep,
-        text,
-        charged: Charged::No,
-        units: None,
         retry_after,
         spoke: false,
+        ..Failure::new(Kind::Unavailable, Remedy::RetryStep, Charged::No, text)
     }
 }
 

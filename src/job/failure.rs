@@ -120,3 +120,18 @@ pub struct Failure {
     /// a gateway in front of it.
     pub spoke: bool,
 }
+
+impl Failure {
+    /// One that the service itself reported: without units, and without a time to wait.
+    pub fn new(kind: Kind, remedy: Remedy, charged: Charged, text: impl Into<String>) -> Failure {
+        Failure {
+            kind,
+            remedy,
+            text: text.into(),
+            charged,
+            units: None,
+            retry_after: None,
+            spoke: true,
+        }
+    }
+}

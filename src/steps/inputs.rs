@@ -268,15 +268,7 @@ fn heard(worker: &Worker, failed: Option<&Failure>) {
 }
 
 fn failure(kind: Kind, remedy: Remedy, text: &str) -> Failure {
-    Failure {
-        kind,
-        remedy,
-        text: text.to_owned(),
-        charged: Charged::No,
-        units: None,
-        retry_after: None,
-        spoke: true,
-    }
+    Failure::new(kind, remedy, Charged::No, text)
 }
 
 fn final_failure(kind: Kind, text: &str) -> Trouble {

@@ -316,13 +316,5 @@ pub(super) fn after_epilogue(
 
 /// `charged` says nothing here: what a job cost was known before its delivery.
 pub(super) fn failure(kind: Kind, text: String) -> Failure {
-    Failure {
-        kind,
-        remedy: Remedy::Final,
-        text,
-        charged: Charged::No,
-        units: None,
-        retry_after: None,
-        spoke: true,
-    }
+    Failure::new(kind, Remedy::Final, Charged::No, text)
 }

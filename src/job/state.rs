@@ -162,6 +162,11 @@ pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
     flight.order = None;
     flight.entry = None;
     flight.failure = Some((failed.kind, failed.text));
+    if flight.result_in != ResultIn::Record {
+        // Too large to keep through a telling, which needs nothing of it.
+        flight.result = None;
+        flight.found = Vec::new();
+    }
     if flight.target.is_none() || failed.kind == Kind::ChatUnreachable {
         return end_failed(flight, None);
     }
@@ -233,15 +238,7 @@ fn ending(flight: &Flight, name: &'static str) -> super::flight::Event {
 }
 
 fn failure(kind: Kind, text: &str, charged: Charged) -> Failure {
-    Failure {
-        kind,
-        remedy: Remedy::Final,
-        text: text.to_owned(),
-        charged,
-        units: None,
-        retry_after: None,
-        spoke: true,
-    }
+    Failure::new(kind, Remedy::Final, charged, text)
 }
 
 /// Time from `from` to `to`; nothing when the clock went back.

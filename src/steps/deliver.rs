@@ -115,7 +115,7 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     if flight.redelivers.is_some() {
         // It crashed too often; whose result it was has been told of that long ago.
         let (kind, text) = (flight.failure.clone()).unwrap_or((Kind::Crashed, String::new()));
-        return worker.fail(flight, final_failure(kind, text));
+        return give_up(worker, flight, final_failure(kind, text));
     }
     let now = worker.tools.store.now();
     flight.telling_at.get_or_insert(now);
@@ -127,6 +127,9 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
     if deadline::is_told_no_more(worker, flight, fresh, now) {
         let change = state::end_failed(flight, Some(false));
         return worker.record(flight, change);
+    }
+    if fresh {
+        deadline::give_a_moment(flight, now);
     }
     let (kind, error) = flight
         .failure
@@ -537,15 +540,7 @@ fn deliver_to_nobody(worker: &Worker, flight: &mut Flight) -> Next {
 }
 
 fn final_failure(kind: Kind, text: String) -> Failure {
-    Failure {
-        kind,
-        remedy: Remedy::Final,
-        text,
-        charged: Charged::No,
-        units: None,
-        retry_after: None,
-        spoke: true,
-    }
+    Failure::new(kind, Remedy::Final, Charged::No, text)
 }
 
 impl Worker {

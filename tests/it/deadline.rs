@@ -6,6 +6,7 @@ use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
 use fal_worker::sandbox::telegram::{Kind, Message};
 use serde_json::json;
+use std::time::Duration;
 
 const CHAT: i64 = 4_201;
 const SHORT: [&str; 4] = ["--threads", "4", "--delivery-timeout", "3s"];
@@ -121,6 +122,67 @@ fn a_result_that_lay_while_no_worker_ran_is_sent_before_it_is_given_up() {
     let _next = world.daemon(&["--threads", "4"]);
     world.wait_state("a", "done");
     assert_eq!(message(&world, status).kind, Kind::Photo);
+    world.assert_clean();
+}
+
+#[test]
+fn a_failure_that_lay_while_no_worker_ran_is_told_over_its_status_message() {
+    let mut world = World::new();
+    let refused = json!({"detail": [{"loc": ["body", "x"], "msg": "m", "type": "missing"}]});
+    let script = Script::new(Outcome::error(422, refused));
+    world.sandbox.fal.model("case/refused", script);
+    let held = Rule::first(1, "tg.editmessagetext", Fault::telegram_429(60)).for_requests_with("a");
+    let held = world.sandbox.faults.add(held);
+    let daemon = world.daemon(&["--threads", "4"]);
+    let status = status_in(&world);
+    let entry = job("a").model("case/refused").chat(CHAT);
+    world.push(entry.telegram("status_message_id", status).json());
+    let fired = |world: &World| world.sandbox.faults.fired(held);
+    eventually(SOON, || fired(&world), |fired| *fired == 1);
+    stopped_long_ago(&mut world, daemon, &["a".to_owned()], "telling_at");
+    world.end_silence();
+    // With signs of life it first waits for an edit that the last owner may have begun.
+    let _next = world.daemon(&["--threads", "4", "--progress", "on"]);
+    let record = world.wait_state("a", "dead");
+    assert_eq!(record["told"], "yes");
+    assert_ne!(message(&world, status).text, "");
+    assert_eq!(world.sandbox.telegram.messages(CHAT).len(), 1);
+    world.assert_clean();
+}
+
+/// What no step of fal's failed: bad entries, and the cancel of a job that nobody had begun.
+#[test]
+fn while_telegram_is_away_all_that_nobody_can_be_told_of_ends_too() {
+    let mut world = World::new();
+    let away = Rule::always("tg.*", Fault::ResetBeforeRead);
+    world.sandbox.faults.add(away);
+    let daemon = world.daemon(&SHORT);
+    // More than it takes to find Telegram away: the rest is kept from it.
+    let mut ids: Vec<String> = (0..12).map(|n| format!("bad{n}")).collect();
+    for id in &ids {
+        let entry = json!({"id": id, "model": "case/x", "input": 7, "telegram": {"chat_id": CHAT}});
+        world.push(entry.to_string());
+    }
+    daemon.wait_log("telegram lost");
+    let tomorrow = std::time::SystemTime::now() + Duration::from_secs(86_400);
+    let tomorrow = tomorrow.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let entry = job("later").chat(CHAT);
+    world.push(entry.with("not_before", tomorrow.as_secs()).json());
+    world.wait_state("later", "later");
+    assert!(
+        world
+            .cli(&["cancel", "later"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    ids.push("later".to_owned());
+    // Two minutes are promised.
+    world.wait_ended(&ids, SOON + Duration::from_secs(125));
+    for id in &ids {
+        assert_eq!(world.record(id)["told"], "no", "{id}");
+    }
     world.assert_clean();
 }
 

@@ -58,6 +58,30 @@ fn results_that_wait_for_telegram_do_not_lie_in_memory() {
 }
 
 #[test]
+fn while_telegram_is_away_results_lie_in_redis_and_outlive_their_worker() {
+    let mut world = World::new();
+    inline(&world, 300);
+    world
+        .sandbox
+        .faults
+        .add(Rule::always("tg.*", Fault::ResetBeforeRead));
+    let mut daemon = world.daemon(&["--threads", "4"]);
+    let ids = push(&mut world, 30);
+    eventually(SOON, || kept(&mut world), |kept| *kept == ids.len());
+    daemon.wait_log("telegram lost");
+    daemon.kill();
+    world.sandbox.faults.clear();
+    for id in &ids {
+        let request = world.record(id).remove("request_id").unwrap();
+        world.sandbox.fal.forget(&request);
+    }
+    let _next = world.daemon(&["--threads", "4"]);
+    let states: HashSet<String> = world.wait_ended(&ids, SOON * 2).into_iter().collect();
+    assert_eq!(states, HashSet::from(["done".to_owned()]));
+    world.assert_clean_after_kills();
+}
+
+#[test]
 fn a_result_that_waits_for_a_thread_that_uploads_it_outlives_its_worker_and_fals_memory() {
     let mut world = World::new();
     inline(&world, 300);

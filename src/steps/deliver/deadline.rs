@@ -2,7 +2,7 @@
 //! no worker ran, or in which it only waited for its turn, says nothing about Telegram. Telling a failure
 //! gets two minutes and no more, since a refund may wait for its end.
 
-use super::{deliver, tell};
+use super::{deliver, park, tell};
 use crate::job::flight::Flight;
 use crate::job::state::{Next, TELL_LIMIT, since};
 use crate::job::{Phase, UnixMs};
@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How long an owner finds its tries in vain, at least, before it gives up a delivery that is over its time. Half
 /// of a shorter `--delivery-timeout`.
 const IN_VAIN: Duration = Duration::from_secs(60);
+/// What an owner has at least for a telling that is over its time when it comes to him, so that an old status
+/// message, a turn or a lease does not use up his one try.
+const A_MOMENT: Duration = Duration::from_secs(10);
 /// A wait that ends with the time ends a little after it.
 const PAST_IT: Duration = Duration::from_millis(50);
 
@@ -54,6 +57,13 @@ pub(super) fn is_told_no_more(worker: &Worker, flight: &Flight, fresh: bool, now
     flight.untold || (since(began, now) > TELL_LIMIT && !may_try)
 }
 
+/// The first try of an owner: the time to make it.
+pub(super) fn give_a_moment(flight: &mut Flight, now: UnixMs) {
+    let had = TELL_LIMIT.saturating_sub(A_MOMENT);
+    let began = UnixMs(now.0 - i64::try_from(had.as_millis()).unwrap_or(0));
+    flight.telling_at = flight.telling_at.max(Some(began));
+}
+
 /// A wait of a telling, no longer than its time.
 pub(super) fn tell_at_most(worker: &Worker, flight: &Flight, wait: Duration) -> Duration {
     let now = worker.tools.store.now();
@@ -65,8 +75,8 @@ fn is_away(worker: &Worker) -> bool {
     worker.tools.gate.is_open(Service::Telegram { slow: true })
 }
 
-/// The gate did not let a step in. One that waits for Telegram waits only for its time; what is over ends
-/// without a call.
+/// The gate did not let a step in. One that waits for Telegram waits only for its time, and not in memory alone;
+/// what is over ends without a call.
 pub(in crate::steps) fn kept_out(worker: &Worker, flight: &mut Flight, next: Next) -> Next {
     let Next::In(wait) = next else { return next };
     let now = worker.tools.store.now();
@@ -76,14 +86,18 @@ pub(in crate::steps) fn kept_out(worker: &Worker, flight: &mut Flight, next: Nex
             if is_over(worker, flight, now) {
                 return deliver(worker, flight);
             }
-            Next::In(at_most(worker, flight, wait))
+            let wait = at_most(worker, flight, wait);
+            park(worker, flight, Next::In(wait))
         }
+        Phase::Delivering => park(worker, flight, next),
         Phase::Telling => {
+            // Not all that is told failed here: the entry, a cancel, its owners' crashes.
+            flight.telling_at.get_or_insert(now);
             if is_told_no_more(worker, flight, flight.untouched, now) {
                 return tell(worker, flight);
             }
             Next::In(tell_at_most(worker, flight, wait))
         }
-        Phase::Submitting | Phase::Polling | Phase::Collecting | Phase::Delivering => next,
+        Phase::Submitting | Phase::Polling | Phase::Collecting => next,
     }
 }

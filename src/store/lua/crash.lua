@@ -43,10 +43,10 @@ elseif crashes >= limit and r[3] == 'telling' then
 elseif crashes >= limit then
   local charged = r[9] or 'no'
   if r[4] then charged = worse(charged, 'unknown') end
-  if r[3] == 'delivering' then keep_what_went(KEYS[1]) end
+  if r[3] == 'delivering' then keep_what_went(KEYS[1]) else redis.call('HDEL', KEYS[1], 'rung') end
   redis.call('HSET', KEYS[1], 'state', 'queued', 'phase', 'telling', 'crashes', crashes, 'kind', 'crashed', 'charged',
     charged, 'error', 'a step of this job failed inside the worker ' .. crashes .. ' times')
-  redis.call('HDEL', KEYS[1], 'rung', 'doubt')
+  redis.call('HDEL', KEYS[1], 'doubt')
   redis.call('LPUSH', KEYS[5], id)
   leave_slot(namespace_of(KEYS[1], id), r[13], id)
   leave_fal(namespace_of(KEYS[1], id), id, r[16])

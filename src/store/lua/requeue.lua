@@ -18,9 +18,12 @@ local function strangers(from, death, crashes)
   return math.min(7, math.max(0, death - from + 1 - crashes))
 end
 
--- What a delivery that is given up has left in the chat: its telling must not write over it, and a retry says so.
+-- A delivery is given up. What it has left in the chat: its telling must not write over it, and a retry says so.
+-- Of a redelivery the next owner says it, from its progress, which stays; its `file_ids` are what it sends.
 local function keep_what_went(job)
+  if redis.call('HEXISTS', job, 'redelivers') == 1 then return end
   local is_json, rung = pcall(cjson.decode, redis.call('HGET', job, 'rung') or '')
+  redis.call('HDEL', job, 'rung')
   if not is_json or type(rung) ~= 'table' or type(rung.m) ~= 'table' or #rung.m == 0 then return end
   local function list(of) return type(of) == 'table' and #of > 0 and cjson.encode(of) or '[]' end
   redis.call('HSET', job, 'message_ids', list(rung.m), 'file_ids', list(rung.f), 'file_kinds', list(rung.fk))
@@ -79,9 +82,9 @@ local function requeue(k, job, id, r, now, wait, crash_limit, step, death)
     leave_fal(ns, id, its[2])
   end
   if over then
-    if phase == 'delivering' then keep_what_went(job) end
+    if phase == 'delivering' then keep_what_went(job) else redis.call('HDEL', job, 'rung') end
     redis.call(unpack(set))
-    redis.call('HDEL', job, 'rung', 'doubt', 'worker')
+    redis.call('HDEL', job, 'doubt', 'worker')
     redis.call('LPUSH', k.resume, id)
     return
   end

@@ -221,28 +221,41 @@ fn what_a_delivery_left_in_the_chat_is_known_beyond_the_crash_that_ends_it() {
         let bench = Bench::start();
         let (one, two) = (bench.instance(), bench.instance());
         let status = r#""telegram":{"chat_id":7,"status_message_id":5}"#;
-        for id in ["parts", "nothing", "torn"] {
+        for id in ["parts", "nothing", "torn", "again"] {
             bench.push(&job(id, status));
         }
         one.intake();
-        let mut flights = one.claim(3);
+        let mut flights = one.claim(4);
         for flight in &mut flights {
             one.submitted(flight, "r");
             let save = completed(flight);
             one.write(flight, &save);
         }
-        for (id, rung) in [("parts", RUNG), ("nothing", r#"{"w":"u"}"#), ("torn", "{")] {
+        for (id, rung) in [
+            ("parts", RUNG),
+            ("nothing", r#"{"w":"u"}"#),
+            ("torn", "{"),
+            ("again", RUNG),
+        ] {
             bench.ask::<()>(&format!("HSET t:job:{id} rung {rung} crashes 2"));
         }
+        bench.ask::<()>(r#"HSET t:job:again redelivers parts file_ids ["A","B"]"#);
         if how == "panic" {
             for flight in &flights {
                 assert_eq!(one.session.crash(&flight.id, &flight.token), Ok(3));
             }
         } else {
             let acting: Vec<_> = flights.iter().map(|flight| (&flight.token, true)).collect();
-            assert_eq!(one.dies_with(&two, true, Some(&acting)), 3);
+            assert_eq!(one.dies_with(&two, true, Some(&acting)), 4);
         }
+        // A redelivery says itself what went out, and still knows what it was to send.
+        let again = bench.record("again");
+        assert_eq!(again["phase"], "telling", "{how}");
+        assert_eq!(again["rung"], RUNG, "{how}");
+        assert_eq!(again["file_ids"], r#"["A","B"]"#, "{how}");
+        assert!(!again.contains_key("message_ids"), "{how}: {again:?}");
         let parts = bench.record("parts");
+        assert!(!parts.contains_key("rung"), "{how}: {parts:?}");
         let left =
             ["phase", "message_ids", "file_ids", "file_kinds"].map(|name| parts[name].as_str());
         assert_eq!(
@@ -254,7 +267,11 @@ fn what_a_delivery_left_in_the_chat_is_known_beyond_the_crash_that_ends_it() {
             assert_eq!(bench.field(id, "message_ids"), None, "{how} {id}");
         }
         // Nobody writes over what is there.
-        for flight in two.claim(3) {
+        for flight in two.claim(4) {
+            if flight.redelivers.is_some() {
+                assert_eq!(flight.rung, RUNG);
+                continue;
+            }
             let status = flight
                 .target
                 .as_ref()

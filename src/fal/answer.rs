@@ -188,7 +188,7 @@ pub(super) fn polled(wire: Wire) -> Polled {
     };
     let body = Body::read(&answer.body);
     match (answer.status, body.text("status").as_deref()) {
-        (404, _) => Polled::Missing,
+        (404, _) if !is_a_gateways(&answer) => Polled::Missing,
         (200..300, Some("IN_QUEUE")) => Polled::InQueue {
             position: body.position(),
         },
@@ -225,6 +225,7 @@ pub(super) fn collected(wire: Wire) -> Collected {
                 ..failure
             }),
         },
+        404 if is_a_gateways(&answer) => Collected::Failed(step_only(&answer)),
         404 if !is_the_models_404(&answer) => Collected::Missing,
         _ => Collected::Failed(of_the_job(&answer)),
     }
@@ -318,7 +319,7 @@ pub(super) fn cancelled(wire: Wire) -> Cancelled {
         (202, _) | (200..300, Some("CANCELLATION_REQUESTED")) => Cancelled::Requested,
         (_, Some("ALREADY_COMPLETED")) => Cancelled::AlreadyCompleted,
         (200..300, _) => Cancelled::Removed,
-        (404, _) => Cancelled::Missing,
+        (404, _) if !is_a_gateways(&answer) => Cancelled::Missing,
         _ => Cancelled::Failed(step_only(&answer)),
     }
 }
@@ -367,6 +368,8 @@ pub(super) fn probed(wire: Wire) -> Probe {
     let Ok(answer) = wire else { return Probe::Away };
     match answer.status {
         401 => Probe::KeyRefused,
+        // Nobody behind the gateway has looked at the key, or is there.
+        404 if is_a_gateways(&answer) => Probe::Away,
         403 if classify(403, &answer.headers, &answer.body).kind == Kind::Auth => Probe::KeyRefused,
         // A locked account has a good key.
         200..300 | 400 | 403 | 404 | 422 => Probe::KeyGood,
@@ -421,6 +424,15 @@ fn plain(kind: Kind, remedy: Remedy, charged: Charged, text: &str) -> Failure {
 fn fal_spoke(status: u16, headers: &Headers, json: bool) -> bool {
     let head = Head { status, headers };
     (status < 500 && json) || head.header("x-fal-request-id").is_some()
+}
+
+/// Whether a 404 is no word of fal's about what was asked for: a page, as a gateway gives it that has lost its
+/// way to fal. fal's own has its JSON or its request id; one that is empty is taken for fal's.
+fn is_a_gateways(answer: &Answer) -> bool {
+    !answer.body.trim_ascii().is_empty()
+        && !Body::read(&answer.body).is_object()
+        && answer.header("x-fal-request-id").is_none()
+        && answer.header(UNITS).is_none()
 }
 
 /// Of what did not come whole: a good head is fal's, however slow the line is by which its body comes.
@@ -598,8 +610,8 @@ fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind,
         402 => (Kind::NoBalance, Remedy::RetryStep),
         403 if says(&["locked", "balance", "top_up"]) => (Kind::NoBalance, Remedy::RetryStep),
         403 => (Kind::Auth, Remedy::RetryStep),
-        404 => (Kind::InvalidInput, Remedy::Final),
-        405 => (Kind::BadAnswer, Remedy::Final),
+        404 if json => (Kind::InvalidInput, Remedy::Final),
+        405 if json => (Kind::BadAnswer, Remedy::Final),
         408 | 409 => (Kind::Unavailable, Remedy::RetryStep),
         429 => (Kind::RateLimited, Remedy::RetryStep),
         499 => (Kind::Cancelled, Remedy::Final),

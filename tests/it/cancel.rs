@@ -363,6 +363,12 @@ fn each_answer_of_fal_to_a_cancel_comes_to_an_end() {
     let status = |word: &str| json!({"status": word});
     let ok = Fault::json(200, &json!({"success": true}));
     let completed = Fault::json(400, &status("ALREADY_COMPLETED"));
+    let page_404 = Fault::Answer {
+        status: 404,
+        content_type: "text/html".into(),
+        headers: Vec::new(),
+        body: b"<html><center>404 Not Found</center><hr>nginx</html>".to_vec(),
+    };
     // Name, answers before the stand-in's own, whether the app stops, how it ends, charged.
     let cases = [
         ("ok", Some(ok), true, "cancelled", "no"),
@@ -382,6 +388,7 @@ fn each_answer_of_fal_to_a_cancel_comes_to_an_end() {
             "no",
         ),
         ("gateway", Some(Fault::Html502), true, "cancelled", "no"),
+        ("lost-way", Some(page_404), true, "cancelled", "no"),
         (
             "reset",
             Some(Fault::ResetBeforeRead),

@@ -449,10 +449,38 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
     }
 }
 
+/// Three of the status, or one of the cancel, would end a paid job that fal goes on with.
+#[test]
+fn a_gateways_404_is_no_word_about_the_request() {
+    let id = [("x-fal-request-id", "0198")];
+    let zero = [("x-fal-billable-units", "0")];
+    for (name, list, body, known) in [
+        ("page", &[][..], HTML, true),
+        ("text", &[], "default backend - 404", true),
+        ("list", &[], "[]", true),
+        ("empty", &[], "", false),
+        ("a line break", &[], "\n", false),
+        ("fal's", &[], wire!("not_found"), false),
+        ("page with an id", &id, HTML, false),
+        ("page with units", &zero, HTML, false),
+    ] {
+        let wire = || say(404, list, body);
+        let fault = |failure: &Failure| !failure.spoke && (failure.kind, failure.remedy) == (K::Unavailable, R::RetryStep);
+        assert_eq!(matches!(&polled(wire()), Polled::Failed(failure) if fault(failure)), known, "status: {name}");
+        assert_eq!(matches!(polled(wire()), Polled::Missing), !known, "status: {name}");
+        assert_eq!(matches!(&collected(wire()), Collected::Failed(failure) if fault(failure)), known, "result: {name}");
+        assert_eq!(matches!(collected(wire()), Collected::Missing), !known, "result: {name}");
+        assert_eq!(matches!(&cancelled(wire()), Cancelled::Failed(failure) if fault(failure)), known, "cancel: {name}");
+        assert_eq!(matches!(cancelled(wire()), Cancelled::Missing), !known, "cancel: {name}");
+        assert_eq!(probed(wire()) == Probe::Away, known, "probe: {name}");
+    }
+}
+
 #[test]
 fn the_probe_tells_a_refused_key_from_a_locked_account() {
     for (name, wire, expected) in [
         ("404", say(404, &[], wire!("not_found")), Probe::KeyGood),
+        ("404 page", say(404, &[], HTML), Probe::Away),
         ("200", say(200, &[], wire!("status_in_queue")), Probe::KeyGood),
         ("401", say(401, &[], "{}"), Probe::KeyRefused),
         ("403", say(403, &[], "{\"detail\":\"Access denied\"}"), Probe::KeyRefused),

@@ -81,6 +81,9 @@ fn refused(answer: &Answer) -> Option<Failure> {
         Kind::RateLimited | Kind::NoBalance => (failure.kind, Remedy::RetryStep),
         // Not a repeat: whether it is the account's key or this one model, the probe tells the caller.
         Kind::Auth => (Kind::Auth, Remedy::Final),
+        // A page, or 409: nothing was accepted, and nothing was said about the job. An outage of a gateway is
+        // not to end a whole backlog as if its inputs were bad.
+        kind if failure.remedy == Remedy::RetryStep => (kind, Remedy::RetryStep),
         Kind::Cancelled => (Kind::Unavailable, Remedy::Final),
         kind => (kind, Remedy::Final),
     };

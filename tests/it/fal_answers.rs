@@ -411,23 +411,6 @@ fn every_row_of_the_table_of_errors_ends_a_job_as_it_should_at_the_submit() {
             0,
         ),
         row(
-            "409",
-            answer(409, &[], text("x")),
-            refused("unavailable"),
-            0,
-        ),
-        row(
-            "413 page",
-            Fault::Answer {
-                status: 413,
-                content_type: "text/html".into(),
-                headers: Vec::new(),
-                body: b"<html>".to_vec(),
-            },
-            refused("unavailable"),
-            0,
-        ),
-        row(
             "418",
             answer(418, &[], text("teapot")),
             refused("invalid_input"),
@@ -522,6 +505,64 @@ fn a_submit_that_is_limited_waits_its_time_unpaid_with_and_without_being_told_ho
     }
     let told = &world.sandbox.fal.submits_for("prompt of told.")[0];
     assert!(told.at.duration_since(began) >= Duration::from_secs(3));
+}
+
+#[test]
+fn a_submit_refused_without_a_word_about_the_job_is_made_again_and_uses_no_attempt() {
+    let done = ["done", "", "yes", "1"];
+    let page = |status| Fault::Answer {
+        status,
+        content_type: "text/html".into(),
+        headers: Vec::new(),
+        body: b"<html><center>nginx</center></html>".to_vec(),
+    };
+    let rows = [
+        row("409", answer(409, &[], json!({"detail": "x"})), done, 1),
+        row("404 page", page(404), done, 1),
+        row("413 page", page(413), done, 1),
+        row("400 empty", answer(400, &[], ""), done, 1),
+    ];
+    let (mut world, _daemon) = run("fal.submit", Some(1), &rows, |job| {
+        job.with("max_attempts", 1)
+    });
+    for row in &rows {
+        let mut events = world.events_of(&row.name);
+        events.retain(|event| event["event"] == "retrying");
+        let told: Vec<_> = (events.iter())
+            .map(|event| (event["kind"].as_str(), event["charged"].as_str()))
+            .collect();
+        assert_eq!(told, [("unavailable", "no")], "{}", row.name);
+    }
+}
+
+#[test]
+fn a_gateway_that_lost_its_way_to_fal_costs_a_backlog_nothing() {
+    let mut world = World::new();
+    let lost = Rule::always(
+        "fal.*",
+        Fault::Answer {
+            status: 404,
+            content_type: "text/html".into(),
+            headers: Vec::new(),
+            body: b"<html><center>404 Not Found</center><hr>nginx</html>".to_vec(),
+        },
+    );
+    let lost = world.sandbox.faults.add(lost);
+    let ids: Vec<String> = (0..40).map(|number| format!("backlog-{number}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    let daemon = world.daemon(&["--threads", "8"]);
+    daemon.wait_log("fal lost");
+    std::thread::sleep(Duration::from_secs(3));
+    // The breaker is open: a question now and then, not one for each job and each of its tries.
+    let asked = world.sandbox.faults.fired(lost);
+    assert!(asked < 40, "{asked}");
+    world.sandbox.faults.clear();
+    for id in &ids {
+        let record = world.wait_state(id, "done");
+        assert_eq!(record["attempt"], "1", "{id}");
+    }
+    assert_eq!(world.sandbox.fal.totals().submits, 40);
+    world.assert_clean();
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn a_submit_is_accepted_refused_or_unknown() {
         ("reset", Err(Broken::Unknown("x".into())), unknown),
         ("time-out", Err(Broken::TimedOut("x".into())), unknown),
         ("200 too long", Err(Broken::TooBig { status: 200 }), unknown),
-        ("422 too long", Err(Broken::TooBig { status: 422 }), refused(K::Unavailable, R::Final)),
+        ("422 too long", Err(Broken::TooBig { status: 422 }), refused(K::Unavailable, R::RetryStep)),
         ("502 too long", Err(Broken::TooBig { status: 502 }), unknown),
         ("200 without an id", say(200, &[], "{\"status\":\"IN_QUEUE\"}"), unknown),
         ("200 cut short", say(200, &[], "{\"request_id\":\"76"), unknown),
@@ -220,8 +220,13 @@ fn a_submit_is_accepted_refused_or_unknown() {
         ("404", say(404, &[], "{\"detail\":\"Application \\\"x\\\" not found\"}"), refused(K::InvalidInput, R::Final)),
         ("429", say(429, &[("retry-after", "3")], ""), refused(K::RateLimited, R::RetryStep)),
         ("400", say(400, &[], &request_error("bad_request")), refused(K::InvalidInput, R::Final)),
-        ("400 in HTML", say(400, &[], HTML), refused(K::Unavailable, R::Final)),
-        ("409", say(409, &[], "{\"detail\":\"x\"}"), refused(K::Unavailable, R::Final)),
+        ("400 in HTML", say(400, &[], HTML), refused(K::Unavailable, R::RetryStep)),
+        ("400 empty", say(400, &[], ""), refused(K::Unavailable, R::RetryStep)),
+        ("404 in HTML", say(404, &[], HTML), refused(K::Unavailable, R::RetryStep)),
+        ("405 in HTML", say(405, &[], HTML), refused(K::Unavailable, R::RetryStep)),
+        ("400 as a text with its type", say(400, &[("x-fal-error-type", "bad_request")], "no"), refused(K::InvalidInput, R::Final)),
+        ("405", say(405, &[], "{\"detail\":\"x\"}"), refused(K::BadAnswer, R::Final)),
+        ("409", say(409, &[], "{\"detail\":\"x\"}"), refused(K::Unavailable, R::RetryStep)),
         ("422", say(422, &[("x-fal-billable-units", "1")], &typed("missing")), refused(K::InvalidInput, R::Final)),
         ("499", say(499, &[], ""), refused(K::Unavailable, R::Final)),
         ("408", say(408, &[], "{\"detail\":\"x\"}"), unknown),
@@ -432,6 +437,7 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
         ("401", say(401, &[], "{}"), false, K::Auth, R::Final, C::No),
         ("403 locked", say(403, &[], wire!("error_locked")), false, K::NoBalance, R::RetryStep, C::No),
         ("404", say(404, &[], "{\"detail\":\"x\"}"), false, K::InvalidInput, R::Final, C::No),
+        ("404 page", say(404, &[], HTML), false, K::Unavailable, R::RetryStep, C::No),
         ("422", say(422, &list, wire!("error_content_policy")), false, K::ContentPolicy, R::Final, C::Yes),
         ("500", say(500, &[], &request_error("internal_error")), false, K::Unavailable, R::TryAnew, C::No),
         ("start deadline", say(504, &[("x-fal-request-timeout-type", "user")], ""), false, K::Timeout, R::Final, C::No),
@@ -535,6 +541,16 @@ fn a_failure_says_whether_fal_itself_spoke() {
     ];
     for (name, wire, spoke) in submits {
         let Submitted::Unknown(failure) = submitted(wire, BASE, &model("a/b")) else { panic!("{name}") };
+        assert_eq!(failure.spoke, spoke, "submit: {name}");
+    }
+    // Pages that refuse must open the breaker: else each job of a backlog asks for itself.
+    for (name, wire, spoke) in [
+        ("404 page", say(404, &[], HTML), false),
+        ("400 page", say(400, &[], HTML), false),
+        ("409", say(409, &[], json), true),
+        ("404", say(404, &[], json), true),
+    ] {
+        let Submitted::Refused(failure) = submitted(wire, BASE, &model("a/b")) else { panic!("{name}") };
         assert_eq!(failure.spoke, spoke, "submit: {name}");
     }
     // A result that fal gives as the job's own failure is its word, with or without an id.

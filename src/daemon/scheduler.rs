@@ -382,15 +382,24 @@ impl Scheduler {
     pub(crate) fn hurry(&self, tokens: &HashSet<Token>) {
         let mut inner = self.lock();
         let now = Instant::now();
-        let mut polls = std::mem::take(&mut inner.polls).into_vec();
         let mut found = false;
-        for Reverse(parked) in &mut polls {
-            if parked.due > now && tokens.contains(&parked.flight.token) {
-                parked.due = now;
-                found = true;
+        let Inner {
+            finishing, polls, ..
+        } = &mut *inner;
+        for heap in [finishing, polls] {
+            let mut all = std::mem::take(heap).into_vec();
+            for Reverse(parked) in &mut all {
+                // A delivery is not stopped any more, and has its turn to wait for.
+                if parked.due > now
+                    && matches!(parked.flight.phase, Phase::Polling | Phase::Collecting)
+                    && tokens.contains(&parked.flight.token)
+                {
+                    parked.due = now;
+                    found = true;
+                }
             }
+            *heap = all.into();
         }
-        inner.polls = polls.into();
         // Who waits for a place at fal needs none any more.
         let claimed = std::mem::take(&mut inner.claimed);
         for flight in claimed {

@@ -778,12 +778,16 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     let far = Instant::now() + Duration::from_secs(60);
     scheduler.park(named("other", Phase::Polling), far);
     scheduler.park(named("poll", Phase::Polling), far);
+    scheduler.park(named("collect", Phase::Collecting), far);
+    // Its result is there: nothing ends it any more.
+    scheduler.park(named("deliver", Phase::Delivering), far);
     let new = ["unwanted", "new"].map(|id| named(id, Phase::Submitting));
     scheduler.claimed(new.into_iter());
-    let wanted = ["unwanted", "poll", "nobody"].map(|id| Token(format!("token-of-{id}").into()));
+    let wanted = ["unwanted", "poll", "collect", "deliver", "nobody"];
+    let wanted = wanted.map(|id| Token(format!("token-of-{id}").into()));
     scheduler.hurry(&wanted.into());
     let mut turn = 0;
-    let both = [(); 2].map(|()| name(scheduler.next(&mut turn, &gate, || ())));
-    assert_eq!(both, ["poll", "unwanted"]);
+    let all = [(); 3].map(|()| name(scheduler.next(&mut turn, &gate, || ())));
+    assert_eq!(all, ["collect", "poll", "unwanted"]);
     assert_eq!(name(scheduler.next(&mut turn, &gate, || ())), "pull");
 }

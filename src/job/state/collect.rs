@@ -52,7 +52,12 @@ pub fn after_collect(
                 }
                 Remedy::RetryStep => match unwanted(flight, moment) {
                     Some(kind) => stopped_unseen(flight, kind, moment),
-                    None => retry_step(flight, &failed, moment),
+                    None => {
+                        if flight.cancel_asked {
+                            failed.retry_after = None; // who wants its end does not wait as told
+                        }
+                        retry_step(flight, &failed, moment)
+                    }
                 },
                 // A new submit is a new payment, and asking again is free: a hiccup of fal's own front may
                 // look like the end of a request whose result is there.

@@ -6,6 +6,9 @@ use super::*;
 const ERROR: usize = 300;
 /// Appended to the error of a job whose retry was promised to be free.
 const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submitted";
+/// No longer is a look put off by a `Retry-After`: fal keeps a large result for six minutes only, and a look
+/// costs nothing.
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 
 /// After a look at the status.
 pub fn after_poll(
@@ -147,13 +150,18 @@ pub(super) fn but_stays_free(mut failed: Failure) -> Failure {
 
 /// The same request again, later; a failure on the way says nothing about the job.
 pub(super) fn retry_step(flight: &mut Flight, failure: &Failure, moment: Moment) -> Change {
+    let told = failure.retry_after.unwrap_or_default();
+    let told = match flight.phase {
+        Phase::Polling | Phase::Collecting => told.min(LONGEST_PUT_OFF),
+        Phase::Submitting | Phase::Delivering | Phase::Telling => told,
+    };
     let wait = backoff(
         flight.step_tries,
         Duration::from_millis(500),
         Duration::from_secs(30),
         moment.random,
     )
-    .max(failure.retry_after.unwrap_or_default())
+    .max(told)
     .max(Duration::from_millis(100));
     flight.step_tries += 1;
     let say = Say::Retrying {

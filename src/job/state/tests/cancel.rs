@@ -131,17 +131,17 @@ fn what_had_ended_before_it_was_cancelled_is_not_told_to_stop_again() {
 fn a_cancel_ends_a_job_whose_result_cannot_be_read_but_not_at_the_first_hiccup() {
     let none = FoundSummary::default();
     let limited = || {
-        Collected::Failed(failed(
-            Kind::RateLimited,
-            Remedy::RetryStep,
-            Charged::Unknown,
-        ))
+        Collected::Failed(Failure {
+            retry_after: Some(Duration::from_secs(60)),
+            ..failed(Kind::RateLimited, Remedy::RetryStep, Charged::Unknown)
+        })
     };
     let mut asked = flight(Phase::Collecting);
     asked.cancel_asked = true;
     for tries in 1..=3 {
         let change = after_collect(&mut asked, limited(), &none, &POLICY, at(2000));
         assert_eq!((change.write, asked.step_tries), (None, tries));
+        assert!(matches!(change.next, Next::In(wait) if wait < Duration::from_secs(5)));
     }
     let change = after_collect(&mut asked, limited(), &none, &POLICY, at(2000));
     assert_telling(&asked, &change, Kind::Cancelled, Charged::Unknown);

@@ -106,9 +106,34 @@ fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_
         "never by silence"
     );
     let mut asked = again();
-    asked.retry_after = Some(Duration::from_secs(77));
+    asked.retry_after = Some(Duration::from_secs(47));
     let change = after_poll(&mut flight, Polled::Failed(asked), 1, &POLICY, at(0));
-    assert_eq!(change.next, Next::In(Duration::from_secs(77)));
+    assert_eq!(change.next, Next::In(Duration::from_secs(47)));
+}
+
+/// fal forgets a large result six minutes after its end.
+#[test]
+fn no_look_at_what_is_paid_is_put_off_for_longer_than_a_minute() {
+    let asked = || Failure {
+        retry_after: Some(Duration::from_secs(3600)),
+        ..again()
+    };
+    let minute = Next::In(Duration::from_secs(60));
+    let mut polls = flight(Phase::Polling);
+    let change = after_poll(&mut polls, Polled::Failed(asked()), 1, &POLICY, at(0));
+    assert_eq!(change.next, minute);
+    let mut cancels = flight(Phase::Polling);
+    cancels.cancelling = cancelling(Kind::Timeout, None);
+    let change = after_cancel(&mut cancels, Cancelled::Failed(asked()), at(0));
+    assert_eq!(change.next, minute);
+    let mut collects = flight(Phase::Collecting);
+    let (answer, none) = (Collected::Failed(asked()), FoundSummary::default());
+    let change = after_collect(&mut collects, answer, &none, &POLICY, at(0));
+    assert_eq!(change.next, minute);
+    // What is not paid yet waits as long as it was told to.
+    let mut brings = flight(Phase::Submitting);
+    let change = inputs_failed(&mut brings, asked(), at(0));
+    assert_eq!(change.next, Next::In(Duration::from_secs(3600)));
 }
 
 #[test]

@@ -195,7 +195,10 @@ pub(super) fn polled(wire: Wire) -> Polled {
         (200..300, Some("IN_QUEUE")) => Polled::InQueue {
             position: body.position(),
         },
-        (200..300, Some("COMPLETED")) => Polled::Completed,
+        (200..300, Some("COMPLETED")) => match broke(&answer, &body) {
+            Some((kind, remedy)) => Polled::Broke { kind, remedy },
+            None => Polled::Completed,
+        },
         (200..300, Some(_)) => Polled::InProgress,
         (200..300, None) => Polled::Failed(Failure {
             spoke: true,
@@ -205,11 +208,35 @@ pub(super) fn polled(wire: Wire) -> Polled {
     }
 }
 
+/// What a COMPLETED says of a request that failed.
+fn broke(answer: &Answer, body: &Body) -> Option<(Kind, Remedy)> {
+    let word = body.text("error_type").filter(|word| !word.is_empty());
+    let text = body.text("error").filter(|text| !text.is_empty());
+    if word.is_none() && text.is_none() {
+        return None;
+    }
+    let head = Head {
+        status: answer.status,
+        headers: &answer.headers,
+    };
+    Some(match word.as_deref().and_then(by_type) {
+        Some((kind, anew)) => (kind, remedy_of(anew, &head)),
+        None => (Kind::Unavailable, Remedy::Final),
+    })
+}
+
 /// A result: the model's own answer, whatever its code.
 pub(super) fn collected(wire: Wire) -> Collected {
     let answer = match wire {
         // "yes once fal gave a 200 result": it is there, and no repeat makes it smaller.
         Err(Broken::TooBig { status: 200..300 }) => return Collected::Failed(too_big()),
+        Err(broken @ Broken::Unfinished { status: 200..300 }) => {
+            return Collected::Failed(Failure {
+                charged: Charged::Yes,
+                spoke: true,
+                ..again(Kind::Unavailable, &broken.to_string())
+            });
+        }
         wire => match read(wire) {
             Ok(answer) => answer,
             Err(failure) => return Collected::Failed(failure),
@@ -237,7 +264,10 @@ pub(super) fn collected(wire: Wire) -> Collected {
 /// A metered answer is the job's own, whatever its code: it stands in fal's store and a repeat brings the same.
 /// Its 401 is no word about our key, and its 429 none about our pace.
 fn of_the_job(answer: &Answer) -> Failure {
-    let failure = classify(answer.status, &answer.headers, &answer.body);
+    let mut failure = classify(answer.status, &answer.headers, &answer.body);
+    if answer.status >= 500 && failure.remedy == Remedy::RetryStep && failure.spoke {
+        failure.charged = Charged::No; // fal's own, in whatever form: it bills none
+    }
     let is_metered = units(&answer.headers).is_some();
     if !is_metered || !(400..500).contains(&answer.status) || failure.remedy != Remedy::RetryStep {
         return failure;

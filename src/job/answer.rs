@@ -2,7 +2,7 @@
 //! values, `job::state` decides on them; neither an HTTP status nor a header passes this border.
 
 use super::RequestId;
-use super::failure::Failure;
+use super::failure::{Failure, Kind, Remedy};
 
 /// What a submit came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,13 @@ pub enum Polled {
     InProgress,
     /// It ended, well or not: only the result tells.
     Completed,
+    /// It ended, and the status says that it failed. The result, which says more, should say so too.
+    Broke {
+        /// Of which kind.
+        kind: Kind,
+        /// What helps.
+        remedy: Remedy,
+    },
     /// 404: fal does not know it. Lost only after several of these.
     Missing,
     /// No answer about the job; says nothing about it. Remedy is always to retry the step.

@@ -3,7 +3,7 @@
 //! that one thread works it.
 
 use super::answer::{Held, Item};
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, Kind, Remedy};
 use super::inputs::Brought;
 use super::pace::Watch;
 use super::spec::{FalSwitches, InputFiles, Model, Target, Via, Words};
@@ -66,6 +66,17 @@ pub struct Cancelling {
     pub refused: u32,
     /// fal's last word was that it still waits in fal's queue: what ends there was never charged.
     pub in_queue: bool,
+}
+
+/// What fal itself says in place of a result, though not as it says that a job failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InPlace {
+    /// How often.
+    pub times: u32,
+    /// Since when.
+    pub since: UnixMs,
+    /// The last of them.
+    pub last: Failure,
 }
 
 /// What a redelivery is of. It travels as a job of its own, in phase `delivering` from its first claim on,
@@ -260,6 +271,10 @@ pub struct Flight {
     pub step_tries: u32,
     /// How often the result said that a new submit is worth it.
     pub verdicts: u32,
+    /// What the status said of a request that it called failed.
+    pub broke: Option<(Kind, Remedy)>,
+    /// Failures of fal's own that stood in place of the result.
+    pub in_place: Option<Box<InPlace>>,
     /// Consecutive 404s of the status, and when the first came.
     pub missing: Option<(u32, UnixMs)>,
     /// A cancel under way.
@@ -503,6 +518,9 @@ impl Flight {
         self.watch.follow_clock(by);
         if let Some((_, at)) = &mut self.missing {
             at.0 += by;
+        }
+        if let Some(in_place) = &mut self.in_place {
+            in_place.since.0 += by;
         }
         if let Some(turn) = &mut self.turn {
             turn.at.0 += by;

@@ -34,7 +34,7 @@ pub use submit::{after_submit, before_resubmit, before_submit, inputs_failed};
 
 use super::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use super::failure::{Failure, Kind, Remedy};
-use super::flight::{Cancelling, Doubt, EndState, Flight, LARGE, Patch, ResultIn, Write};
+use super::flight::{Cancelling, Doubt, EndState, Flight, InPlace, LARGE, Patch, ResultIn, Write};
 use super::schedule::{PollBounds, backoff};
 use super::spec::{Via, Words};
 use super::{Charged, Phase, UnixMs};

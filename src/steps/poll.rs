@@ -24,9 +24,11 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
     };
     worker.fal_heard(match &answer {
         Polled::Failed(failure) => Heard::of(failure),
-        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed | Polled::Missing => {
-            Heard::Answer
-        }
+        Polled::InQueue { .. }
+        | Polled::InProgress
+        | Polled::Completed
+        | Polled::Broke { .. }
+        | Polled::Missing => Heard::Answer,
     });
     let shown = match &answer {
         _ if flight.cancelling.is_some() => None,
@@ -34,7 +36,7 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
             place: ahead.saturating_add(1),
         }),
         Polled::InProgress => Some(Shown::Started),
-        Polled::Completed | Polled::Missing | Polled::Failed(_) => None,
+        Polled::Completed | Polled::Broke { .. } | Polled::Missing | Polled::Failed(_) => None,
     };
     if let Some(shown) = shown {
         worker.tools.signs.show(flight, shown);

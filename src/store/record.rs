@@ -281,6 +281,8 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         entry: None,
         step_tries: 0,
         verdicts: 0,
+        broke: None,
+        in_place: None,
         missing: None,
         // Told to stop, perhaps: whether fal heard it, its answer to another cancel tells.
         cancelling: fields

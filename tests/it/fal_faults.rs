@@ -312,6 +312,34 @@ fn what_the_result_call_says_decides_what_is_charged_and_whether_it_is_tried_aga
     at_model(&world, 1, "fal.result", "case/e422_paid/", paid);
     push_case(&mut world, "e422_paid", Script::default(), None);
 
+    // The status calls it failed, and what stands in place of the result says no more.
+    let nothing = json!({"error": "Error", "message": "m"});
+    for (id, word, status) in [
+        ("bare500", "something_new", 500),
+        ("bare422", "something_new", 422),
+        ("again500", "runner_server_error", 500),
+    ] {
+        let typed = json!({"detail": "x", "error_type": word});
+        let in_place = match status {
+            500 => fault(500, &[("x-fal-request-id", "0198")], &nothing),
+            _ => Fault::Answer {
+                status,
+                content_type: "text/plain".into(),
+                headers: vec![("x-fal-request-id".into(), "0198".into())],
+                body: b"Unprocessable Entity".to_vec(),
+            },
+        };
+        at_model(&world, 99, "fal.result", &format!("case/{id}/"), in_place);
+        push_case(&mut world, id, error(500, &typed, &[], true), None);
+    }
+
+    wait_verdict(&mut world, "bare500", ["dead", "unavailable", "no", "1"]);
+    wait_verdict(
+        &mut world,
+        "bare422",
+        ["dead", "unavailable", "unknown", "1"],
+    );
+    wait_verdict(&mut world, "again500", ["dead", "unavailable", "no", "2"]);
     wait_verdict(&mut world, "expired", ["dead", "unavailable", "yes", "1"]);
     wait_verdict(&mut world, "hiccup", ["done", "", "yes", "1"]);
     wait_verdict(&mut world, "own500", ["dead", "unavailable", "no", "2"]);

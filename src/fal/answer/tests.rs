@@ -321,7 +321,9 @@ fn a_status_is_clear_or_says_nothing() {
         ("progress", say(202, &[], wire!("status_in_progress")), Ok(Polled::InProgress)),
         ("a new word", say(200, &[], "{\"status\":\"DREAMING\"}"), Ok(Polled::InProgress)),
         ("completed", say(200, &[], wire!("status_completed")), Ok(Polled::Completed)),
-        ("completed with an error", say(200, &[], wire!("status_completed_error")), Ok(Polled::Completed)),
+        ("completed with an error", say(200, &[], wire!("status_completed_error")), Ok(Polled::Broke { kind: K::Timeout, remedy: R::TryAnew })),
+        ("completed with a text", say(200, &[], "{\"status\":\"COMPLETED\",\"error\":\"boom\"}"), Ok(Polled::Broke { kind: K::Unavailable, remedy: R::Final })),
+        ("completed with no error", say(200, &[], "{\"status\":\"COMPLETED\",\"error\":null,\"error_type\":\"\"}"), Ok(Polled::Completed)),
         ("unknown id", say(404, &[], wire!("not_found")), Ok(Polled::Missing)),
         ("401", say(401, &[], "{}"), failed(K::Auth)),
         ("403 locked", say(403, &[], locked), failed(K::NoBalance)),
@@ -367,6 +369,7 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
     assert_eq!(collected(say(404, &[], "")), Collected::Missing);
     let zero = [("x-fal-billable-units", "0")];
     let one = [("x-fal-billable-units", "1")];
+    let id = [("x-fal-request-id", "0198")];
     let rows = [
         ("the model's 404", say(404, &zero, wire!("error_path_not_found")), K::InvalidInput, R::Final, C::No),
         ("its 404 without units", say(404, &[], wire!("error_path_not_found")), K::InvalidInput, R::Final, C::Unknown),
@@ -382,6 +385,10 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
         ("a gateway's 429", say(429, &[], "{\"detail\":\"slow down\"}"), K::RateLimited, R::RetryStep, C::Unknown),
         ("a runner that died", say(502, &zero, HTML), K::Unavailable, R::TryAnew, C::No),
         ("lock", say(403, &[], wire!("error_locked")), K::NoBalance, R::RetryStep, C::Unknown),
+        ("fal's 500 of no known form", say(500, &id, "{\"error\":\"Error\",\"message\":\"m\"}"), K::Unavailable, R::RetryStep, C::No),
+        ("a 500 of nobody knows whom", say(500, &[], "{\"error\":\"Error\",\"message\":\"m\"}"), K::Unavailable, R::RetryStep, C::Unknown),
+        ("fal's 422 as a text", say(422, &id, "Unprocessable Entity"), K::Unavailable, R::RetryStep, C::Unknown),
+        ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), K::Unavailable, R::RetryStep, C::Yes),
         ("200 in HTML", say(200, &[], HTML), K::BadAnswer, R::RetryStep, C::Yes),
         ("200 cut short", say(200, &[], "{\"a\":"), K::BadAnswer, R::RetryStep, C::Yes),
         ("200 with a list", say(200, &[], "[1]"), K::BadAnswer, R::RetryStep, C::Yes),

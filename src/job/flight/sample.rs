@@ -68,6 +68,8 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),
         step_tries: 0,
         verdicts: 0,
+        broke: None,
+        in_place: None,
         missing: None,
         cancelling: None,
         cancel_asked: false,

@@ -4,6 +4,10 @@ use super::*;
 
 /// How often a result is asked for again although its cancel was asked for: some seconds.
 const CANCEL_TRIES: u32 = 3;
+/// How many failures of fal's own in place of the result are believed, where its status called the request failed.
+const IN_PLACE: u32 = 3;
+/// And for how long they are asked again where it did not: no result is kept at fal for longer.
+const KEPT_AT_FAL: Duration = Duration::from_secs(3600);
 
 /// After fetching the result. `found`: what lies in the output, if it is one.
 pub fn after_collect(
@@ -19,6 +23,7 @@ pub fn after_collect(
             // COMPLETED, then "still in progress": fal put it back on another runner. It is as good as
             // that word of the status: so it too ends at the time limit.
             flight.phase = Phase::Polling;
+            flight.in_place = None;
             let mut change = after_poll(flight, Polled::InProgress, 0, policy, moment);
             if let Next::In(wait) = &mut change.next {
                 *wait = (*wait).clamp(Duration::from_millis(250), Duration::from_secs(1));
@@ -30,7 +35,8 @@ pub fn after_collect(
             "the result expired at fal before it was read",
             moment,
         ),
-        Collected::Failed(mut failed) => {
+        Collected::Failed(failed) => {
+            let mut failed = believed(flight, failed, moment);
             if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
                 failed.kind = cancelling.kind;
                 failed.text = cancel_text(flight, cancelling.kind);
@@ -79,6 +85,41 @@ pub fn after_collect(
                 Remedy::TryAnew => fail(flight, failed, moment),
             }
         }
+    }
+}
+
+/// What fal itself says in place of the result, though not in a form that says whose failure it is, may pass: it is
+/// asked again. But where the status said that the request failed this is how, and no trouble of fal's front lasts
+/// for as long as a result is kept: then it is the job's own.
+fn believed(flight: &mut Flight, failed: Failure, moment: Moment) -> Failure {
+    // Charged for, though unreadable: a good result, by a slow line.
+    let is_in_place = failed.spoke
+        && failed.kind == Kind::Unavailable
+        && failed.remedy == Remedy::RetryStep
+        && failed.charged != Charged::Yes;
+    if !is_in_place {
+        return failed;
+    }
+    let began = flight.completed_at.unwrap_or(moment.now);
+    let in_place = flight.in_place.get_or_insert_with(|| {
+        Box::new(InPlace {
+            times: 0,
+            since: began,
+            last: failed.clone(),
+        })
+    });
+    in_place.times += 1;
+    in_place.last = failed.clone();
+    let (kind, remedy) = match flight.broke {
+        Some(broke) if in_place.times >= IN_PLACE => broke,
+        _ if since(in_place.since, moment.now) >= KEPT_AT_FAL => (failed.kind, Remedy::Final),
+        _ => return failed,
+    };
+    flight.verdicts = VERDICTS; // it was asked again already
+    Failure {
+        kind,
+        remedy,
+        ..failed
     }
 }
 

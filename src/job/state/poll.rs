@@ -22,7 +22,7 @@ pub fn after_poll(
         // No word about the job: neither are 404s forgotten for it.
         Polled::Failed(_) => {}
         Polled::Missing => flight.step_tries = 0,
-        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed => {
+        Polled::InQueue { .. } | Polled::InProgress | Polled::Completed | Polled::Broke { .. } => {
             flight.step_tries = 0;
             flight.missing = None;
         }
@@ -44,7 +44,11 @@ pub fn after_poll(
             seen_in_queue(flight, in_queue);
             change
         }
-        Polled::Completed => {
+        Polled::Completed | Polled::Broke { .. } => {
+            flight.broke = match answer {
+                Polled::Broke { kind, remedy } => Some((kind, remedy)),
+                _ => None,
+            };
             if flight.cancelling.is_none() {
                 flight.watch.ended(submitted, &policy.poll, moment.now);
             }
@@ -129,6 +133,14 @@ pub(super) fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change
 fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
     if let Some(cancelling) = flight.cancelling {
         return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
+    }
+    if let Some(in_place) = flight.in_place.take() {
+        // There was no result to be lost: what stood in its place is the job's end.
+        let failed = Failure {
+            remedy: Remedy::Final,
+            ..in_place.last
+        };
+        return fail(flight, failed, moment);
     }
     let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
     if flight.free {

@@ -215,6 +215,10 @@ fn stepped(mut flight: Flight) -> String {
         Polled::Missing,
         Polled::Failed(failed()),
         Polled::Completed,
+        Polled::Broke {
+            kind: Kind::Unavailable,
+            remedy: Remedy::TryAnew,
+        },
     ] {
         state::after_poll(&mut flight, answer, 5000, &policy, moment);
     }

@@ -288,3 +288,99 @@ fn former_requests_are_kept_in_their_order() {
     let change = after_collect(&mut flight, answer, &none, &POLICY, at(9000));
     assert_eq!(set(&change, "tried"), Some("a b request-1"));
 }
+
+/// As fal says it with its request id, but without `detail`, type or units.
+fn in_place(charged: Charged) -> Collected {
+    Collected::Failed(failed(Kind::Unavailable, Remedy::RetryStep, charged))
+}
+
+#[test]
+fn what_stands_in_place_of_a_result_that_the_status_called_failed_is_believed_at_the_third_time() {
+    let none = FoundSummary::default();
+    for (remedy, charged) in [
+        (Remedy::Final, Charged::No),
+        (Remedy::Final, Charged::Unknown),
+        (Remedy::TryAnew, Charged::No),
+    ] {
+        let mut flight = flight(Phase::Polling);
+        let kind = Kind::Timeout;
+        after_poll(
+            &mut flight,
+            Polled::Broke { kind, remedy },
+            1,
+            &POLICY,
+            at(5000),
+        );
+        assert_eq!(flight.phase, Phase::Collecting);
+        for _ in 0..2 {
+            let change = after_collect(&mut flight, in_place(charged), &none, &POLICY, at(6000));
+            assert!(change.write.is_none() && matches!(change.next, Next::In(_)));
+        }
+        let change = after_collect(&mut flight, in_place(charged), &none, &POLICY, at(7000));
+        match remedy {
+            Remedy::TryAnew => assert!(matches!(change.write, Some(Write::Later { .. }))),
+            _ => assert_telling(&flight, &change, kind, charged),
+        }
+        assert_eq!((flight.charged, flight.attempt), (charged, 1));
+    }
+}
+
+#[test]
+fn what_stands_in_place_of_a_result_is_asked_again_for_an_hour_and_is_then_the_end() {
+    let none = FoundSummary::default();
+    for charged in [Charged::No, Charged::Unknown] {
+        let mut flight = flight(Phase::Polling);
+        flight.repay = true; // nothing was lost
+        after_poll(&mut flight, Polled::Completed, 1, &POLICY, at(5000));
+        for ms in [5000, 9000, 60_000, 3_604_999] {
+            let change = after_collect(&mut flight, in_place(charged), &none, &POLICY, at(ms));
+            assert!(change.write.is_none(), "{ms}");
+        }
+        let change = after_collect(
+            &mut flight,
+            in_place(charged),
+            &none,
+            &POLICY,
+            at(3_605_000),
+        );
+        assert_telling(&flight, &change, Kind::Unavailable, charged);
+    }
+}
+
+#[test]
+fn fal_forgets_what_stood_in_place_of_a_result_and_no_result_was_lost() {
+    let none = FoundSummary::default();
+    let mut flight = flight(Phase::Collecting);
+    flight.repay = true;
+    after_collect(&mut flight, in_place(Charged::No), &none, &POLICY, at(5000));
+    for ms in [9000, 17_000] {
+        after_collect(&mut flight, Collected::Missing, &none, &POLICY, at(ms));
+    }
+    let change = after_collect(&mut flight, Collected::Missing, &none, &POLICY, at(25_000));
+    assert_telling(&flight, &change, Kind::Unavailable, Charged::No);
+    assert_eq!(set(&change, "error"), Some("why"));
+}
+
+#[test]
+fn neither_silence_nor_a_limit_nor_a_slow_line_ever_is_what_stands_in_place_of_a_result() {
+    let none = FoundSummary::default();
+    let silent = Failure {
+        spoke: false,
+        ..again()
+    };
+    for answer in [
+        silent,
+        failed(Kind::RateLimited, Remedy::RetryStep, Charged::Unknown),
+        failed(Kind::Auth, Remedy::RetryStep, Charged::Unknown),
+        failed(Kind::Unavailable, Remedy::RetryStep, Charged::Yes),
+    ] {
+        let mut flight = flight(Phase::Collecting);
+        flight.broke = Some((Kind::Unavailable, Remedy::Final));
+        for hour in 0..5 {
+            let (answer, now) = (Collected::Failed(answer.clone()), at(hour * 3_600_000));
+            let change = after_collect(&mut flight, answer, &none, &POLICY, now);
+            assert_eq!(change.write, None);
+        }
+        assert_eq!(flight.in_place, None);
+    }
+}

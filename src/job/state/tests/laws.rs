@@ -88,6 +88,14 @@ fn answers(flight: &Flight) -> Vec<Answer> {
                 Answer::Polled(Polled::InQueue { position: Some(1) }),
                 Answer::Polled(Polled::InProgress),
                 Answer::Polled(Polled::Completed),
+                Answer::Polled(Polled::Broke {
+                    kind: Kind::Timeout,
+                    remedy: Remedy::TryAnew,
+                }),
+                Answer::Polled(Polled::Broke {
+                    kind: Kind::Unavailable,
+                    remedy: Remedy::Final,
+                }),
                 Answer::Polled(Polled::Missing),
                 Answer::Polled(Polled::Failed(again())),
             ]);

@@ -600,10 +600,10 @@ fn classify(status: u16, headers: &Headers, body: &[u8]) -> Failure {
         None => by_status(&answer, message, fals_own, body.is_object()),
     };
     let charged = match &units {
-        _ if fals_own && status >= 500 => Charged::No,
-        _ if user_deadline(status, headers) => Charged::No,
-        Some(units) if is_zero(units) => Charged::No,
-        Some(_) => Charged::Yes,
+        // fal bills no 5xx, by its documents; where it says that it did, that counts.
+        Some(units) if !is_zero(units) => Charged::Yes,
+        Some(_) => Charged::No,
+        None if fals_own && status >= 500 || user_deadline(status, headers) => Charged::No,
         None => Charged::Unknown,
     };
     let place = detail

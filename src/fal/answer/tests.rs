@@ -102,6 +102,8 @@ fn statuses_texts_and_broken_bodies_have_their_meaning() {
         ("500 with detail, no type", 500, &[], "{\"detail\":\"Internal Server Error\"}", K::Unavailable, R::TryAnew, C::No),
         ("500 with detail, header no", 500, &no_retry, "{\"detail\":\"boom\"}", K::Unavailable, R::Final, C::No),
         ("500 of a runner in plain text", 500, &zero, "Internal Server Error", K::Unavailable, R::TryAnew, C::No),
+        ("500 that was billed", 500, &some, "{\"detail\":\"boom\"}", K::Unavailable, R::TryAnew, C::Yes),
+        ("504 that was billed", 504, &some, timed_out, K::Timeout, R::TryAnew, C::Yes),
         ("504 with detail, no type", 504, &[], "{\"detail\":\"Gateway timeout\"}", K::Timeout, R::TryAnew, C::No),
         ("content policy", 422, &some, wire!("error_content_policy"), K::ContentPolicy, R::Final, C::Yes),
         ("content policy, free", 422, &zero, wire!("error_content_policy"), K::ContentPolicy, R::Final, C::No),

@@ -370,6 +370,13 @@ pub(super) fn directed(wire: Wire) -> Directed {
             ));
         }
         Err(Broken::TooBig { status: 200..300 }) => return Directed::Failed(too_big()),
+        // The generation itself was waited for: its time is over, whatever became of it.
+        Err(broken @ (Broken::TimedOut(_) | Broken::Unfinished { .. })) => {
+            return Directed::Unknown(Failure {
+                kind: Kind::Timeout,
+                ..lost(&broken.to_string())
+            });
+        }
         Err(broken) => return Directed::Unknown(lost(&broken.to_string())),
     };
     if (200..300).contains(&answer.status) {

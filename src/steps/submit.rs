@@ -108,7 +108,8 @@ fn undeliverable(worker: &Worker, flight: &mut Flight, has_files: bool) -> Optio
 /// The direct call, once more at once if only an old key was refused.
 fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directed {
     worker.about_to_act(flight);
-    let limit = flight.timeout.unwrap_or(DIRECT).min(DIRECT);
+    let limit = flight.timeout.unwrap_or(worker.tools.policy.job_timeout);
+    let limit = limit.min(DIRECT);
     let key = worker.tools.fal.key_number();
     let mut answer = worker.tools.fal.direct(order, limit);
     if let Directed::Failed(failure) = &answer

@@ -168,6 +168,24 @@ fn a_last_submit_of_unknown_outcome_and_every_direct_one_end_charged_unknown() {
 }
 
 #[test]
+fn a_direct_call_that_takes_too_long_is_a_timeout_by_its_own_limit_or_the_operators() {
+    let mut world = World::new();
+    let _daemon = world.daemon(&["--threads", "8", "--job-timeout", "1s"]);
+    let slow = Script::default().taking(Duration::from_secs(4));
+    world.sandbox.fal.model("case/slow", slow);
+    let call = |id: &str| job(id).model("case/slow").with("via", "direct");
+    world.push(call("operators").json());
+    world.push(call("its-own").with("timeout_s", 2).json());
+    world.push(call("longer").with("timeout_s", 60).json());
+    for id in ["operators", "its-own"] {
+        wait_verdict(&mut world, id, ["dead", "timeout", "unknown", "1"]);
+        assert_eq!(submits_of(&world, id), 1, "{id}");
+    }
+    wait_verdict(&mut world, "longer", ["done", "", "yes", "1"]);
+    world.assert_clean();
+}
+
+#[test]
 fn a_refused_connection_uses_no_attempt_and_is_said_once() {
     let mut world = World::new();
     let proxy = Proxy::to(&world.sandbox.fal.queue_url());

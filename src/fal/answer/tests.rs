@@ -437,7 +437,8 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
     let rows = [
         ("no connection", Err(Broken::NotSent("x".into())), false, K::Unavailable, R::RetryStep, C::No),
         ("reset", Err(Broken::Unknown("x".into())), true, K::Unavailable, R::TryAnew, C::Unknown),
-        ("time-out", Err(Broken::TimedOut("x".into())), true, K::Unavailable, R::TryAnew, C::Unknown),
+        ("time-out", Err(Broken::TimedOut("x".into())), true, K::Timeout, R::TryAnew, C::Unknown),
+        ("time-out in the body", Err(Broken::Unfinished { status: 200 }), true, K::Timeout, R::TryAnew, C::Unknown),
         ("gateway", say(502, &[], HTML), true, K::Unavailable, R::TryAnew, C::Unknown),
         ("408", say(408, &[], "{\"detail\":\"x\"}"), true, K::Unavailable, R::TryAnew, C::Unknown),
         ("429", say(429, &[], wire!("error_concurrency")), false, K::RateLimited, R::RetryStep, C::No),

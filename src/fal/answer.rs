@@ -362,44 +362,44 @@ pub(super) fn directed(wire: Wire) -> Directed {
     let answer = match wire {
         Ok(answer) => answer,
         Err(Broken::NotSent(text)) => {
-            return Directed::Failed(plain(
-                Kind::Unavailable,
-                Remedy::RetryStep,
-                Charged::No,
-                &text,
-            ));
+            let failure = plain(Kind::Unavailable, Remedy::RetryStep, Charged::No, &text);
+            return Directed::Failed(failure, None);
         }
-        Err(Broken::TooBig { status: 200..300 }) => return Directed::Failed(too_big()),
+        Err(Broken::TooBig { status: 200..300 }) => return Directed::Failed(too_big(), None),
         // The generation itself was waited for: its time is over, whatever became of it.
         Err(broken @ (Broken::TimedOut(_) | Broken::Unfinished { .. })) => {
-            return Directed::Unknown(Failure {
+            let failure = Failure {
                 kind: Kind::Timeout,
                 ..lost(&broken.to_string())
-            });
+            };
+            return Directed::Unknown(failure, None);
         }
-        Err(broken) => return Directed::Unknown(lost(&broken.to_string())),
+        Err(broken) => return Directed::Unknown(lost(&broken.to_string()), None),
     };
+    let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
+    let id = id.map(|id| RequestId(id.into()));
     if (200..300).contains(&answer.status) {
-        let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
-        let id = id.map(|id| RequestId(id.into()));
         return match output(answer, false) {
             Ok(output) => Directed::Output(output, id),
-            Err(failure) => Directed::Failed(failure),
+            Err(failure) => Directed::Failed(failure, id),
         };
     }
     // What was billed was run.
     let ran = units(&answer.headers).is_some_and(|units| !is_zero(&units));
     if !ran && let (401..=404 | 429, Some(failure)) = (answer.status, refused(&answer)) {
-        return Directed::Failed(failure);
+        return Directed::Failed(failure, None); // there is no request
     }
     let failure = of_the_job(&answer);
     match failure.remedy {
         // fal's own word about the job: it ran, or it ended at the start deadline.
-        Remedy::Final | Remedy::TryAnew => Directed::Failed(failure),
-        Remedy::RetryStep => Directed::Unknown(Failure {
-            retry_after: failure.retry_after,
-            ..lost(&failure.text)
-        }),
+        Remedy::Final | Remedy::TryAnew => Directed::Failed(failure, id),
+        Remedy::RetryStep => {
+            let failure = Failure {
+                retry_after: failure.retry_after,
+                ..lost(&failure.text)
+            };
+            Directed::Unknown(failure, id)
+        }
     }
 }
 

@@ -94,10 +94,10 @@ pub enum Cancelled {
 pub enum Directed {
     /// The model's output, with the id from the answer's header if there was one.
     Output(Output, Option<RequestId>),
-    /// The job's own failure, or a refusal before anything ran.
-    Failed(Failure),
-    /// Cut off: fal may have run it, and nobody can ask.
-    Unknown(Failure),
+    /// The job's own failure, with the id as above, or a refusal before anything ran.
+    Failed(Failure, Option<RequestId>),
+    /// Cut off: fal may have run it, and nobody can ask. A gateway of fal's may have named it.
+    Unknown(Failure, Option<RequestId>),
 }
 
 /// One thing to deliver, found in a result.

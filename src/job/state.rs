@@ -185,6 +185,7 @@ pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
         .set("attempt", flight.attempt.to_string())
         .set("charged", flight.charged.as_str())
         .set_some("units", flight.units.clone())
+        .set_some("request_id", direct_request(flight))
         .stamp("telling_at")
         .del(&["rung", "doubt", "crashes", "cancelling"]);
     Change::write(
@@ -217,11 +218,18 @@ pub fn end_failed(flight: &mut Flight, told: Option<bool>) -> Change {
         .set("attempt", flight.attempt.to_string())
         .set("charged", flight.charged.as_str())
         .set_some("units", flight.units.clone())
+        .set_some("request_id", direct_request(flight))
         .set_some("told", told)
         .del(&["rung", "telling_at", "cancelling"])
         .event(event);
     flight.closing = true;
     Change::write(Write::End { state, patch }, Next::Over)
+}
+
+/// The request id of a direct call, which has no write of its own for it.
+fn direct_request(flight: &Flight) -> Option<&str> {
+    let request = flight.request.as_ref()?;
+    (flight.via == Via::Direct).then_some(&*request.0)
 }
 
 /// The event that ends a life.

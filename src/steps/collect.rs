@@ -48,13 +48,13 @@ pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collect
 pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directed) -> Next {
     match &answer {
         Directed::Output(..) => worker.fal_heard(Heard::Answer),
-        Directed::Failed(failure) => worker.fal_heard(Heard::of(failure)),
+        Directed::Failed(failure, _) => worker.fal_heard(Heard::of(failure)),
         // A call that ran into its time limit says nothing about fal.
-        Directed::Unknown(_) => {}
+        Directed::Unknown(..) => {}
     }
     let found = match &answer {
         Directed::Output(output, _) => summary(worker, flight, &output.json),
-        Directed::Failed(_) | Directed::Unknown(_) => FoundSummary::default(),
+        Directed::Failed(..) | Directed::Unknown(..) => FoundSummary::default(),
     };
     worker.heed_cancel(flight);
     let change = state::after_direct(flight, answer, &found, worker.moment());

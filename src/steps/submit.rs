@@ -112,7 +112,7 @@ fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directe
     let limit = limit.min(DIRECT);
     let key = worker.tools.fal.key_number();
     let mut answer = worker.tools.fal.direct(order, limit);
-    if let Directed::Failed(failure) = &answer
+    if let Directed::Failed(failure, _) = &answer
         && is_of_an_old_key(worker, failure, key)
         && worker.may_act(flight).is_ok()
     {
@@ -120,11 +120,11 @@ fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directe
     }
     match answer {
         // Refused before anything ran.
-        Directed::Failed(failure)
+        Directed::Failed(failure, request)
             if matches!(failure.kind, Kind::NoBalance | Kind::Auth)
                 && failure.charged == Charged::No =>
         {
-            Directed::Failed(account_trouble(worker, failure, key))
+            Directed::Failed(account_trouble(worker, failure, key), request)
         }
         answer => answer,
     }

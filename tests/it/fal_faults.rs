@@ -168,6 +168,25 @@ fn a_last_submit_of_unknown_outcome_and_every_direct_one_end_charged_unknown() {
 }
 
 #[test]
+fn a_direct_call_that_failed_is_named_as_fal_names_it() {
+    let (mut world, daemon) = running();
+    let policy = json!({"detail": [{"loc": [], "msg": "m", "type": "content_policy_violation"}]});
+    let named = [("x-fal-request-id", "0198-direct")];
+    let refusal = fault(422, &named, &policy);
+    world
+        .sandbox
+        .faults
+        .add(Rule::first(1, "fal.direct", refusal));
+    world.push(job("direct").with("via", "direct").json());
+    let record = world.wait_state("direct", "dead");
+    assert_eq!(record["request_id"], "0198-direct");
+    let events = world.events_of("direct");
+    assert_eq!(events.last().unwrap()["request_id"], "0198-direct");
+    assert_eq!(daemon.logged("request=0198-direct"), 1);
+    world.assert_clean();
+}
+
+#[test]
 fn a_direct_call_that_takes_too_long_is_a_timeout_by_its_own_limit_or_the_operators() {
     let mut world = World::new();
     let _daemon = world.daemon(&["--threads", "8", "--job-timeout", "1s"]);

@@ -456,8 +456,8 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
     ];
     for (name, wire, unknown, kind, remedy, charged) in rows {
         let (found, failure) = match directed(wire) {
-            Directed::Unknown(failure) => (true, failure),
-            Directed::Failed(failure) => (false, failure),
+            Directed::Unknown(failure, _) => (true, failure),
+            Directed::Failed(failure, _) => (false, failure),
             other => panic!("{name}: {other:?}"),
         };
         let all = (found, failure.kind, failure.remedy, failure.charged);
@@ -489,6 +489,26 @@ fn a_gateways_404_is_no_word_about_the_request() {
         assert_eq!(matches!(&cancelled(wire()), Cancelled::Failed(failure) if fault(failure)), known, "cancel: {name}");
         assert_eq!(matches!(cancelled(wire()), Cancelled::Missing), !known, "cancel: {name}");
         assert_eq!(probed(wire()) == Probe::Away, known, "probe: {name}");
+    }
+}
+
+#[test]
+fn a_direct_call_that_failed_is_named_as_fal_names_it_where_there_is_a_request() {
+    let id = [("x-fal-request-id", "764c"), ("x-fal-billable-units", "0")];
+    let gateway = [("x-fal-request-id", "764c")];
+    let odd = [("x-fal-request-id", "a b")];
+    for (name, wire, expected) in [
+        ("422", say(422, &id, wire!("error_content_policy")), true),
+        ("500", say(500, &id, &request_error("internal_error")), true),
+        ("200 page", say(200, &id, HTML), true),
+        ("502 page", say(502, &gateway, HTML), true),
+        ("422 without one", say(422, &[], wire!("error_content_policy")), false),
+        ("422 with one that is none", say(422, &odd, wire!("error_content_policy")), false),
+        ("refused", say(429, &id, wire!("error_concurrency")), false),
+        ("time-out", Err(Broken::TimedOut("x".into())), false),
+    ] {
+        let (Directed::Failed(_, found) | Directed::Unknown(_, found)) = directed(wire) else { panic!("{name}") };
+        assert_eq!(found, expected.then(|| RequestId("764c".into())), "{name}");
     }
 }
 

@@ -195,8 +195,8 @@ fn any_answer(input: &[u8]) -> Outcome {
                 output.json
             )
         }
-        Directed::Failed(failure) => good_failure(&failure)?,
-        Directed::Unknown(failure) => {
+        Directed::Failed(failure, _) => good_failure(&failure)?,
+        Directed::Unknown(failure, _) => {
             good_failure(&failure)?;
             hold!(failure.charged == Charged::Unknown, "{:?}", failure.charged);
         }

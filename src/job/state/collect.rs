@@ -148,24 +148,34 @@ pub fn after_direct(
             flight.entry = None;
             output_there(flight, output, found, moment)
         }
-        Directed::Unknown(failed) => unknown_submit(flight, failed, moment),
-        Directed::Failed(failed) => match failed.remedy {
-            Remedy::Final => {
-                if failed.charged != Charged::No {
-                    flight.attempt = flight.attempt.saturating_add(1);
-                }
-                fail(flight, failed, moment)
-            }
-            Remedy::RetryStep => later(flight, failed, None, moment),
-            Remedy::TryAnew => {
+        Directed::Unknown(failed, request) => {
+            flight.request = request;
+            unknown_submit(flight, failed, moment)
+        }
+        Directed::Failed(failed, request) => {
+            flight.request = request;
+            direct_failed(flight, failed, moment)
+        }
+    }
+}
+
+fn direct_failed(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
+    match failed.remedy {
+        Remedy::Final => {
+            if failed.charged != Charged::No {
                 flight.attempt = flight.attempt.saturating_add(1);
-                if flight.attempt >= flight.max_attempts.min(2) {
-                    return fail(flight, failed, moment);
-                }
-                flight.charge(&failed);
-                later(flight, failed, None, moment)
             }
-        },
+            fail(flight, failed, moment)
+        }
+        Remedy::RetryStep => later(flight, failed, None, moment),
+        Remedy::TryAnew => {
+            flight.attempt = flight.attempt.saturating_add(1);
+            if flight.attempt >= flight.max_attempts.min(2) {
+                return fail(flight, failed, moment);
+            }
+            flight.charge(&failed);
+            later(flight, failed, None, moment)
+        }
     }
 }
 

@@ -267,7 +267,12 @@ fn an_unknown_submit_with_no_attempt_left_ends_unavailable_and_unknown() {
         let unknown = failed(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown);
         let change = match via {
             Via::Queue => after_submit(&mut last, Submitted::Unknown(unknown), &POLICY, at(10)),
-            Via::Direct => after_direct(&mut last, Directed::Unknown(unknown), &one_file(), at(10)),
+            Via::Direct => after_direct(
+                &mut last,
+                Directed::Unknown(unknown, None),
+                &one_file(),
+                at(10),
+            ),
         };
         assert_telling(&last, &change, Kind::Unavailable, Charged::Unknown);
         assert!(last.attempt <= last.max_attempts);
@@ -312,7 +317,7 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
     let failure = failed(Kind::RateLimited, Remedy::RetryStep, Charged::No);
     let change = after_direct(
         &mut refused,
-        Directed::Failed(failure),
+        Directed::Failed(failure, None),
         &one_file(),
         at(2000),
     );
@@ -323,7 +328,7 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
     let failure = || failed(Kind::Unavailable, Remedy::TryAnew, Charged::No);
     let change = after_direct(
         &mut anew,
-        Directed::Failed(failure()),
+        Directed::Failed(failure(), None),
         &one_file(),
         at(2000),
     );
@@ -331,7 +336,7 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
     assert_eq!(anew.attempt, 1);
     let change = after_direct(
         &mut anew,
-        Directed::Failed(failure()),
+        Directed::Failed(failure(), None),
         &one_file(),
         at(2000),
     );
@@ -344,7 +349,7 @@ fn a_direct_call_that_failed_for_good_is_an_attempt_only_where_it_was_run() {
     for (charged, attempt) in [(Charged::No, 0), (Charged::Unknown, 1), (Charged::Yes, 1)] {
         let mut call = flight(Phase::Submitting);
         call.via = Via::Direct;
-        let answer = Directed::Failed(failed(Kind::ContentPolicy, Remedy::Final, charged));
+        let answer = Directed::Failed(failed(Kind::ContentPolicy, Remedy::Final, charged), None);
         let change = after_direct(&mut call, answer, &FoundSummary::default(), at(2000));
         assert_telling(&call, &change, Kind::ContentPolicy, charged);
         assert_eq!(call.attempt, attempt, "{charged:?}");
@@ -364,4 +369,33 @@ fn a_direct_call_brings_to_the_record_what_no_submit_wrote_there() {
     let answer = Collected::Output(output(None));
     let change = after_collect(&mut queued, answer, &one_file(), &POLICY, at(2000));
     assert_eq!(set(&change, "submitted_at"), None);
+}
+
+#[test]
+fn a_direct_call_that_failed_is_named_in_its_record_and_its_last_event() {
+    let id = || Some(RequestId("d".into()));
+    let none = FoundSummary::default();
+    let failure = || failed(Kind::ContentPolicy, Remedy::Final, Charged::Yes);
+    let lost = failed(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown);
+    for answer in [
+        Directed::Failed(failure(), id()),
+        Directed::Unknown(lost, id()),
+    ] {
+        let mut told = flight(Phase::Submitting);
+        told.via = Via::Direct;
+        let change = after_direct(&mut told, answer.clone(), &none, at(2000));
+        assert_eq!(set(&change, "request_id"), Some("d"));
+        let mut alone = flight(Phase::Submitting);
+        (alone.via, alone.target) = (Via::Direct, None);
+        let change = after_direct(&mut alone, answer, &none, at(2000));
+        assert_eq!(end_state(&change), Some(EndState::Dead));
+        assert_eq!(set(&change, "request_id"), Some("d"));
+        let event = patch(&change).events.last().unwrap();
+        assert_eq!(field(event, "request_id"), Some("d"));
+    }
+    let mut anew = flight(Phase::Submitting);
+    anew.via = Via::Direct;
+    let failure = failed(Kind::Unavailable, Remedy::TryAnew, Charged::No);
+    let change = after_direct(&mut anew, Directed::Failed(failure, id()), &none, at(2000));
+    assert_eq!(set(&change, "tried"), Some("d"));
 }

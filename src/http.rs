@@ -34,8 +34,11 @@ use ureq::http::{HeaderName, HeaderValue, Method, Uri};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, AsSendBody, SendBody, Timeout};
 
-/// Both ways, a connection. ureq zeroes 128 KiB each way by default; 16 KiB hold any head we accept.
-const BUFFER: usize = 16 << 10;
+/// What a connection sends goes through so much. ureq zeroes 128 KiB each way by default.
+const OUTPUT: usize = 16 << 10;
+/// And what comes: it holds any head that we accept. fal's own headers may take 16 KB, those of gateways on the way
+/// come on top; and a submit whose answer has too long a head was paid for.
+const INPUT: usize = 20 << 10;
 
 /// Room for the headers that most requests have: a map for more takes a piece of memory so large that the
 /// allocator has no quick way to it.
@@ -234,9 +237,9 @@ impl Http {
             .user_agent(concat!("fal-worker/", env!("CARGO_PKG_VERSION")))
             .accept("")
             .accept_encoding("")
-            .max_response_header_size(BUFFER)
-            .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
+            .max_response_header_size(INPUT)
+            .input_buffer_size(INPUT)
+            .output_buffer_size(OUTPUT)
             .max_idle_connections(0) // see `idle`
             .build();
         let shared = Arc::new(Shared {

@@ -558,6 +558,27 @@ fn answers_are_bounded_to_the_byte() {
     );
 }
 
+/// fal's own headers may be 16 KB (fal-api section 1), and its gateways' come on top.
+#[test]
+fn a_head_of_eighteen_kilobytes_is_read_and_none_without_end() {
+    let head = |bytes: usize| {
+        let hints = format!("x-fal-runner-hints: {}\r\n", "h".repeat(1000));
+        let name = "x-fal-request-id: 764c\r\n";
+        hints.repeat(bytes / hints.len()) + name
+    };
+    let acts = [18 << 10, 24 << 10].map(|bytes| Act::Say(answer("200 OK", &head(bytes), "body")));
+    let server = Server::start(acts);
+    let (http, url) = (client(), server.url("/"));
+    let read = http.exchange(post(&url, b"{}")).unwrap();
+    assert_eq!(read.body, b"body");
+    assert_eq!(read.header("x-fal-request-id"), Some("764c"));
+    let without_end = http.exchange(post(&url, b"{}"));
+    assert!(
+        matches!(without_end, Err(Broken::Unknown(_))),
+        "{without_end:?}"
+    );
+}
+
 #[test]
 fn a_stream_is_sent_with_its_length_and_no_byte_more() {
     let server = Server::start([Act::Say(ok("{}")), Act::Say(ok("{}"))]);

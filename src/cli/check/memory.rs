@@ -13,8 +13,8 @@ const BASE: u64 = 12 * MIB;
 const STACK: u64 = 512 * KIB;
 /// Threads beside pool and transfers: intake, keeper, listen, page, DNS, signs, secrets.
 const OTHER_THREADS: u64 = 7;
-/// Both ways 16 KiB, and as much again for TLS.
-const HTTP_CONNECTION: u64 = 64 * KIB;
+/// 16 KiB one way and 20 the other, and twice 16 for TLS.
+const HTTP_CONNECTION: u64 = 68 * KIB;
 /// Its buffers.
 const REDIS_CONNECTION: u64 = 16 * KIB;
 /// A job in memory whose input has gone: 1 KiB measured, three more for long texts of its message.

@@ -531,7 +531,7 @@ impl Reader<'_> {
         Ok((fal_key, bot_token))
     }
 
-    /// `PATTERN=N,PATTERN=N` in the order given; `off` or `0` for none.
+    /// `PATTERN=N,PATTERN=N` in the order given; `off` or `0` for none. Of a pattern given twice the first counts.
     fn model_limits(&self) -> Result<Option<String>, ConfigError> {
         let all = self.list("model-limit", |text| {
             if matches!(text, "off" | "0") {
@@ -553,10 +553,16 @@ impl Reader<'_> {
         if all.len() > 1 && all.contains(&None) {
             return Err(flag("model-limit").refuse("off stands alone"));
         }
-        let all: Vec<String> = all.into_iter().flatten().collect();
-        Ok(Some(match all.is_empty() {
+        let pattern = |limit: &str| limit.split('=').next().map(str::to_owned);
+        let mut kept: Vec<String> = Vec::new();
+        for limit in all.into_iter().flatten() {
+            if !kept.iter().any(|other| pattern(other) == pattern(&limit)) {
+                kept.push(limit);
+            }
+        }
+        Ok(Some(match kept.is_empty() {
             true => "off".to_owned(),
-            false => all.join(","),
+            false => kept.join(","),
         }))
     }
 

@@ -804,6 +804,18 @@ fn the_example_of_the_environment_file_lists_every_variable_with_its_default() {
 }
 
 #[test]
+fn of_a_models_pattern_given_twice_the_first_counts() {
+    for (given, kept) in [
+        ("fal-ai/*=1,fal-ai/*=2", "fal-ai/*=1"),
+        ("a/b=3,*=1,a/b=3,*=2", "a/b=3,*=1"),
+        ("a/b=3,a/*=3", "a/b=3,a/*=3"),
+    ] {
+        let config = set([("FAL_WORKER_MODEL_LIMITS", given)]).unwrap();
+        assert_eq!(config.shared, [("model_limits", kept.to_owned())]);
+    }
+}
+
+#[test]
 fn a_bot_token_has_the_form_of_the_api_page() {
     let secret = "A".repeat(30);
     for (token, fits) in [

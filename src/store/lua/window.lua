@@ -12,7 +12,8 @@
 -- window of which nothing is known (job::window says the same).
 local overhang, unknown_size = 2, 4
 
--- What `config` says: {size (nil: any number), auto, limits of models {pattern, most} in their order}.
+-- What `config` says: {size (nil: any number), auto, limits of models {pattern, most} in their order}. A pattern that
+-- is given once more counts nothing, as the first that matches counts: it would find places where the first has none.
 local function fal_settings(ns)
   local c = redis.call('HMGET', ns .. ':config', 'fal_concurrency', 'model_limits')
   local w = {auto = c[1] == 'auto', limits = {}}
@@ -22,8 +23,10 @@ local function fal_settings(ns)
     local n = tonumber(c[1] or '') or 0
     if n > 0 then w.size = n + overhang end
   end
+  local seen = {}
   for pattern, most in string.gmatch(c[2] or '', '([^=,]+)=(%d+)') do
-    w.limits[#w.limits + 1] = {pattern = pattern, most = tonumber(most)}
+    if not seen[pattern] then w.limits[#w.limits + 1] = {pattern = pattern, most = tonumber(most)} end
+    seen[pattern] = true
   end
   w.any = w.size ~= nil or #w.limits > 0
   return w

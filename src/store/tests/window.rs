@@ -180,6 +180,27 @@ fn a_model_that_is_full_blocks_nobody_and_its_users_take_turns() {
 }
 
 #[test]
+fn a_pattern_given_twice_is_one_limit_and_nobody_claims_in_vain() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "model_limits", "fal-ai/veo*=1,fal-ai/veo*=2");
+    apply(&one);
+    let all = ["a", "b", "c"].map(|id| video(id, ""));
+    come(&bench, &one, &all);
+    let mut running = one.claim_one();
+    for _ in 0..3 {
+        let claim = one.session.claim(9, false).expect("claims");
+        assert!(claim.jobs.is_empty() && !claim.more);
+    }
+    let there = "model:default:fal-ai/veo*";
+    assert_eq!(bench.ready(there), ["b", "c"]);
+    assert_eq!(rings(&bench), 0);
+    one.end(&mut running, EndState::Done);
+    assert_eq!(ids(&one.claim(9)), ["b"]);
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
 fn a_place_of_a_model_serves_its_higher_priority_first() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -88,13 +88,40 @@ local function places(limit)
   return limit.free
 end
 
+-- In each priority those who wait for a place of their model and the rest of it take turns, and so do the models: where
+-- the window has no room for all of them, the backlog of one would keep the others waiting until it is gone. Kept in
+-- `window` as `turn:<priority>`: the number of the limit that was served last, doubled, and 1 if the rest is next.
+local turn_of, turn_was = {}, {}
+local function turn_in(p)
+  if not turn_of[p] then
+    turn_was[p] = tonumber(redis.call('HGET', ns .. ':window', 'turn:' .. p) or '') or 0
+    turn_of[p] = turn_was[p]
+  end
+  return turn_of[p]
+end
+
 -- The next ones of a list, the last of them first; whether more stand there, if that is known; whether they waited for
--- a place of their model: of a priority those come first, where there is one.
+-- a place of their model.
 local function next_ids(l, p, most)
-  for _, limit in ipairs(p and limited and window.limits or {}) do
+  local all = p and limited and window.limits or {}
+  for i = 1, #all do
+    local at = (math.floor(turn_in(p) / 2) + i - 1) % #all + 1
+    local limit = all[at]
     if places(limit) > 0 then
-      local id = others.first_of_model(ns, p, limit.pattern)
-      if id then return {id}, false, true end
+      local rest_is_next = turn_of[p] % 2 == 1
+      if rest_is_next and redis.call('EXISTS', ns .. ':ready:' .. others.standing_in(p, limit.pattern)) == 1 then
+        local id = redis.call('RPOP', KEYS[l])
+        if id then
+          turn_of[p] = turn_of[p] - 1
+          return {id}
+        end
+        rest_is_next = false
+      end
+      local id = not rest_is_next and others.first_of_model(ns, p, limit.pattern)
+      if id then
+        turn_of[p] = 2 * at + 1
+        return {id}, false, true
+      end
     end
   end
   if limited or most == 1 then return {redis.call('RPOP', KEYS[l]) or nil} end
@@ -121,8 +148,11 @@ local function held_back(id, job, p, r, waited)
     return true
   end
   local limit = others.limit_of(window, r.model)
-  if limit and places(limit) <= 0 then
-    others.hold_for_model(ns, p, user, id, limit.pattern, fair)
+  local begun = r.started_at or r.rated
+  -- Behind those who wait already: its list has its turn before them, not it.
+  if limit and (places(limit) <= 0 or (turn_of[p] and not waited and not begun
+    and redis.call('EXISTS', ns .. ':ready:' .. others.standing_in(p, limit.pattern)) == 1)) then
+    others.hold_for_model(ns, p, user, id, limit.pattern, fair, begun)
     if user then others.pass_turn(ns, p, user, id, false) end
     return true
   end
@@ -232,15 +262,16 @@ local function take(id, p, waited)
 end
 
 -- Who waits for a place of this model and is first there comes out when his time is over, place or not: while the
--- places go to others nobody else looks there. So does what does not wait any more. Gives whether some are left.
-local function take_lapsed(limit)
+-- places go to others nobody else looks there. So does what does not wait any more. `most`: with how many jobs in all
+-- it is enough. Gives whether some are left.
+local function take_lapsed(limit, most)
   for l = 2, 4 do
     local list = ns .. ':ready:' .. others.standing_in(names[l], limit.pattern)
     while true do
       local id = redis.call('LINDEX', list, -1)
       local r = id and redis.pcall('HMGET', ns .. ':job:' .. id, 'state', 'expires_at')
       if not id or r.err or (r[1] == 'queued' and now <= (tonumber(r[2] or '') or math.huge)) then break end
-      if #jobs >= n or looked >= 64 then return true end
+      if #jobs >= most or looked >= 64 then return true end
       others.first_of_model(ns, names[l], limit.pattern)
       take(id, names[l], true)
     end
@@ -252,8 +283,9 @@ local lapsed = false
 for l = 1, lists do
   local p = names[l]
   if l == 2 then
-    -- It needs no more than to be told: as in `resume`, that goes first.
-    for _, limit in ipairs(limits) do lapsed = take_lapsed(limit) or lapsed end
+    -- It needs no more than to be told, and one a claim goes first; not a whole night's: `high` would wait for them.
+    local most = math.min(n, #jobs + 1)
+    for _, limit in ipairs(limits) do take_lapsed(limit, most) end
   elseif p == 'default' and low_after > 0 and not only_default then
     -- Those of a model that is full keep others waiting whom `default` does not show.
     if #limits > 0 or redis.call('EXISTS', KEYS[4], KEYS[3]) == 2 then age_low() end
@@ -268,7 +300,11 @@ for l = 1, lists do
     if #left_list > 0 then pass_turns(p) end
   end
 end
+for _, limit in ipairs(limits) do lapsed = take_lapsed(limit, n) or lapsed end
 more = more or lapsed
+for p, turn in pairs(turn_of) do
+  if turn ~= turn_was[p] then redis.call('HSET', ns .. ':window', 'turn:' .. p, turn) end
+end
 if #claims > 2 then redis.call(unpack(claims)) end
 
 -- What no claim may take now is no reason to come again: who makes room for it rings.

@@ -1,8 +1,13 @@
 -- models_line: shared by the scripts that move jobs into the lists of a limit of models, or out of them (see window).
 
--- Puts a job where it waits for a place of its model; in its own priority it stands no more.
-local function hold_for_model(ns, p, user, id, pattern, fair)
+-- Puts a job where it waits for a place of its model; in its own priority it stands no more. `front`: it has had its
+-- turn before, and stands beside its user's as whatever comes back.
+local function hold_for_model(ns, p, user, id, pattern, fair, front)
   redis.call('HSET', ns .. ':job:' .. id, 'behind', pattern)
+  if front then
+    redis.call('RPUSH', ns .. ':ready:' .. model_priority(p, pattern), id)
+    return
+  end
   enter(ns, model_priority(p, pattern), user, id, fair)
 end
 

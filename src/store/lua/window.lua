@@ -2,11 +2,12 @@
 -- together keep at fal (the submit window), and how many of some models.
 --   at_fal               set of the ids of jobs that are at fal, or in the hands of somebody who submits them
 --   at_fal:<pattern>     those of them whose model a limit counts (config `model_limits`, the first that matches)
---   window               hash: `size` of the window where it is found out (config `fal_concurrency` is `auto`)
+--   window               hash: `size` of the window where it is found out (config `fal_concurrency` is `auto`); whose
+--                        turn it is (see claim_full)
 -- A record's field `at_fal` says that it stands there: the pattern, or '' for none. So leaving costs nothing
 -- where no such limit is set. What waits for a place of its model has `behind`, the pattern; it stands in lists
 -- of a priority of its own (`ready:model:<priority>:<pattern>`, with turns and lines as in any other), which a
--- claim serves before those of its priority as soon as there is a place, and never looks at before.
+-- claim serves in turn with those of its priority as soon as there is a place, and never looks at before.
 
 -- Requests kept waiting at fal, so that no slot stands idle between an end and the next submit; and the size of a
 -- window of which nothing is known (job::window says the same).

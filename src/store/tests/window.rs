@@ -272,6 +272,102 @@ fn whose_time_is_over_while_its_model_has_no_place_is_told_all_the_same() {
 }
 
 #[test]
+fn of_those_whose_time_is_over_one_goes_before_high_and_the_others_after_all_priorities() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "model_limits", "fal-ai/veo*=1");
+    apply(&one);
+    let late = ["l1", "l2", "l3", "l4"].map(|id| video(id, ""));
+    come(&bench, &one, &[video("running", "")]);
+    come(&bench, &one, &late);
+    let _running = one.claim_one();
+    assert!(one.claim(9).is_empty());
+    for id in ["l1", "l2", "l3", "l4"] {
+        bench.ask::<()>(&format!("HSET t:job:{id} expires_at 1"));
+    }
+    let urgent = job("urgent", r#""priority":"high""#);
+    come(&bench, &one, &[urgent, job("other", "")]);
+    let claim = one.session.claim(2, false).expect("claims");
+    let found: Vec<String> = claim.jobs.iter().map(|job| job.id.to_string()).collect();
+    assert_eq!(
+        (found, claim.more),
+        (vec!["l1".into(), "urgent".into()], true)
+    );
+    assert_eq!(ids(&one.claim(3)), ["l2", "other", "l3"]);
+    assert_eq!(ids(&one.claim(3)), ["l4"]);
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
+fn what_comes_back_to_a_model_that_is_full_stands_before_those_that_never_began() {
+    for user in ["", r#""user_id":"a""#] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        set(&bench, "model_limits", "fal-ai/veo*=1");
+        apply(&one);
+        let all = ["a", "b", "c", "d"].map(|id| video(id, user));
+        come(&bench, &one, &all);
+        let flight = one.claim_one();
+        assert!(one.claim(9).is_empty());
+        one.session.give_back(&[&flight]).expect("given");
+        let mut order = vec!["a".to_owned()];
+        let mut held = one.claim_one();
+        assert!(one.claim(9).is_empty());
+        loop {
+            order.push(held.id.to_string());
+            assert!(one.audit_all(&bench, 100).is_empty());
+            one.end(&mut held, EndState::Done);
+            match one.claim(9).pop() {
+                Some(next) => held = next,
+                None => break,
+            }
+        }
+        assert_eq!(order, ["a", "b", "a", "c", "d"], "{user}");
+    }
+}
+
+/// Each claim brings one, which ends at once: where the window has room for no more.
+fn one_by_one(one: &Instance) -> Vec<String> {
+    let mut order = Vec::new();
+    while let Some(mut flight) = one.claim(1).pop() {
+        order.push(flight.id.to_string());
+        one.end(&mut flight, EndState::Done);
+    }
+    order
+}
+
+#[test]
+fn in_a_window_smaller_than_a_models_limit_its_backlog_and_the_rest_take_turns() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "model_limits", "fal-ai/veo*=1,x/y=1");
+    apply(&one);
+    let other = |id: &str| job(id, "").replace("a/b", "x/y");
+    come(&bench, &one, &[video("v0", ""), other("x0")]);
+    let _held = one.claim(2);
+    let mut entries: Vec<String> = (1..=6).map(|n| video(&format!("v{n}"), "")).collect();
+    entries.extend((1..=2).map(|n| other(&format!("x{n}"))));
+    come(&bench, &one, &entries);
+    assert!(one.claim(9).is_empty());
+    set(&bench, "model_limits", "fal-ai/veo*=9,x/y=9");
+    set(&bench, "fal_concurrency", "1");
+    apply(&one);
+    // One that comes for a model with a backlog stands behind that.
+    come(
+        &bench,
+        &one,
+        &[job("p1", ""), video("v7", ""), job("p2", ""), job("p3", "")],
+    );
+    assert_eq!(
+        one_by_one(&one),
+        [
+            "v1", "p1", "x1", "v2", "p2", "x2", "p3", "v3", "v4", "v5", "v6", "v7"
+        ]
+    );
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
 fn what_is_paid_passes_the_window_and_is_counted_at_once() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

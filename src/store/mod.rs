@@ -199,7 +199,7 @@ pub(crate) struct Claim {
     pub(crate) jobs: Vec<Box<Flight>>,
     /// More wait.
     pub(crate) more: bool,
-    /// Jobs that a limit on the rate put off for the first time.
+    /// Jobs that a limit put off for the first time.
     pub(crate) deferred: u64,
     /// When it was.
     pub(crate) now: UnixMs,

@@ -132,10 +132,23 @@ local function next_ids(l, p, most)
   return ids, more
 end
 
+-- The stream is told once in a life that a limit holds a job back.
+local function say_deferred(id, r)
+  redis.call('XADD', KEYS[8], '*', 'event', 'deferred', 'job', id, 'at', now_text, 'attempt', r.attempt or '0', 'kind',
+    'rate_limited', pair('user', r.user, pair('model', r.model, pair('meta', r.meta))))
+  deferred = deferred + 1
+end
+local function put_aside(id, job, r)
+  if r.aside_at or r.deferred_at then return end
+  redis.call('HSET', job, 'aside_at', now_text)
+  say_deferred(id, r)
+end
+
 -- Whether a limit of its model or its user holds an unpaid job back; then it stands where it waits for that.
 local function held_back(id, job, p, r, waited)
   local user = r.user
   if user and others.is_full(ns, user, slots) then
+    put_aside(id, job, r)
     local turn = redis.call('HGET', ns .. ':turns:' .. p, user)
     redis.call('HSET', job, 'state', 'waiting')
     -- In front, if it stood there before; one that comes for the first time stands behind those.
@@ -152,6 +165,7 @@ local function held_back(id, job, p, r, waited)
   -- Behind those who wait already: its list has its turn before them, not it.
   if limit and (places(limit) <= 0 or (turn_of[p] and not waited and not begun
     and redis.call('EXISTS', ns .. ':ready:' .. others.standing_in(p, limit.pattern)) == 1)) then
+    put_aside(id, job, r)
     others.hold_for_model(ns, p, user, id, limit.pattern, fair, begun)
     if user then others.pass_turn(ns, p, user, id, false) end
     return true
@@ -175,11 +189,7 @@ local function held_back(id, job, p, r, waited)
   redis.call('HSET', job, 'state', 'later', 'due_at', due)
   redis.call('ZADD', KEYS[7], due, id)
   redis.call('ZADD', ns .. ':rate:held', due, id)
-  if redis.call('HSETNX', job, 'deferred_at', now_text) == 1 then
-    redis.call('XADD', KEYS[8], '*', 'event', 'deferred', 'job', id, 'user', user, 'at', now_text, 'attempt',
-      r.attempt or '0', 'kind', 'rate_limited', pair('model', r.model, pair('meta', r.meta)))
-    deferred = deferred + 1
-  end
+  if redis.call('HSETNX', job, 'deferred_at', now_text) == 1 and not r.aside_at then say_deferred(id, r) end
   others.pass_turn(ns, p, user, id, false)
   return true
 end

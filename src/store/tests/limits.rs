@@ -57,6 +57,54 @@ fn a_user_runs_as_many_as_he_may_on_all_workers_and_his_next_starts_when_one_end
 }
 
 #[test]
+fn what_a_limit_puts_aside_says_so_once_in_its_life_and_a_full_window_is_none() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "user_concurrency", "1");
+    set(&bench, "fal_concurrency", "1");
+    set(&bench, "model_limits", "fal-ai/veo*=1");
+    apply(&one);
+    bring(&bench, &one, "a", 1, "");
+    let mut first = one.claim_one();
+    bench.push(&of("a", "a2", r#""meta":{"o":1}"#));
+    one.intake();
+    let claim = one.session.claim(9, false).expect("claims");
+    assert_eq!((claim.jobs.len(), claim.deferred), (0, 1));
+    assert_eq!(bench.events_of("a2"), ["queued", "deferred"]);
+    let events = bench.events();
+    let (_, said) = &events[events.len() - 1];
+    let field = |name: &str| said.get(name).map(String::as_str);
+    for (name, value) in [
+        ("user", "a"),
+        ("attempt", "0"),
+        ("kind", "rate_limited"),
+        ("model", "a/b"),
+        ("meta", r#"{"o":1}"#),
+    ] {
+        assert_eq!(field(name), Some(value), "{name}");
+    }
+    one.end(&mut first, EndState::Done);
+    let a2 = one.claim_one();
+    one.session.give_back(&[&a2]).expect("given");
+    let a2 = one.claim_one();
+    assert_eq!(bench.events_of("a2"), ["queued", "deferred", "started"]);
+    for id in ["v1", "v2", "v3"] {
+        bench.push(&super::window::video(id, ""));
+    }
+    one.intake();
+    // The window has room for two more: of the three one begins, one has no place of its model.
+    assert_eq!(one.claim(9).len(), 1);
+    assert_eq!(bench.events_of("v2"), ["queued", "deferred"]);
+    assert_eq!(bench.events_of("v3"), ["queued", "deferred"]);
+    bring(&bench, &one, "b", 1, "");
+    bring(&bench, &one, "c", 1, "");
+    assert_eq!(ids(&one.claim(9)), ["b1"]);
+    assert_eq!(bench.events_of("c1"), ["queued"], "the queue itself");
+    drop(a2);
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
 fn whichever_way_a_job_leaves_its_owner_unpaid_its_slot_goes_to_the_next() {
     for way in [
         "done",

@@ -93,9 +93,10 @@ for i = 1, n do
     if replaces then
       if known[1] ~= 'dead' then
         -- Its user is still being told: that life ends here, and its owner's last write finds nothing.
-        local old = redis.call('HGET', job, 'error')
+        local old = redis.call('HMGET', job, 'error', 'queued_at')
         redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now_text, 'attempt', '0', 'kind', 'invalid_job',
-          'error', old or '', 'charged', 'no', cmsgpack.unpack(who))
+          'error', old[1] or '', 'charged', 'no', 'ms', string.format('%d', math.max(0, now - (tonumber(old[2]) or now))),
+          cmsgpack.unpack(who))
         if known[3] then redis.call('HDEL', ns .. ':claims:' .. known[3], id) end
         redis.call('LREM', KEYS[5], 0, id)
         -- Of this very batch: it is on its way there.
@@ -142,7 +143,7 @@ for i = 1, n do
         redis.call('EXPIRE', job, 86400)
       end
       redis.call('XADD', KEYS[3], '*', 'event', 'failed', 'at', now_text, 'attempt', '0', 'kind', 'invalid_job',
-        'error', priority, 'charged', 'no', cmsgpack.unpack(who))
+        'error', priority, 'charged', 'no', 'ms', '0', cmsgpack.unpack(who))
     end
   end
 end

@@ -48,6 +48,14 @@ fn intake_makes_records_in_the_order_of_priorities_and_a_not_before_waits() {
     );
     assert_eq!(bench.field("n", "due_at").as_deref(), Some("4000000000000"));
     assert_eq!(bench.events_of("bad"), ["failed"]);
+    let bad = bench
+        .events()
+        .into_iter()
+        .find(|(_, event)| event["job"] == "bad");
+    assert_eq!(
+        bad.expect("its end").1.get("ms").map(String::as_str),
+        Some("0")
+    );
     assert!(bench.events_of("told").is_empty());
     assert_eq!(bench.events_of("h"), ["queued", "duplicate"]);
     let (_, queued) = &bench.events()[1];
@@ -163,6 +171,9 @@ fn a_valid_job_takes_the_place_of_an_invalid_one_of_the_same_batch() {
     assert_eq!(bench.ready("default"), ["x"]);
     // What lies there passes all limits and a pause.
     assert_eq!(bench.ready("resume"), Vec::<String>::new());
+    let (name, failed) = &bench.events()[0];
+    let ms = failed.get("ms").map(String::as_str);
+    assert_eq!((name.as_str(), ms), ("failed", Some("0")));
 }
 
 #[test]

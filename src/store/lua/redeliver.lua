@@ -6,7 +6,7 @@
 --        file nor a result of it is known), gone
 -- CALLER View::redeliver
 local r = redis.call('HMGET', KEYS[1], 'state', 'v', 'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta',
-  'echoes')
+  'echoes', 'attempt')
 local state = r[1]
 if not state then return {'gone', ''} end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'ok', state} end
@@ -16,7 +16,7 @@ if not r[5] and (not r[3] or r[3] == '[]') then return {'nothing', state} end
 -- Without memory Redis refuses this, and nothing has happened.
 local now = now_ms()
 local set = {'HSET', KEYS[2], 'v', ARGV[1], 'state', 'queued', 'phase', 'delivering', 'redelivers', ARGV[2],
-  'sent_to', ARGV[4], 'priority', 'default', 'attempt', 0, 'life', 1, 'max_attempts', 1, 'charged', 'no',
+  'sent_to', ARGV[4], 'priority', 'default', 'attempt', r[10] or 0, 'life', 1, 'max_attempts', 1, 'charged', 'no',
   'queued_at', now, 'started_at', now, 'completed_at', now, 'chat', ARGV[5]}
 for i, field in ipairs({'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta', 'echoes'}) do
   local value = r[i + 2]

@@ -336,6 +336,7 @@ fn a_redelivery_is_a_delivery_of_its_own_whatever_becomes_of_the_first_record() 
         ("file_ids", r#"["A","B"]"#),
         ("file_kinds", r#"["0:photo","2:video"]"#),
         ("meta", r#"{"o":1}"#),
+        ("attempt", "2"),
     ] {
         bench.ask::<()>(&format!("HSET t:job:d {field} {value}"));
     }
@@ -360,6 +361,7 @@ fn a_redelivery_is_a_delivery_of_its_own_whatever_becomes_of_the_first_record() 
         let target = flight.target.as_ref().expect("a chat");
         assert!(target.protect_content);
         assert_eq!(flight.phase, Phase::Delivering);
+        assert_eq!(flight.attempt, 2, "what was paid for it");
         assert_eq!(flight.meta.as_deref(), Some(r#"{"o":1}"#));
         assert!(flight.request.is_none() && flight.result.is_some());
     };

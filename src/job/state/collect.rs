@@ -5,7 +5,7 @@ use super::*;
 /// How often a result is asked for again although its cancel was asked for: some seconds.
 const CANCEL_TRIES: u32 = 3;
 /// How many failures of fal's own in place of the result are believed, where its status called the request failed.
-const IN_PLACE: u32 = 3;
+pub(super) const IN_PLACE: u32 = 3;
 /// And for how long they are asked again where it did not: no result is kept at fal for longer.
 const KEPT_AT_FAL: Duration = Duration::from_secs(3600);
 
@@ -110,17 +110,25 @@ fn believed(flight: &mut Flight, failed: Failure, moment: Moment) -> Failure {
     });
     in_place.times += 1;
     in_place.last = failed.clone();
-    let (kind, remedy) = match flight.broke {
-        Some(broke) if in_place.times >= IN_PLACE => broke,
-        _ if since(in_place.since, moment.now) >= KEPT_AT_FAL => (failed.kind, Remedy::Final),
+    let (kind, remedy, charged) = match flight.broke {
+        Some((kind, remedy)) if in_place.times >= IN_PLACE => (kind, remedy, failed.charged),
+        _ if since(in_place.since, moment.now) >= KEPT_AT_FAL => {
+            (failed.kind, Remedy::Final, perhaps(failed.charged))
+        }
         _ => return failed,
     };
     flight.verdicts = VERDICTS; // it was asked again already
     Failure {
         kind,
         remedy,
+        charged,
         ..failed
     }
+}
+
+/// Nobody said that the request failed: a front that was in trouble for long may have hidden a good result.
+pub(super) fn perhaps(charged: Charged) -> Charged {
+    charged.max(Charged::Unknown)
 }
 
 /// Why nobody waits any longer for a result that cannot be read: a cancel is not to hang on a hiccup, nor to be

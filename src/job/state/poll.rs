@@ -134,12 +134,13 @@ fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
     if let Some(cancelling) = flight.cancelling {
         return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
     }
-    if let Some(in_place) = flight.in_place.take() {
-        // There was no result to be lost: what stood in its place is the job's end.
-        let failed = Failure {
-            remedy: Remedy::Final,
-            ..in_place.last
-        };
+    if let Some(in_place) = flight.in_place.take().filter(|it| it.times >= IN_PLACE) {
+        // There was no result to be lost, as far as anybody saw: what stood in its place is the job's end.
+        let mut failed = in_place.last;
+        failed.remedy = Remedy::Final;
+        if flight.broke.is_none() {
+            failed.charged = perhaps(failed.charged);
+        }
         return fail(flight, failed, moment);
     }
     let mut failure = failure(Kind::Unavailable, text, Charged::Yes);

@@ -25,7 +25,12 @@ pub struct Brought {
     pub at: Option<UnixMs>,
     /// How often the file under way was said to be missing.
     pub missing: u32,
+    /// Earlier owners have said that it waits for its files.
+    pub is_told: bool,
 }
+
+/// The failure of a file begins with this: in a record that waits, or has just waited, it says for what.
+pub(crate) const OF_A_FILE: &str = "input_files.";
 
 #[derive(Serialize, Deserialize)]
 struct Recorded {
@@ -104,11 +109,17 @@ pub(crate) fn begin(flight: &mut Flight) -> Change {
 pub(crate) fn all_brought(flight: &mut Flight, now: UnixMs) -> Change {
     flight.step_tries = 0;
     let mut text = None;
+    let mut patch = Patch::default().del(&["crashes"]);
     if let Some(order) = &mut flight.order {
         order.brought.at = Some(now);
         text = order.brought.to_text();
+        if std::mem::take(&mut order.brought.is_told) {
+            // That is over; what comes next is told, and waited for, anew.
+            flight.tries = 0;
+            patch = patch.del(&["tries", "error", "kind"]);
+        }
     }
-    let patch = Patch::default().set_some("inputs", text).del(&["crashes"]);
+    let patch = patch.set_some("inputs", text);
     // By way of the pool: the submit needs a place at fal, and a direct call other threads.
     save(patch, Next::In(Duration::ZERO))
 }

@@ -8,7 +8,7 @@ use super::{REDIS_AWAY, Worker, rotation};
 use crate::http::Spooled;
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::Flight;
-use crate::job::inputs::{self, KEPT};
+use crate::job::inputs::{self, KEPT, OF_A_FILE};
 use crate::job::state::{self, Next};
 use crate::job::{Charged, Phase};
 use crate::report;
@@ -71,7 +71,10 @@ impl Drop for UnderWay<'_> {
 
 /// Why there is no URL yet.
 enum Trouble {
+    /// For a moment, or for Redis.
     Wait(Duration),
+    /// Whoever has to be asked is not to be asked before.
+    Away(Duration, &'static str),
     /// Perhaps gone, perhaps only not there now.
     Missing,
     Failed(Failure),
@@ -123,6 +126,10 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
             Err(trouble) => {
                 let failure = match trouble {
                     Trouble::Failed(failure) => failure,
+                    Trouble::Away(wait, text) => Failure {
+                        retry_after: Some(wait),
+                        ..failure(Kind::Unavailable, Remedy::RetryStep, text)
+                    },
                     Trouble::Missing | Trouble::Wait(_) => {
                         order.brought.missing += 1;
                         let text = "Telegram no longer has this file, or it is not this bot's";
@@ -138,7 +145,7 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
                         }
                     }
                 };
-                let text = format!("input_files.{place}: {}", failure.text);
+                let text = format!("{OF_A_FILE}{place}: {}", failure.text);
                 let failure = Failure { text, ..failure };
                 let change = state::inputs_failed(flight, failure, worker.moment());
                 return worker.record(flight, change);
@@ -227,7 +234,7 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
         NoFile::Missing => Trouble::Missing,
         NoFile::TooBig => final_failure(Kind::FileTooBig, "the file is over 20 MB"),
         NoFile::Local(text) => final_failure(Kind::Telegram, &text),
-        NoFile::Wait(wait) => Trouble::Wait(wait),
+        NoFile::Wait(wait) => Trouble::Away(wait, "Telegram has been asked too often"),
         NoFile::Away(refusal) => {
             let text = format!("Telegram: {refusal}");
             Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text))
@@ -237,7 +244,7 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
                 return Trouble::Wait(SOON);
             }
             worker.tools.telegram_outage.failed(&text);
-            Trouble::Wait(OPERATOR_WAIT)
+            Trouble::Away(OPERATOR_WAIT, "Telegram refuses the bot")
         }
     }
 }
@@ -246,7 +253,13 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
 fn enter(worker: &Worker, service: Service) -> Result<Inside<'_>, Trouble> {
     match worker.tools.gate.enter(service, false, Instant::now()) {
         Entry::Go(inside) | Entry::Probe(inside) => Ok(inside),
-        Entry::Wait(wait) => Err(Trouble::Wait(wait.max(UNDER_WAY))),
+        Entry::Wait(wait) => {
+            let away = match service {
+                Service::Telegram { .. } => "Telegram is away",
+                Service::Fal | Service::Storage => "fal's storage is away",
+            };
+            Err(Trouble::Away(wait.max(UNDER_WAY), away))
+        }
     }
 }
 

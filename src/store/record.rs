@@ -6,7 +6,7 @@ use super::wire::Words;
 use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, ResultIn, Token};
-use crate::job::inputs::Brought;
+use crate::job::inputs::{Brought, OF_A_FILE};
 use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
@@ -310,6 +310,8 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
     if fields.take("via").as_deref() == Some("direct") {
         flight.via = Via::Direct;
     }
+    let why = flight.failure.as_ref().map_or("", |(_, why)| why);
+    let waited_for_files = why.starts_with(OF_A_FILE);
     match parsed {
         Some(spec) => {
             flight.target = spec.telegram.map(Arc::new);
@@ -317,7 +319,10 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
                 flight.order = Some(Box::new(Order {
                     input: spec.input,
                     switches: spec.fal,
-                    brought: Brought::parse(&inputs, spec.files.len()),
+                    brought: Brought {
+                        is_told: waited_for_files,
+                        ..Brought::parse(&inputs, spec.files.len())
+                    },
                     files: spec.files,
                 }));
                 flight.entry = entry;

@@ -448,12 +448,65 @@ fn a_storage_that_is_away_is_told_once_and_delays_nothing_else() {
     for n in 0..10 {
         world.wait_state(&format!("without{n}"), "done");
     }
-    assert!(names.iter().all(|name| world.state(name) == "running"));
+    let waits = |state: &str| state == "running" || state == "later";
+    assert!(names.iter().all(|name| waits(&world.state(name))));
     let asked = world.sandbox.faults.fired(rule);
     assert!((5..40).contains(&asked), "{asked} times");
     world.sandbox.faults.clear();
     assert_eq!(world.wait_ended(&names, SOON), ["done"; 8]);
     assert_eq!(daemon.logged("fal storage"), 2, "away, and back");
+    world.assert_clean();
+}
+
+#[test]
+fn jobs_whose_files_wait_leave_the_window_to_those_that_fal_can_have() {
+    let mut world = World::new();
+    let rule = world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.initiate", Fault::Html502));
+    let _daemon = world.daemon(&["--threads", "4", "--fal-concurrency", "2"]);
+    let names: Vec<String> = (0..4).map(|n| format!("with{n}")).collect();
+    for (seed, name) in names.iter().enumerate() {
+        let id = photo(&world, seed as u64);
+        world.push(
+            job(name)
+                .with("input_files", json!({"image_url": id}))
+                .json(),
+        );
+    }
+    eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n >= 4);
+    world.push_all(
+        &(0..6)
+            .map(|n| job(&format!("p{n}")).json())
+            .collect::<Vec<_>>(),
+    );
+    let others: Vec<String> = (0..6).map(|n| format!("p{n}")).collect();
+    assert_eq!(world.wait_ended(&others, SOON), ["done"; 6]);
+    // One is cancelled where it waits; however often it tried, the stream was told once.
+    let tries = |world: &mut World| -> Vec<u32> {
+        let tries = names.iter().map(|name| world.record(name).remove("tries"));
+        tries.map(|n| n.map_or(0, |n| n.parse().unwrap())).collect()
+    };
+    eventually(
+        SOON,
+        || tries(&mut world),
+        |all| all.iter().all(|n| *n >= 2),
+    );
+    world.cli(&["cancel", "with0"]).output().unwrap();
+    assert_eq!(world.wait_ended(&names[..1], SOON), ["cancelled"]);
+    for name in &names {
+        let events = world.events_of(name);
+        let told = events.iter().filter(|event| event["event"] == "retrying");
+        assert_eq!(told.count(), 1, "{name}");
+    }
+    world.sandbox.faults.clear();
+    assert_eq!(world.wait_ended(&names[1..], SOON), ["done"; 3]);
+    for name in &names[1..] {
+        assert_eq!(world.record(name)["attempt"], "1");
+        assert_eq!(submits_of(&world, name), 1);
+    }
+    assert_eq!(submits_of(&world, "with0"), 0);
     world.assert_clean();
 }
 

@@ -5,6 +5,12 @@ use super::*;
 
 /// A first poll that is due within this time is made at once: parking the job would take as long.
 const AT_ONCE: Duration = Duration::from_millis(2);
+/// The first of the waits in `later`, which double.
+const LATER: Duration = Duration::from_secs(2);
+/// A job whose files wait no longer than this keeps its place at fal, and its user's slot.
+const KEEPS_ITS_PLACE: Duration = Duration::from_secs(1);
+/// Longest time between two looks whether files can be brought.
+const INPUTS_APART: Duration = Duration::from_secs(30);
 
 /// What may keep a job from being submitted at all, looked at right before the submit.
 pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
@@ -143,14 +149,18 @@ pub(super) fn later(
         return cancel_unsubmitted(flight, moment);
     }
     let cap = Duration::from_secs(60);
-    let mut wait = backoff(flight.tries, Duration::from_secs(2), cap, moment.random)
-        .max(Duration::from_secs(1));
+    let mut wait = backoff(flight.tries, LATER, cap, moment.random).max(Duration::from_secs(1));
     wait = wait
         .max(failure.retry_after.unwrap_or_default())
         .max(least.unwrap_or_default());
     if matches!(failure.kind, Kind::NoBalance | Kind::Auth) {
         wait = wait.max(Duration::from_secs(30));
     }
+    let_go(flight, failure, wait)
+}
+
+/// Lets go of the job for so long.
+fn let_go(flight: &mut Flight, failure: Failure, wait: Duration) -> Change {
     flight.tries = flight.tries.saturating_add(1);
     let known = flight.request.clone();
     let mut patch = Patch::default()
@@ -211,6 +221,34 @@ pub fn inputs_failed(flight: &mut Flight, failure: Failure, moment: Moment) -> C
         _ if matches!(failure.kind, Kind::NoBalance | Kind::Auth) => {
             later(flight, failure, None, moment)
         }
-        Remedy::RetryStep | Remedy::TryAnew => retry_step(flight, &failure, moment),
+        // Perhaps gone: how often it was missing is known here alone.
+        _ if failure.kind == Kind::InvalidInput => retry_step(flight, &failure, moment),
+        Remedy::RetryStep | Remedy::TryAnew => inputs_wait(flight, failure, moment),
     }
+}
+
+/// A moment is waited out here. In a longer one fal could have another job: this one gives its places back and
+/// waits in `later`, where it comes from to look once more. The stream and the log are told of it once.
+fn inputs_wait(flight: &mut Flight, failure: Failure, moment: Moment) -> Change {
+    if flight.tries == 0 {
+        let change = retry_step(flight, &failure, moment);
+        if matches!(change.next, Next::In(wait) if wait <= KEEPS_ITS_PLACE) {
+            return change;
+        }
+    }
+    if flight.cancel_asked {
+        return cancel_unsubmitted(flight, moment);
+    }
+    // What all of them are told to wait is no reason to come all at once.
+    let apart = backoff(flight.tries, LATER, INPUTS_APART, moment.random);
+    let wait = failure.retry_after.unwrap_or_default() + apart.max(KEEPS_ITS_PLACE);
+    let is_told = (flight.order.as_ref()).is_some_and(|order| order.brought.is_told);
+    let mut change = let_go(flight, failure, wait);
+    if let Some(Write::Later { patch, .. }) = &mut change.write
+        && is_told
+    {
+        patch.events.clear();
+        change.say = Say::Nothing;
+    }
+    change
 }

@@ -52,6 +52,12 @@ fn files_that_cannot_be_brought_to_fal_cost_nothing_and_what_passes_is_waited_fo
         assert_eq!((change.write, waits.phase), (None, Phase::Submitting));
         assert_eq!((waits.attempt, waits.charged), (0, Charged::No));
     }
+    // A file that is perhaps gone is asked for again by the one who counts how often it was.
+    let mut missing = flight(Phase::Submitting);
+    missing.tries = 3;
+    let failure = failed(Kind::InvalidInput, Remedy::RetryStep, Charged::No);
+    let change = inputs_failed(&mut missing, failure, at(10));
+    assert!(matches!(change.next, Next::In(_)), "{change:?}");
     // Only the operator ends these: the job is let go meanwhile.
     for kind in [Kind::NoBalance, Kind::Auth] {
         let mut rests = flight(Phase::Submitting);
@@ -67,6 +73,54 @@ fn files_that_cannot_be_brought_to_fal_cost_nothing_and_what_passes_is_waited_fo
     let failure = failed(Kind::InvalidInput, Remedy::Final, Charged::No);
     let change = inputs_failed(&mut gone, failure, at(10));
     assert_telling(&gone, &change, Kind::InvalidInput, Charged::No);
+}
+
+#[test]
+fn whose_files_wait_for_longer_than_a_moment_lets_go_of_its_place() {
+    let away = || failed(Kind::Unavailable, Remedy::RetryStep, Charged::No);
+    let mut waits = flight(Phase::Submitting);
+    let mut steps = 0;
+    let (wait, patch) = loop {
+        let change = inputs_failed(&mut waits, away(), at(10));
+        match (change.next, change.write) {
+            (Next::In(wait), None) => assert!(wait <= Duration::from_secs(1)),
+            (Next::Over, Some(Write::Later { wait, patch, .. })) => break (wait, patch),
+            other => panic!("{other:?}"),
+        }
+        steps += 1;
+        assert!(steps < 5);
+    };
+    assert!(wait >= Duration::from_secs(1));
+    assert_eq!((waits.attempt, waits.charged), (0, Charged::No));
+    let names: Vec<&str> = patch.events.iter().map(|event| event.name).collect();
+    assert_eq!(names, ["retrying"]);
+    // Its next owner gives it no second time before it lets go.
+    let mut again = flight(Phase::Submitting);
+    again.tries = waits.tries;
+    let change = inputs_failed(&mut again, away(), at(10));
+    assert!(
+        matches!(change.write, Some(Write::Later { .. })),
+        "{change:?}"
+    );
+    // So does one that is told when to come, and not all of them come then.
+    let waits = [0.0, 0.9].map(|random| {
+        let mut told = flight(Phase::Submitting);
+        let failure = Failure {
+            retry_after: Some(Duration::from_secs(7)),
+            ..away()
+        };
+        let moment = Moment { random, ..at(10) };
+        match inputs_failed(&mut told, failure, moment).write {
+            Some(Write::Later { wait, .. }) => wait,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(waits[0] >= Duration::from_secs(7) && waits[1] > waits[0]);
+    // Nobody wants it any more.
+    let mut unwanted = flight(Phase::Submitting);
+    (unwanted.tries, unwanted.cancel_asked) = (1, true);
+    let change = inputs_failed(&mut unwanted, away(), at(10));
+    assert_telling(&unwanted, &change, Kind::Cancelled, Charged::No);
 }
 
 #[test]

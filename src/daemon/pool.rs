@@ -4,6 +4,7 @@
 use super::health::{Failed, Liveness, Pulling};
 use super::metrics::Queues;
 use super::scheduler::{Permit, Scheduler, Stage, Work};
+use super::stop::give_back_all;
 use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::job::{JobId, Phase};
@@ -206,6 +207,7 @@ impl Engine {
         let (room, paid_room) = self.scheduler.rooms();
         // New jobs wait in Redis while fal is away, not here, where a crash would make them doubtful.
         let fal_is_away = !self.fal_answers(worker);
+        self.hand_back(worker, fal_is_away);
         if !fal_is_away {
             self.scheduler.place_is_free(); // it may have come back just now
         }
@@ -300,6 +302,27 @@ impl Engine {
         }
         // Their order is that of their priorities; this thread takes the first of them.
         self.scheduler.claimed(flights.into_iter());
+    }
+
+    /// Gives back what is claimed and not begun while fal is away: from where another worker stands it may be there.
+    /// This one asks for no new job before its breaker has closed. What Redis may have taken is never begun here: it
+    /// is given back until Redis says what became of it.
+    fn hand_back(&self, worker: &Worker, fal_is_away: bool) {
+        let flights = self.scheduler.take_claimed(fal_is_away);
+        if flights.is_empty() {
+            return;
+        }
+        let whole: Vec<&Flight> = flights.iter().map(|flight| &**flight).collect();
+        if give_back_all(&worker.session, &whole).is_err() {
+            return self.scheduler.are_returning(flights);
+        }
+        for flight in &flights {
+            self.scheduler.over(&flight.id, flight.bytes());
+        }
+        worker
+            .tools
+            .in_flight
+            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
     }
 
     /// Whether a claim may be under way, whose jobs Redis knows and memory does not.

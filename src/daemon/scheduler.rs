@@ -63,6 +63,8 @@ struct Inner {
     finishing: BinaryHeap<Reverse<Parked>>,
     polls: BinaryHeap<Reverse<Parked>>,
     claimed: VecDeque<Box<Flight>>,
+    /// Claimed jobs on their way back, of which it is not known whether Redis has taken them: never begun here.
+    returning: Vec<Box<Flight>>,
     /// Flights whose bytes move, or that wait for it: the transfers' channel cannot be looked into.
     transferring: HashMap<JobId, Snapshot>,
     /// From when on the one permit to pull may be taken; `None` while a thread has it.
@@ -117,6 +119,7 @@ impl Scheduler {
                 finishing: BinaryHeap::new(),
                 polls: BinaryHeap::new(),
                 claimed: VecDeque::new(),
+                returning: Vec::new(),
                 transferring: HashMap::new(),
                 permit: Some(Instant::now()),
                 wants_room: false,
@@ -432,6 +435,22 @@ impl Scheduler {
         self.waiting.store(inner.claimed.len(), Ordering::Release);
     }
 
+    /// Takes what is claimed and not begun, to be given back; `all`, or only what should have gone back before.
+    pub(crate) fn take_claimed(&self, all: bool) -> Vec<Box<Flight>> {
+        let mut inner = self.lock();
+        let mut out = std::mem::take(&mut inner.returning);
+        if all {
+            out.extend(inner.claimed.drain(..));
+            self.waiting.store(0, Ordering::Release);
+        }
+        out
+    }
+
+    /// Redis may have them back, or not.
+    pub(crate) fn are_returning(&self, flights: Vec<Box<Flight>>) {
+        self.lock().returning.extend(flights);
+    }
+
     /// Whether the last claim left jobs behind in Redis.
     pub(crate) fn left_behind(&self, more: bool) {
         let mut inner = self.lock();
@@ -577,7 +596,8 @@ impl Scheduler {
     /// Takes everything that is parked or not begun, to be given back.
     pub(crate) fn drain(&self) -> Vec<Box<Flight>> {
         let mut inner = self.lock();
-        let mut out: Vec<Box<Flight>> = inner.claimed.drain(..).collect();
+        let mut out = std::mem::take(&mut inner.returning);
+        out.extend(inner.claimed.drain(..));
         let mut parked: Vec<Parked> = inner.polls.drain().map(|Reverse(parked)| parked).collect();
         parked.sort_unstable();
         out.extend(parked.into_iter().map(|parked| parked.flight));
@@ -591,7 +611,8 @@ impl Scheduler {
         let parked = inner.finishing.iter().chain(inner.polls.iter());
         let flights = parked
             .map(|Reverse(parked)| &parked.flight)
-            .chain(inner.claimed.iter());
+            .chain(inner.claimed.iter())
+            .chain(inner.returning.iter());
         let moved = inner.transferring.values().map(|held| &held.token);
         flights
             .map(|flight| &flight.token)
@@ -645,6 +666,7 @@ impl Scheduler {
             .map(|Reverse(parked)| &parked.flight);
         let flights = parked
             .chain(inner.claimed.iter())
+            .chain(inner.returning.iter())
             .map(|flight| Snapshot::of(flight));
         flights
             .chain(inner.transferring.values().cloned())

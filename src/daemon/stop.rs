@@ -228,7 +228,7 @@ impl Returned {
 
 /// Gives back; what Redis has forgotten, which the keeper has no time left to notice, is written down
 /// again first.
-fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<usize, Fault> {
+pub(super) fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<usize, Fault> {
     let given = session.give_back(flights)?;
     let epoch = session.store().identity().epoch;
     let remembered: Vec<_> = flights

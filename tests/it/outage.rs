@@ -533,3 +533,28 @@ fn a_place_at_fal_that_a_failure_frees_is_taken_at_once_though_its_thread_goes_o
     assert!(middle < Duration::from_millis(30), "{waits:?}");
     world.assert_clean();
 }
+
+#[test]
+fn what_a_worker_cut_off_from_fal_has_not_begun_is_another_workers() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.fal.queue_url());
+    world.fal_url = Some(format!("http://{}", proxy.address()));
+    let cut_off = world.daemon(&["--threads", "8"]);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    let ids: Vec<String> = (0..40).map(|n| format!("j{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    // Six places at fal, and four more claimed.
+    let running = |world: &mut World| {
+        let states = ids.iter().map(|id| world.state(id));
+        states.filter(|state| state == "running").count()
+    };
+    eventually(SOON, || running(&mut world), |n| *n >= 10);
+    proxy.refuse(true);
+    proxy.cut();
+    cut_off.wait_log("fal lost");
+    drop(hold);
+    world.fal_url = None;
+    let _other = world.daemon(&["--threads", "8"]);
+    assert_eq!(world.wait_ended(&ids, SOON), ["done"; 40]);
+    assert!(!cut_off.log_text().contains("fal back"));
+}

@@ -425,6 +425,14 @@ fn a_service_that_is_away_for_a_while_delays_the_job_and_costs_no_attempt() {
     }
 }
 
+/// A job of each name, with a photo of its own.
+fn push_with_files(world: &mut World, names: &[String]) {
+    for (seed, name) in names.iter().enumerate() {
+        let files = json!({"image_url": photo(world, seed as u64)});
+        world.push(job(name).with("input_files", files).json());
+    }
+}
+
 #[test]
 fn a_storage_that_is_away_is_told_once_and_delays_nothing_else() {
     let (mut world, daemon) = World::running();
@@ -433,14 +441,7 @@ fn a_storage_that_is_away_is_told_once_and_delays_nothing_else() {
         .faults
         .add(Rule::always("fal.initiate", Fault::Html502));
     let names: Vec<String> = (0..8).map(|n| format!("with{n}")).collect();
-    for (seed, name) in names.iter().enumerate() {
-        let id = photo(&world, seed as u64);
-        world.push(
-            job(name)
-                .with("input_files", json!({"image_url": id}))
-                .json(),
-        );
-    }
+    push_with_files(&mut world, &names);
     daemon.wait_log("fal storage");
     for n in 0..10 {
         world.push(job(&format!("without{n}")).json());
@@ -467,14 +468,7 @@ fn jobs_whose_files_wait_leave_the_window_to_those_that_fal_can_have() {
         .add(Rule::always("fal.initiate", Fault::Html502));
     let _daemon = world.daemon(&["--threads", "4", "--fal-concurrency", "2"]);
     let names: Vec<String> = (0..4).map(|n| format!("with{n}")).collect();
-    for (seed, name) in names.iter().enumerate() {
-        let id = photo(&world, seed as u64);
-        world.push(
-            job(name)
-                .with("input_files", json!({"image_url": id}))
-                .json(),
-        );
-    }
+    push_with_files(&mut world, &names);
     eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n >= 4);
     world.push_all(
         &(0..6)

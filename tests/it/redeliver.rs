@@ -322,3 +322,33 @@ fn a_redelivery_survives_the_death_of_its_worker_and_its_second_send_is_counted(
     command.wait().unwrap();
     world.assert_clean();
 }
+
+#[test]
+fn a_redelivery_given_up_after_crashes_says_what_is_in_the_chat() {
+    let (mut world, mut daemon) = World::running();
+    world.push(job("a").chat(CHAT).json());
+    world.wait_state("a", "done");
+    assert_eq!(daemon.stop(), Some(0));
+    let mut command = world.cli(&["redeliver", "a"]);
+    let mut command = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let waits =
+        |world: &mut World| world.redis::<Vec<String>>(&["LRANGE", "fal:ready:resume", "0", "-1"]);
+    let made = eventually(SOON, || waits(&mut world), |ids| ids.len() == 1);
+    // As the last crash leaves it.
+    let (key, rung) = (format!("fal:job:{}", made[0]), r#"{"i":1,"m":[7001]}"#);
+    let fields = [
+        "phase", "telling", "kind", "crashed", "error", "x", "rung", rung,
+    ];
+    let set: Vec<&str> = ["HSET", &key].into_iter().chain(fields).collect();
+    let _: u64 = world.redis(&set);
+    let _next = world.daemon(&["--threads", "4"]);
+    let events = eventually(
+        SOON,
+        || redelivered(&mut world, "a"),
+        |events| !events.is_empty(),
+    );
+    assert_eq!(events[0]["message_ids"], "[7001]");
+    assert_eq!(events[0]["kind"], "crashed");
+    command.wait().unwrap();
+    assert_eq!(world.sandbox.telegram.messages(CHAT).len(), 1);
+}

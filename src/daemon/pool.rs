@@ -304,11 +304,11 @@ impl Engine {
         self.scheduler.claimed(flights.into_iter());
     }
 
-    /// Gives back what is claimed and not begun while fal is away: from where another worker stands it may be there.
+    /// Gives back what is not paid while fal is away: from where another worker stands it may be there.
     /// This one asks for no new job before its breaker has closed. What Redis may have taken is never begun here: it
     /// is given back until Redis says what became of it.
     fn hand_back(&self, worker: &Worker, fal_is_away: bool) {
-        let flights = self.scheduler.take_claimed(fal_is_away);
+        let flights = self.scheduler.take_unpaid(fal_is_away);
         if flights.is_empty() {
             return;
         }

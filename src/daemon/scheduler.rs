@@ -435,13 +435,30 @@ impl Scheduler {
         self.waiting.store(inner.claimed.len(), Ordering::Release);
     }
 
-    /// Takes what is claimed and not begun, to be given back; `all`, or only what should have gone back before.
-    pub(crate) fn take_claimed(&self, all: bool) -> Vec<Box<Flight>> {
+    /// Takes what is not paid, to be given back: claimed and not begun, or parked before its submit. `all`, or only
+    /// what should have gone back before.
+    pub(crate) fn take_unpaid(&self, all: bool) -> Vec<Box<Flight>> {
         let mut inner = self.lock();
         let mut out = std::mem::take(&mut inner.returning);
         if all {
             out.extend(inner.claimed.drain(..));
             self.waiting.store(0, Ordering::Release);
+            // Whose end somebody has asked for ends here.
+            let goes = |flight: &Flight| {
+                flight.is_unpaid()
+                    && flight.unsaved.is_empty()
+                    && !flight.closing
+                    && !flight.cancel_asked
+            };
+            if inner.polls.iter().any(|Reverse(it)| goes(&it.flight)) {
+                let parked = std::mem::take(&mut inner.polls).into_vec();
+                let (go, stay): (Vec<_>, Vec<_>) =
+                    (parked.into_iter()).partition(|Reverse(it)| goes(&it.flight));
+                inner.polls = stay.into();
+                let mut go: Vec<Parked> = go.into_iter().map(|Reverse(it)| it).collect();
+                go.sort_unstable();
+                out.extend(go.into_iter().map(|it| it.flight));
+            }
         }
         out
     }

@@ -8,7 +8,7 @@ use crate::job::flight::Flight;
 use crate::job::state::save_large;
 use crate::report;
 use crate::steps::{self, LastFlush, Tools, Worker};
-use crate::store::{Denied, Fault, Session};
+use crate::store::{Denied, Fault, Remembered, Session};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -227,14 +227,17 @@ impl Returned {
 }
 
 /// Gives back; what Redis has forgotten, which the keeper has no time left to notice, is written down
-/// again first.
+/// again first. What was given back before without an answer may have had another owner since: his word stays.
 pub(super) fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<usize, Fault> {
     let given = session.give_back(flights)?;
     let epoch = session.store().identity().epoch;
     let remembered: Vec<_> = flights
         .iter()
         .filter(|flight| flight.epoch == epoch)
-        .map(|flight| steps::Snapshot::of(flight).remembered())
+        .map(|flight| Remembered {
+            gives_way: flight.is_unpaid(),
+            ..steps::Snapshot::of(flight).remembered()
+        })
         .collect();
     if given == flights.len() || remembered.is_empty() {
         return Ok(given);

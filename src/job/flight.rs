@@ -476,6 +476,11 @@ impl Flight {
         }
     }
 
+    /// Nothing of it is paid, nor perhaps paid by this owner: a submit of which that is not known ends the claim.
+    pub(crate) fn is_unpaid(&self) -> bool {
+        self.phase == Phase::Submitting && self.request.is_none()
+    }
+
     /// Lets a result go that its own key holds: of hundreds that wait for Telegram none is to stay in memory.
     pub(crate) fn shed_result(&mut self) {
         if self.result_in == ResultIn::OwnKey && self.unsaved.is_empty() {

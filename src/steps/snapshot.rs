@@ -166,6 +166,7 @@ impl Snapshot {
             token: self.token.clone(),
             seq: self.seq,
             entry: f.entry.clone(),
+            gives_way: false,
             fields,
         }
     }

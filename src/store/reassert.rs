@@ -5,7 +5,7 @@ use super::ended::End;
 use super::wire::{Args, Words};
 use super::*;
 
-type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, Known<'a>);
+type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, bool, Known<'a>);
 
 /// The fields of one row.
 pub(super) enum Known<'a> {
@@ -21,6 +21,8 @@ pub(crate) struct Remembered {
     pub(crate) token: Token,
     pub(crate) seq: u32,
     pub(crate) entry: Option<Arc<str>>,
+    /// Nothing of it is paid: what another owner has written since, though he has let go of it, counts more.
+    pub(crate) gives_way: bool,
     pub(crate) fields: Vec<(&'static str, String)>,
 }
 
@@ -85,6 +87,7 @@ impl Session {
                         &*held.token.0,
                         held.seq,
                         held.entry.as_deref(),
+                        held.gives_way,
                         Known::Fields(&held.fields),
                     )
                 })
@@ -120,8 +123,9 @@ impl Session {
             .arg(&me.instance)
             .arg(FORMAT)
             .arg(rows.len());
-        for (id, token, seq, entry, fields) in rows {
+        for (id, token, seq, entry, gives_way, fields) in rows {
             call = call.arg(*id).arg(*token).arg(*seq).arg(entry.unwrap_or(""));
+            call = call.arg(if *gives_way { "1" } else { "" });
             match fields {
                 Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
                 Known::Kept(args) => {
@@ -145,6 +149,7 @@ impl Session {
             end.token,
             end.seq.saturating_sub(1),
             None,
+            false,
             Known::Kept(end.fields),
         );
         let answers = self.reassert_rows(&[row])?;

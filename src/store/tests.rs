@@ -61,6 +61,7 @@ fn remembered(flight: &Flight) -> Remembered {
         token: flight.token.clone(),
         seq: flight.seq,
         entry: flight.entry.clone(),
+        gives_way: false,
         fields,
     }
 }

@@ -6,6 +6,8 @@ use crate::support::tap::{At, Side, Tap};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
+use fal_worker::sandbox::media;
+use fal_worker::sandbox::telegram::Kind;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -557,4 +559,33 @@ fn what_a_worker_cut_off_from_fal_has_not_begun_is_another_workers() {
     let _other = world.daemon(&["--threads", "8"]);
     assert_eq!(world.wait_ended(&ids, SOON), ["done"; 40]);
     assert!(!cut_off.log_text().contains("fal back"));
+}
+
+/// Transfers wait in a channel that nobody can look into: what of them is unpaid goes back once its turn comes.
+#[test]
+fn what_waits_for_a_transfer_of_a_worker_cut_off_from_fal_is_another_workers() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.fal.queue_url());
+    world.fal_url = Some(format!("http://{}", proxy.address()));
+    let cut_off = world.daemon(&["--threads", "8"]);
+    let hold = world.sandbox.fal.hold("fal.put");
+    let bytes = media::png(8, 8, Some(1));
+    let telegram = &world.sandbox.telegram;
+    let picture = telegram.user_file(Kind::Photo, "file_1.jpg", bytes);
+    let with_file = job("f").with("input_files", json!({"image_url": picture}));
+    world.push(with_file.json());
+    assert!(hold.wait_arrived(1, SOON));
+    proxy.refuse(true);
+    proxy.cut();
+    // Somebody has to notice.
+    world.push_all(&["a", "b", "c", "d", "e", "g"].map(|id| job(id).json()));
+    cut_off.wait_log("fal lost");
+    world.push(job("direct").with("via", "direct").json());
+    drop(hold);
+    world.fal_url = None;
+    let _other = world.daemon(&["--threads", "8"]);
+    let ids = ["a", "b", "c", "d", "e", "f", "g", "direct"].map(str::to_owned);
+    assert_eq!(world.wait_ended(&ids, SOON), ["done"; 8]);
+    assert!(!cut_off.log_text().contains("fal back"));
+    assert_eq!(submits_of(&world, "f"), 1);
 }

@@ -1,8 +1,8 @@
 -- reassert: after a Redis that forgot, an instance writes down again what it holds, unless the record
 -- knows as much or more.
 -- KEYS   1 claims of the instance   2 hash of the instance
--- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), pairs,
---        pairs x (field, value)
+-- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), '1' if it gives way
+--        to whatever another owner wrote, pairs, pairs x (field, value)
 -- MAKES  records and specs of the ids, dead, slots of their users, places at fal (same slot on a cluster)
 -- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, it has
 --        ended, or it was retried since) for each; word: ok, buried
@@ -13,12 +13,13 @@ redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
 local out, at = {'ok'}, 5
 local window, slots = fal_settings(ns), turn_settings(ns)
 for i = 1, n do
-  local id, token, seq, spec, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+  local id, token, seq, spec, gives_way = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4] == '1'
+  local fields = tonumber(ARGV[at + 5])
   local job = ns .. ':job:' .. id
   local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'tried', 'past', 'queued_at',
     'ended_at', 'life')
   local mine, request, queued = r[2] == token, nil, nil
-  for f = at + 5, at + 4 + 2 * fields, 2 do
+  for f = at + 6, at + 5 + 2 * fields, 2 do
     if ARGV[f] == 'request_id' then request = ARGV[f + 1] end
     if ARGV[f] == 'queued_at' then queued = ARGV[f + 1] end
   end
@@ -39,7 +40,7 @@ for i = 1, n do
   if mine and (other or ended or tonumber(r[3] or '0') >= seq) then
     answer = 'kept'
     if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
-  elseif not mine and (r[1] == 'running' or ended or r[6] == token) then
+  elseif not mine and (r[1] == 'running' or ended or r[6] == token or (gives_way and r[2])) then
     answer = 'lost'
   elseif not mine and (other or (request and was_tried(r[5], request))) then
     -- It is paid under another request, and that one is recorded; or this one has been given up since.
@@ -47,7 +48,7 @@ for i = 1, n do
   else
     redis.call('PERSIST', job)
     local set = {'HSET', job, 'v', format, 'state', 'running', 'token', token, 'seq', seq, 'worker', me}
-    for f = at + 5, at + 4 + 2 * fields do set[#set + 1] = ARGV[f] end
+    for f = at + 6, at + 5 + 2 * fields do set[#set + 1] = ARGV[f] end
     redis.call(unpack(set))
     keep_tried(job, r[5])
     redis.call('HDEL', job, 'due_at')
@@ -58,6 +59,6 @@ for i = 1, n do
     redis.call('HSET', KEYS[1], id, token)
   end
   out[i + 1] = answer
-  at = at + 5 + 2 * fields
+  at = at + 6 + 2 * fields
 end
 return out

@@ -267,6 +267,7 @@ fn remembered_whole(flight: &Flight) -> Remembered {
         token: flight.token.clone(),
         seq: flight.seq,
         entry: None,
+        gives_way: false,
         fields: flight.fields(),
     }
 }

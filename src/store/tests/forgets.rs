@@ -202,6 +202,41 @@ fn a_reassert_never_overwrites_what_the_record_knows_better() {
     assert_eq!(one.session.reassert(&[early]).unwrap_err(), Denied::Buried);
 }
 
+/// Whoever gives an unpaid job back and hears no answer gives it back again: it may have had an owner meanwhile.
+#[test]
+fn what_is_given_back_again_never_overwrites_what_another_owner_wrote_and_let_go_of() {
+    for ended_by_a_cancel in [false, true] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        fill(&bench, &one, &["a"]);
+        let old = one.claim_one();
+        assert_eq!(one.session.give_back(&[&old]), Ok(1)); // whose answer is lost
+        let mut new = two.claim_one();
+        new.attempt = 1;
+        let waits = retrying(&new, Duration::from_secs(50));
+        assert_eq!(two.write(&mut new, &waits), Written::Ok);
+        if ended_by_a_cancel {
+            let cancelled = bench.view().cancel(&new.id).expect("answers");
+            assert_eq!(cancelled.0, Cancel::Ended);
+        }
+        let before = bench.dump();
+        assert_eq!(one.session.give_back(&[&old]), Ok(0));
+        let gives_way = Remembered {
+            gives_way: true,
+            ..remembered(&old)
+        };
+        let lost = one.session.reassert(std::slice::from_ref(&gives_way));
+        assert_eq!(lost, Ok(vec![old.id.clone()]));
+        assert_eq!(one.session.give_back(&[&old]), Ok(0));
+        assert_eq!(bench.dump(), before);
+        // A Redis that knows nothing of it takes it all the same.
+        bench.ask::<()>("DEL t:job:a t:later");
+        assert_eq!(one.session.reassert(&[gives_way]), Ok(vec![]));
+        assert_eq!(one.session.give_back(&[&old]), Ok(1));
+        assert_eq!(bench.state("a"), "queued");
+    }
+}
+
 #[test]
 fn after_a_partial_rollback_the_owner_takes_his_job_out_of_the_queue() {
     let bench = Bench::start();

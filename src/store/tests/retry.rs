@@ -443,6 +443,7 @@ fn a_request_of_the_new_life_is_not_lost_with_a_claim_that_redis_forgot() {
                 token: flight.token.clone(),
                 seq: flight.seq,
                 entry: flight.entry.clone(),
+                gives_way: false,
                 fields,
             };
             let lost = one.session.reassert_flights(&[held]);

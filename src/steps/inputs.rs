@@ -179,6 +179,8 @@ fn url_of(
             return Err(Trouble::Wait(REDIS_AWAY));
         }
     }
+    // First of all a place where it is to go: with none the file would be fetched for nothing, while others wait.
+    let storage = enter(worker, Service::Storage)?;
     let Fetched {
         mut file,
         extension,
@@ -189,23 +191,21 @@ fn url_of(
     let (kind, ending) = media_type(&file, &extension);
     // A name of our own: what the user or Telegram called it is nobody's business at fal.
     let name = format!("input-{}.{ending}", number + 1);
-    let url = {
-        let _inside = enter(worker, Service::Storage)?;
-        let key = worker.tools.fal.key_number();
-        let mut answer = worker.tools.fal.store_file(&mut file, &name, kind);
-        if let Err(failure) = &answer
-            && is_of_an_old_key(worker, failure, key)
-        {
-            answer = worker.tools.fal.store_file(&mut file, &name, kind);
-        }
-        heard(worker, answer.as_ref().err());
-        answer.map_err(|failure| {
-            Trouble::Failed(match failure.kind {
-                Kind::Auth | Kind::NoBalance => account_trouble(worker, failure, key),
-                _ => failure,
-            })
-        })?
-    };
+    let key = worker.tools.fal.key_number();
+    let mut answer = worker.tools.fal.store_file(&mut file, &name, kind);
+    if let Err(failure) = &answer
+        && is_of_an_old_key(worker, failure, key)
+    {
+        answer = worker.tools.fal.store_file(&mut file, &name, kind);
+    }
+    heard(worker, answer.as_ref().err());
+    drop(storage);
+    let url = answer.map_err(|failure| {
+        Trouble::Failed(match failure.kind {
+            Kind::Auth | Kind::NoBalance => account_trouble(worker, failure, key),
+            _ => failure,
+        })
+    })?;
     // Without this note the file is only uploaded once more.
     let _ = worker.session.note_upload(telegram.bot(), id, &url, KEPT);
     Ok(url)

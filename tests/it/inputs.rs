@@ -504,6 +504,37 @@ fn jobs_whose_files_wait_leave_the_window_to_those_that_fal_can_have() {
     world.assert_clean();
 }
 
+/// A file is not fetched before there is a place for it: hundreds that are would keep the transfers, and the places of
+/// their jobs, for nothing.
+#[test]
+fn while_the_storage_is_away_only_a_probe_fetches_a_file() {
+    let mut world = World::new();
+    world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.initiate", Fault::Html502));
+    let slow = Fault::DelayMs(500);
+    let fetched = world.sandbox.faults.add(Rule::always("tg.file", slow));
+    let daemon = world.daemon(&["--threads", "4", "--fal-concurrency", "2"]);
+    let names: Vec<String> = (0..40).map(|n| format!("with{n}")).collect();
+    push_with_files(&mut world, &names);
+    daemon.wait_log("fal storage lost");
+    let before = world.sandbox.faults.fired(fetched);
+    let others: Vec<String> = (0..6).map(|n| format!("p{n}")).collect();
+    world.push_all(&(others.iter()).map(|id| job(id).json()).collect::<Vec<_>>());
+    assert_eq!(world.wait_ended(&others, SOON), ["done"; 6]);
+    let tried = |world: &mut World| {
+        let tries = names.iter().map(|name| world.record(name).remove("tries"));
+        tries.flatten().count()
+    };
+    eventually(SOON, || tried(&mut world), |n| *n == 40);
+    let probes = world.sandbox.faults.fired(fetched) - before;
+    assert!(probes < 20, "{probes} files fetched for nothing");
+    world.sandbox.faults.clear();
+    assert_eq!(world.wait_ended(&names, SOON), vec!["done"; 40]);
+    world.assert_clean();
+}
+
 #[test]
 fn a_job_whose_files_wait_for_too_long_expires_unpaid() {
     let (mut world, _daemon) = World::running();

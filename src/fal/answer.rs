@@ -386,7 +386,7 @@ pub(super) fn directed(wire: Wire) -> Directed {
     }
     // What was billed was run.
     let ran = units(&answer.headers).is_some_and(|units| !is_zero(&units));
-    if !ran && let (401..=404 | 429, Some(failure)) = (answer.status, refused(&answer)) {
+    if !ran && let (401..=404 | 413 | 429, Some(failure)) = (answer.status, refused(&answer)) {
         return Directed::Failed(failure, None); // there is no request
     }
     let failure = of_the_job(&answer);
@@ -653,6 +653,7 @@ fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind,
         404 if json => (Kind::InvalidInput, Remedy::Final),
         405 if json => (Kind::BadAnswer, Remedy::Final),
         408 | 409 => (Kind::Unavailable, Remedy::RetryStep),
+        413 => (Kind::InvalidInput, Remedy::Final), // a gateway's page too: it will not become smaller
         429 => (Kind::RateLimited, Remedy::RetryStep),
         499 => (Kind::Cancelled, Remedy::Final),
         400..500 if !json => (Kind::Unavailable, Remedy::RetryStep),

@@ -57,7 +57,8 @@ pub fn after_collect(
                     fail(flight, failed, moment)
                 }
                 Remedy::RetryStep => match unwanted(flight, moment) {
-                    Some(kind) => stopped_unseen(flight, kind, moment),
+                    // That a good result had begun to come is known, whatever comes after.
+                    Some(kind) => stopped(flight, kind, perhaps(failed.charged), moment),
                     None => {
                         if flight.cancel_asked {
                             failed.retry_after = None; // who wants its end does not wait as told

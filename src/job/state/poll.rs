@@ -134,19 +134,29 @@ fn lost(flight: &mut Flight, text: &str, moment: Moment) -> Change {
     if let Some(cancelling) = flight.cancelling {
         return stopped_unseen(flight, cancelling.kind, moment); // nobody wants it any more
     }
-    if let Some(in_place) = flight.in_place.take().filter(|it| it.times >= IN_PLACE) {
-        // There was no result to be lost, as far as anybody saw: what stood in its place is the job's end.
-        let mut failed = in_place.last;
-        failed.remedy = Remedy::Final;
-        if flight.broke.is_none() {
-            failed.charged = perhaps(failed.charged);
+    let in_place = flight.in_place.take().filter(|it| it.times >= IN_PLACE);
+    let repays = flight.repay && !flight.free && flight.attempt < flight.max_attempts;
+    match (flight.broke, in_place) {
+        // There was no result to be lost, as far as anybody saw: what stood in its place is the job's end. Without the
+        // status's word it may have hidden a good one, which whoever asked for it wants again.
+        (broke, Some(in_place)) if broke.is_some() || !repays => {
+            let mut failed = in_place.last;
+            failed.remedy = Remedy::Final;
+            if broke.is_none() {
+                failed.charged = perhaps(failed.charged);
+            }
+            return fail(flight, failed, moment);
         }
-        return fail(flight, failed, moment);
+        (Some((kind, _)), _) => {
+            let text = "fal says that it failed, and no longer says how";
+            return fail(flight, failure(kind, text, Charged::Unknown), moment);
+        }
+        (None, _) => {}
     }
     let mut failure = failure(Kind::Unavailable, text, Charged::Yes);
     if flight.free {
         failure = but_stays_free(failure);
-    } else if flight.repay && flight.attempt < flight.max_attempts {
+    } else if repays {
         failure.remedy = Remedy::TryAnew;
         flight.charge(&failure);
         return later(flight, failure, None, moment);

@@ -156,11 +156,13 @@ pub(super) fn later(
     if matches!(failure.kind, Kind::NoBalance | Kind::Auth) {
         wait = wait.max(Duration::from_secs(30));
     }
-    let_go(flight, failure, wait)
+    let_go(flight, failure, wait, moment)
 }
 
-/// Lets go of the job for so long.
-fn let_go(flight: &mut Flight, failure: Failure, wait: Duration) -> Change {
+/// Lets go of the job for so long, but not beyond its expiry: its user is told of that in time.
+fn let_go(flight: &mut Flight, failure: Failure, wait: Duration, moment: Moment) -> Change {
+    let left = (flight.expires_at).map(|at| since(moment.now, at) + Duration::from_millis(1));
+    let wait = wait.min(left.unwrap_or(Duration::MAX));
     flight.tries = flight.tries.saturating_add(1);
     let known = flight.request.clone();
     let mut patch = Patch::default()
@@ -243,7 +245,7 @@ fn inputs_wait(flight: &mut Flight, failure: Failure, moment: Moment) -> Change 
     let apart = backoff(flight.tries, LATER, INPUTS_APART, moment.random);
     let wait = failure.retry_after.unwrap_or_default() + apart.max(KEEPS_ITS_PLACE);
     let is_told = (flight.order.as_ref()).is_some_and(|order| order.brought.is_told);
-    let mut change = let_go(flight, failure, wait);
+    let mut change = let_go(flight, failure, wait, moment);
     if let Some(Write::Later { patch, .. }) = &mut change.write
         && is_told
     {

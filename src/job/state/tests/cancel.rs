@@ -146,6 +146,13 @@ fn a_cancel_ends_a_job_whose_result_cannot_be_read_but_not_at_the_first_hiccup()
     let change = after_collect(&mut asked, limited(), &none, &POLICY, at(2000));
     assert_telling(&asked, &change, Kind::Cancelled, Charged::Unknown);
     assert_eq!(set(&change, "error"), Some("cancelled by request"));
+    // That a result had begun to come is known, by this answer or an earlier one.
+    let mut slow = flight(Phase::Collecting);
+    (slow.cancel_asked, slow.step_tries) = (true, 3);
+    let broken_off = failed(Kind::Unavailable, Remedy::RetryStep, Charged::Yes);
+    let answer = Collected::Failed(broken_off);
+    let change = after_collect(&mut slow, answer, &none, &POLICY, at(2000));
+    assert_telling(&slow, &change, Kind::Cancelled, Charged::Yes);
     // A time-out that fal knows of has its minute.
     let mut late = flight(Phase::Collecting);
     late.cancelling = cancelling(Kind::Timeout, Some(1000));

@@ -351,13 +351,19 @@ fn what_stands_in_place_of_a_result_is_asked_again_for_an_hour_and_is_then_the_e
 #[test]
 fn fal_forgets_what_stood_in_place_of_a_result_and_no_result_was_lost() {
     let none = FoundSummary::default();
-    let broke = Some((Kind::Unavailable, Remedy::Final));
-    for (times, broke, charged) in [
-        (3, None, Charged::Unknown),
-        (3, broke, Charged::No),
-        (2, None, Charged::Yes), // a hiccup, and then the result was lost
+    let broke = Some((Kind::ContentPolicy, Remedy::Final));
+    for (times, broke, repay, kind, charged) in [
+        (3, None, false, Kind::Unavailable, Charged::Unknown),
+        (3, broke, false, Kind::Unavailable, Charged::No),
+        (3, broke, true, Kind::Unavailable, Charged::No),
+        // The status's own word, of which nothing more is to be read.
+        (2, broke, true, Kind::ContentPolicy, Charged::Unknown),
+        (0, broke, true, Kind::ContentPolicy, Charged::Unknown),
+        // A hiccup, and then the result was lost.
+        (2, None, false, Kind::Unavailable, Charged::Yes),
     ] {
         let mut flight = flight(Phase::Collecting);
+        flight.repay = repay;
         for _ in 0..times {
             after_collect(&mut flight, in_place(Charged::No), &none, &POLICY, at(4000));
         }
@@ -366,8 +372,22 @@ fn fal_forgets_what_stood_in_place_of_a_result_and_no_result_was_lost() {
             after_collect(&mut flight, Collected::Missing, &none, &POLICY, at(ms));
         }
         let change = after_collect(&mut flight, Collected::Missing, &none, &POLICY, at(25_000));
-        assert_telling(&flight, &change, Kind::Unavailable, charged);
+        assert_telling(&flight, &change, kind, charged);
     }
+    // Nobody said that it failed, and whoever asked for it wants it again.
+    let mut again = flight(Phase::Collecting);
+    again.repay = true;
+    for _ in 0..3 {
+        after_collect(&mut again, in_place(Charged::No), &none, &POLICY, at(4000));
+    }
+    for ms in [9000, 17_000] {
+        after_collect(&mut again, Collected::Missing, &none, &POLICY, at(ms));
+    }
+    let change = after_collect(&mut again, Collected::Missing, &none, &POLICY, at(25_000));
+    assert!(
+        matches!(change.write, Some(Write::Later { .. })),
+        "{change:?}"
+    );
 }
 
 #[test]

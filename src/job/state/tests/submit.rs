@@ -116,6 +116,18 @@ fn whose_files_wait_for_longer_than_a_moment_lets_go_of_its_place() {
         }
     });
     assert!(waits[0] >= Duration::from_secs(7) && waits[1] > waits[0]);
+    // But its expiry is told in time, however long it is told to wait.
+    let mut ends = flight(Phase::Submitting);
+    ends.expires_at = Some(at(5000).now);
+    let failure = Failure {
+        retry_after: Some(Duration::from_secs(3600)),
+        ..away()
+    };
+    let waits = match inputs_failed(&mut ends, failure, at(4000)).write {
+        Some(Write::Later { wait, .. }) => wait,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits, Duration::from_millis(1001));
     // Nobody wants it any more.
     let mut unwanted = flight(Phase::Submitting);
     (unwanted.tries, unwanted.cancel_asked) = (1, true);

@@ -65,7 +65,9 @@ pub(super) fn submitted(wire: Wire, base: &str, model: &Model) -> Submitted {
             let text = classify(answer.status, &answer.headers, &answer.body).text;
             Submitted::Unknown(Failure {
                 retry_after: retry_after(&answer),
-                spoke: fal_spoke(answer.status, &answer.headers, false),
+                // A result's 5xx may be the job's own. A submit runs nothing: its 5xx is fal's trouble, in whatever
+                // name, and each submit more may be a payment more.
+                spoke: answer.status < 500 && fal_spoke(answer.status, &answer.headers, false),
                 ..lost(&text)
             })
         }

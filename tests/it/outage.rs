@@ -298,6 +298,34 @@ fn a_500_in_fals_own_name_is_no_outage_and_one_without_it_is() {
     }
 }
 
+/// A submit runs nothing, so its 500 is never the job's own: each one more might be paid for once more.
+#[test]
+fn a_fal_that_answers_submits_with_500_in_its_own_name_is_away_and_no_job_dies() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "4"]);
+    let id = ("x-fal-request-id".to_owned(), "0198".to_owned());
+    let rules = ["fal.submit", "fal.status"].map(|endpoint| {
+        let rule = Rule::always(endpoint, own_500(vec![id.clone()]));
+        world.sandbox.faults.add(rule)
+    });
+    let ids: Vec<String> = (0..20).map(|n| format!("j{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    daemon.wait_log("fal lost");
+    let fired = |at: usize| world.sandbox.faults.fired(rules[at]);
+    let probes = fired(1);
+    eventually(SOON, || fired(1), |n| *n >= probes + 3);
+    let submits = fired(0);
+    assert!(submits <= 8, "{submits} submits"); // five, and those under way with the fifth
+    assert_eq!(daemon.logged("job failed"), 0);
+    world.sandbox.faults.clear();
+    assert_eq!(world.wait_ended(&ids, SOON), ["done"; 20]);
+    assert_eq!(
+        world.counted("resubmitted_after_unknown"),
+        u64::from(submits)
+    );
+    world.assert_clean();
+}
+
 /// A look at the result in the place of one at the status has ten seconds, and a result may be megabytes.
 #[test]
 fn results_that_come_slowly_are_no_outage_of_fal() {

@@ -567,7 +567,8 @@ fn a_failure_says_whether_fal_itself_spoke() {
         ("time-out", broken(), false),
         ("200 page", say(200, &[], HTML), false),
         ("500 without an id", say(500, &[], json), false),
-        ("500 with an id", say(500, &id, json), true),
+        ("500 with an id", say(500, &id, json), false), // nothing of the job ran: the trouble is fal's
+        ("408 with an id", say(408, &id, json), true),
         ("504 page", say(504, &[], HTML), false),
         ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
     ];

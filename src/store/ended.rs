@@ -25,60 +25,60 @@ pub(super) struct End<'a> {
     pub(super) id: &'a str,
     pub(super) token: &'a str,
     pub(super) seq: u32,
-    pub(super) request: Option<&'a str>,
     pub(super) state: EndState,
-    pub(super) fields: Args<'a>,
+    /// What the record had before: names and values in turn, packed. As they go over the wire they would take a
+    /// third more.
+    pub(super) fields: &'a [u8],
     pub(super) patch: Args<'a>,
 }
 
 impl<'a> End<'a> {
     /// Most that it takes.
     fn room(&self) -> usize {
-        let texts = self.id.len() + self.token.len() + self.request.map_or(0, str::len);
-        HEADS + texts + self.fields.bytes().len() + self.patch.bytes().len()
+        let texts = self.id.len() + self.token.len();
+        HEADS + texts + self.fields.len() + self.patch.bytes().len()
     }
 
     fn write(&self, after_ms: u32, to: &mut Pack) {
-        let numbers = [
-            after_ms,
-            self.seq,
-            self.fields.count() as u32,
-            self.patch.count() as u32,
-        ];
-        for number in numbers {
+        for number in [after_ms, self.seq, self.patch.count() as u32] {
             to.add_bytes(&number.to_be_bytes());
         }
-        let texts = [
-            self.id,
-            self.token,
-            self.request.unwrap_or(""),
-            self.state.as_str(),
-        ];
-        for text in texts {
+        for text in [self.id, self.token, self.state.as_str()] {
             to.add(text);
         }
-        to.add_bytes(self.fields.bytes());
+        to.add_bytes(self.fields);
         to.add_bytes(self.patch.bytes());
     }
 
     /// The next one, with its time.
     fn read(from: &mut Unpack<'a>) -> Option<(u32, End<'a>)> {
         let mut number = || Some(u32::from_be_bytes(from.bytes()?.try_into().ok()?));
-        let (after_ms, seq) = (number()?, number()?);
-        let (fields, patch) = (number()? as usize, number()? as usize);
+        let (after_ms, seq, patch) = (number()?, number()?, number()? as usize);
         let mut text = || std::str::from_utf8(from.bytes()?).ok();
-        let (id, token, request, state) = (text()?, text()?, text()?, text()?);
+        let (id, token, state) = (text()?, text()?, text()?);
         let states = [EndState::Done, EndState::Dead, EndState::Cancelled];
         let end = End {
             id,
             token,
             seq,
-            request: Some(request).filter(|request| !request.is_empty()),
             state: *states.iter().find(|known| known.as_str() == state)?,
-            fields: Args::new(from.bytes()?, fields),
+            fields: from.bytes()?,
             patch: Args::new(from.bytes()?, patch),
         };
         Some((after_ms, end))
+    }
+
+    /// The fields, one after the other.
+    pub(super) fn each_field(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let mut from = Unpack(self.fields);
+        let mut text = move || std::str::from_utf8(from.bytes()?).ok();
+        std::iter::from_fn(move || Some((text()?, text()?)))
+    }
+
+    /// The request at fal that it ended with.
+    pub(super) fn request(&self) -> Option<&'a str> {
+        let mut fields = self.each_field();
+        fields.find_map(|(name, value)| (name == "request_id").then_some(value))
     }
 }
 
@@ -222,9 +222,8 @@ mod tests {
             id,
             token: "token",
             seq: 7,
-            request: None,
             state: EndState::Done,
-            fields: Args::new(b"$1\r\na\r\n", 1),
+            fields: b"\xa4meta\xa1m",
             patch: Args::new(patch, 3),
         }
     }
@@ -240,12 +239,15 @@ mod tests {
         let now = Instant::now();
         let mut ended = Ended::default();
         let patches = [10, 300, 70_000, 3 << 20, 0].map(|size| vec![b'x'; size]);
+        let mut paid = Pack::default();
+        paid.pair("meta", "");
+        paid.pair("request_id", "r1");
         for (number, patch) in patches.iter().enumerate() {
             ended.push(
                 &End {
                     seq: number as u32,
-                    request: (number % 2 == 1).then_some("r1"),
                     state: [EndState::Done, EndState::Dead, EndState::Cancelled][number % 3],
+                    fields: [b"\xa4meta\xa1m", paid.as_bytes()][number % 2],
                     ..end("a", patch)
                 },
                 now,
@@ -256,11 +258,13 @@ mod tests {
         assert_eq!(ends.len(), patches.len());
         for (number, (end, patch)) in ends.iter().zip(&patches).enumerate() {
             assert_eq!((end.id, end.token, end.seq), ("a", "token", number as u32));
-            assert_eq!(end.request, (number % 2 == 1).then_some("r1"));
+            assert_eq!(end.request(), (number % 2 == 1).then_some("r1"));
+            let fields: Vec<_> = end.each_field().collect();
+            let expected = [&[("meta", "m")][..], &[("meta", ""), ("request_id", "r1")]];
+            assert_eq!(fields, expected[number % 2]);
             let state = [EndState::Done, EndState::Dead, EndState::Cancelled][number % 3];
             assert_eq!(end.state, state);
-            assert_eq!(end.fields.bytes(), b"$1\r\na\r\n");
-            assert_eq!((end.fields.count(), end.patch.count()), (1, 3));
+            assert_eq!(end.patch.count(), 3);
             assert_eq!(end.patch.bytes(), patch);
         }
     }

@@ -2,7 +2,7 @@
 //! down again.
 
 use super::ended::End;
-use super::wire::{Args, Words};
+use super::pack::Pack;
 use super::*;
 
 type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, bool, Known<'a>);
@@ -10,8 +10,8 @@ type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, bool, Known<'a>)
 /// The fields of one row.
 pub(super) enum Known<'a> {
     Fields(&'a [(&'static str, String)]),
-    /// Names and values in turn.
-    Kept(Args<'a>),
+    /// Those of an end.
+    Of(&'a End<'a>),
 }
 
 /// What memory knows of one flight, for a Redis that forgot.
@@ -39,20 +39,18 @@ impl Store {
             return;
         };
         // The end itself says what became of the result.
-        let mut fields = Words::new();
-        let mark = fields.mark();
+        let mut fields = Pack::with_capacity(512);
         flight.each_field(|name, value| {
             if name != "result" {
-                fields.arg(name).arg(value);
+                fields.pair(name, value);
             }
         });
         let end = End {
             id: flight.id.as_str(),
             token: &flight.token.0,
             seq,
-            request: flight.request.as_ref().map(|request| &*request.0),
             state: *state,
-            fields: fields.since(mark),
+            fields: fields.as_bytes(),
             patch: call.patch_args(),
         };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,8 +126,11 @@ impl Session {
             call = call.arg(if *gives_way { "1" } else { "" });
             match fields {
                 Known::Fields(fields) => call::add_fields(&mut call.cmd, fields),
-                Known::Kept(args) => {
-                    call.cmd.arg(args.count() / 2).packed_args(*args);
+                Known::Of(end) => {
+                    call.cmd.arg(end.each_field().count());
+                    for (name, value) in end.each_field() {
+                        call.cmd.arg(name).arg(value);
+                    }
                 }
             }
         }
@@ -150,12 +151,12 @@ impl Session {
             end.seq.saturating_sub(1),
             None,
             false,
-            Known::Kept(end.fields),
+            Known::Of(end),
         );
         let answers = self.reassert_rows(&[row])?;
         if answers.first().is_some_and(|answer| answer != "lost") {
             let token = Token(end.token.into());
-            let request = end.request.map(|request| RequestId(request.into()));
+            let request = end.request().map(|request| RequestId(request.into()));
             // A Redis that lost this has no mark of an unreachable chat either.
             let end_of = (end.state, false);
             let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end_of);

@@ -2,7 +2,7 @@
 //! their places apart, and copies all of them once more to send them.
 
 use redis::{RedisWrite, ToRedisArgs};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 
@@ -13,12 +13,9 @@ const ROOM: usize = 2048;
 /// A larger piece of memory is not kept for the next command.
 const SPARE: usize = 64 << 10;
 
-/// As many are made at a time: what is remembered of an end is made beside its command.
-const SPARES: usize = 2;
-
 thread_local! {
-    /// What the last commands of this thread were made in.
-    static LAST: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// What the last command of this thread was made in.
+    static LAST: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A command that is being put together.
@@ -33,7 +30,7 @@ pub(crate) struct Words {
 impl Words {
     /// One without a word.
     pub(crate) fn new() -> Words {
-        let mut bytes = LAST.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut bytes = LAST.take();
         bytes.clear();
         bytes.reserve(ROOM);
         bytes.resize(HEAD, 0);
@@ -104,12 +101,7 @@ fn write_digits(room: &mut [u8], mut number: usize) -> usize {
 impl Drop for Words {
     fn drop(&mut self) {
         if self.bytes.capacity() <= SPARE {
-            let bytes = std::mem::take(&mut self.bytes);
-            LAST.with_borrow_mut(|last| {
-                if last.len() < SPARES {
-                    last.push(bytes);
-                }
-            });
+            LAST.set(std::mem::take(&mut self.bytes));
         }
     }
 }

@@ -132,6 +132,21 @@ impl Recorder {
         let path = folder.join(format!("{instance}.{STEPS}"));
         let fresh = folder.join(format!("{instance}.new"));
         let file = create(&fresh)?;
+        let made = Recorder::fill(file, &fresh, path, instance, address, slots);
+        if made.is_err() {
+            let _ = std::fs::remove_file(&fresh); // a full disk still takes an empty one
+        }
+        made
+    }
+
+    fn fill(
+        file: File,
+        fresh: &Path,
+        path: PathBuf,
+        instance: &str,
+        address: &str,
+        slots: usize,
+    ) -> io::Result<Recorder> {
         file.try_lock()?;
         let header = Header {
             format: FORMAT,
@@ -142,7 +157,7 @@ impl Recorder {
             broken: false,
         };
         write_header(&file, &header)?;
-        std::fs::rename(&fresh, &path)?;
+        std::fs::rename(fresh, &path)?;
         Ok(Recorder(Some(Open {
             path,
             file,

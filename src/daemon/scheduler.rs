@@ -451,13 +451,12 @@ impl Scheduler {
                     && !flight.cancel_asked
             };
             if inner.polls.iter().any(|Reverse(it)| goes(&it.flight)) {
-                let parked = std::mem::take(&mut inner.polls).into_vec();
-                let (go, stay): (Vec<_>, Vec<_>) =
-                    (parked.into_iter()).partition(|Reverse(it)| goes(&it.flight));
-                inner.polls = stay.into();
-                let mut go: Vec<Parked> = go.into_iter().map(|Reverse(it)| it).collect();
-                go.sort_unstable();
-                out.extend(go.into_iter().map(|it| it.flight));
+                for parked in inner.polls_in_turn() {
+                    match goes(&parked.flight) {
+                        true => out.push(parked.flight),
+                        false => inner.polls.push(Reverse(parked)),
+                    }
+                }
             }
         }
         out
@@ -615,9 +614,8 @@ impl Scheduler {
         let mut inner = self.lock();
         let mut out = std::mem::take(&mut inner.returning);
         out.extend(inner.claimed.drain(..));
-        let mut parked: Vec<Parked> = inner.polls.drain().map(|Reverse(parked)| parked).collect();
-        parked.sort_unstable();
-        out.extend(parked.into_iter().map(|parked| parked.flight));
+        let parked = inner.polls_in_turn().into_iter();
+        out.extend(parked.map(|parked| parked.flight));
         out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
         out
     }
@@ -707,6 +705,13 @@ impl Inner {
         } else {
             self.polls.push(parked);
         }
+    }
+
+    /// Takes all that wait for a poll or a submit, the first one first.
+    fn polls_in_turn(&mut self) -> Vec<Parked> {
+        let mut parked: Vec<Parked> = self.polls.drain().map(|Reverse(parked)| parked).collect();
+        parked.sort_unstable();
+        parked
     }
 
     /// The flight whose turn it is.

@@ -156,7 +156,8 @@ fn state(config: &Config) -> Line {
             .is(Verdict::Fail, "put it on a local file system"),
         Ok(true) => line(format!("writable, locks, {} free", mb(free))).warn_if(
             free < STATE_SPACE,
-            format!("make room: at least {}", mb(STATE_SPACE)),
+            // A worker that finds none at its start goes without a step file as long as it runs.
+            format!("make room: at least {}, then restart", mb(STATE_SPACE)),
         ),
     }
 }

@@ -279,6 +279,58 @@ fn after_a_partial_rollback_the_owner_takes_his_job_out_of_the_queue() {
 }
 
 #[test]
+fn a_reassert_puts_a_job_among_the_claims_whether_its_record_was_lost_or_not() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let held = [remembered(&one.claim_one())];
+    let claims = format!("{NS}:claims:{}", one.name());
+    for lost in [
+        format!("DEL {claims}"),
+        format!("DEL {claims} {NS}:job:a"),
+        // It waited already, in a past that has come back.
+        format!("HSET {NS}:job:a state later due_at 5 token old"),
+    ] {
+        bench.ask::<()>(&lost);
+        assert_eq!(one.session.reassert(&held), Ok(vec![]), "{lost}");
+        assert_eq!(one.beat().claims, 1, "{lost}");
+        assert_eq!(bench.state("a"), "running", "{lost}");
+        assert_eq!(bench.field("a", "due_at"), None, "{lost}");
+    }
+}
+
+#[test]
+fn what_waits_paid_under_another_request_is_not_written_over() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    one.submitted(&mut flight, "r1");
+    one.session.give_back(&[&flight]).expect("given");
+    bench.ask::<()>("HSET t:job:a token another");
+    let before = bench.dump();
+    flight.request = Some(written("r2"));
+    let lost = one.session.reassert(&[remembered(&flight)]);
+    assert_eq!(lost, Ok(vec![flight.id.clone()]));
+    assert_eq!(bench.dump(), before);
+}
+
+#[test]
+fn a_redis_that_forgot_a_submit_hears_of_it_with_the_next_write() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    one.submitted(&mut flight, "r1");
+    bench.ask::<()>("HSET t:job:a attempt 0 seq 0 phase submitting");
+    bench.ask::<()>("HDEL t:job:a request_id");
+    let save = completed(&mut flight);
+    assert_eq!(one.write(&mut flight, &save), Written::Ok);
+    assert_eq!(bench.field("a", "request_id").as_deref(), Some("r1"));
+    assert_eq!(bench.field("a", "attempt").as_deref(), Some("1"));
+}
+
+#[test]
 fn a_delivery_rolled_back_to_resume_is_not_made_twice() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

@@ -485,6 +485,9 @@ fn a_new_life_that_redis_forgot_is_written_down_again() {
         for word in ["DEL t:job:a", &lost, "EXPIRE t:job:a 99", "ZADD t:dead 1 a"] {
             bench.ask::<()>(word);
         }
+        if !ended {
+            bench.ask::<()>("EXPIRE t:spec:a 99");
+        }
         bench.ask::<()>(&format!("HDEL {claims} a"));
         // The old life's end is remembered as well, and is not written over the new one.
         if ended {
@@ -495,13 +498,32 @@ fn a_new_life_that_redis_forgot_is_written_down_again() {
             let lost = one.session.reassert(&[held]).expect("answers");
             assert_eq!(lost, []);
             assert_eq!(bench.state("a"), "running");
-            assert_eq!(bench.ttl("job:a"), -1);
+            assert_eq!((bench.ttl("job:a"), bench.ttl("spec:a")), (-1, -1));
+            assert_eq!(bench.field("a", "ended_at"), None);
             assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
         }
         assert_eq!(bench.field("a", "request_id").as_deref(), Some("r-2"));
         assert_eq!(bench.field("a", "tried").as_deref(), Some("r-1"));
+        assert_eq!(bench.field("a", "kind"), None);
+        assert_eq!(bench.field("a", "life").as_deref(), Some("2"));
+        assert_eq!(bench.field("a", "past"), Some(old.token.0.to_string()));
         assert!(bench.ask::<Vec<String>>("ZRANGE t:dead 0 -1").is_empty());
     }
+}
+
+#[test]
+fn who_had_a_dead_job_before_does_not_revive_it_though_the_clock_was_set_back_since() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let old = dead(&bench, &one, "a", "");
+    bench.ask::<()>(&format!(
+        "HSET t:job:a token another ended_at {}",
+        old.queued_at.0 - 5000
+    ));
+    let before = bench.dump();
+    let lost = one.session.reassert(&[super::remembered(&old)]);
+    assert_eq!(lost, Ok(vec![old.id.clone()]));
+    assert_eq!(bench.dump(), before);
 }
 
 #[test]

@@ -152,6 +152,30 @@ fn whichever_way_a_job_leaves_its_owner_unpaid_its_slot_goes_to_the_next() {
 }
 
 #[test]
+fn what_its_crashes_end_while_fal_has_it_leaves_slot_and_place_to_others_while_it_is_told() {
+    for how in ["panic", "death"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        set(&bench, "user_concurrency", "1");
+        set(&bench, "fal_concurrency", "9");
+        apply(&one);
+        bring(&bench, &one, "a", 2, "");
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r");
+        bench.ask::<()>("HSET t:job:a1 crashes 2");
+        match how {
+            "panic" => drop(one.session.crash(&flight.id, &flight.token)),
+            _ => drop(one.dies_with(&two, true, Some(&[(&flight.token, true)]))),
+        }
+        assert!(slots(&bench, "a").is_empty(), "{how}");
+        assert!(at_fal(&bench, "").is_empty(), "{how}");
+        assert_eq!(ids(&two.claim(9)), ["a1", "a2"], "{how}");
+        assert_eq!(slots(&bench, "a"), ["a2"], "{how}");
+        assert_eq!(at_fal(&bench, ""), ["a2"], "{how}");
+    }
+}
+
+#[test]
 fn what_is_paid_keeps_its_slot_between_two_owners_and_passes_every_limit() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());
@@ -164,6 +188,7 @@ fn what_is_paid_keeps_its_slot_between_two_owners_and_passes_every_limit() {
     assert!(two.audit_all(&bench, 100).is_empty());
     assert_eq!(ids(&two.claim(9)), ["a1"]);
     two.dies(&one, true);
+    assert_eq!(slots(&bench, "a"), ["a1"]);
     assert_eq!(ids(&one.claim(9)), ["a1"]);
     set(&bench, "user_rate", "1/3600000");
     bench.ask::<()>("SET t:rate:user:a 4000000000000");
@@ -277,6 +302,14 @@ fn a_redis_that_forgot_hears_of_the_slots_again() {
     set(&bench, "user_concurrency", "2");
     assert_eq!(one.session.reassert(&held), Ok(vec![]));
     assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
+    // What is told already needs none.
+    bench.ask::<()>("FLUSHALL");
+    one.beat();
+    set(&bench, "user_concurrency", "2");
+    let mut told = held.clone();
+    told[0].fields.push(("phase", "telling".to_owned()));
+    assert_eq!(one.session.reassert(&told), Ok(vec![]));
+    assert_eq!(slots(&bench, "a"), ["a2"]);
     // And when the limit is known again only afterwards.
     bench.ask::<()>("FLUSHALL");
     one.beat();

@@ -146,6 +146,32 @@ fn where_workers_die_without_a_job_too_each_such_death_gives_it_one_more_crash()
 }
 
 #[test]
+fn after_progress_only_the_deaths_since_the_next_crash_count() {
+    let bench = Bench::start();
+    let mut one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let crash = |one: &mut Instance, flight: &mut Flight| {
+        let two = bench.instance();
+        one.dies_with(&two, true, Some(&[(&flight.token, false)]));
+        bench.an_hour_passes();
+        two.session.promote(9).expect("promotes");
+        *one = two;
+        *flight = one.claim_one();
+    };
+    crash(&mut one, &mut flight);
+    for _ in 0..4 {
+        bench.instance().dies_with(&one, true, Some(&[]));
+    }
+    one.submitted(&mut flight, "r1");
+    for _ in 0..3 {
+        assert_eq!(flight.phase, Phase::Polling);
+        crash(&mut one, &mut flight);
+    }
+    assert_eq!(flight.phase, Phase::Telling);
+}
+
+#[test]
 fn jobs_that_were_executing_in_two_crashes_in_a_row_come_back_one_by_one() {
     let bench = Bench::start();
     let mut one = bench.instance();

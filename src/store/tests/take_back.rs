@@ -287,6 +287,95 @@ fn what_a_delivery_left_in_the_chat_is_known_beyond_the_crash_that_ends_it() {
 }
 
 #[test]
+fn what_is_over_by_its_crashes_starts_its_telling_without_doubt_and_keeps_its_cost() {
+    // (phase, its cost before, after)
+    for (phase, before, after) in [
+        ("polling", "no", Charged::Unknown),
+        ("delivering", "yes", Charged::Yes),
+        ("telling", "no", Charged::No),
+    ] {
+        for how in ["panic", "death"] {
+            let bench = Bench::start();
+            let (one, two) = (bench.instance(), bench.instance());
+            bench.push(&job("a", r#""telegram":{"chat_id":7}"#));
+            one.intake();
+            let mut flight = one.claim_one();
+            one.submitted(&mut flight, "r1");
+            bench.ask::<()>(&format!(
+                "HSET t:job:a phase {phase} charged {before} doubt send crashes 2"
+            ));
+            match how {
+                "panic" => drop(one.session.crash(&flight.id, &flight.token)),
+                _ => drop(one.dies_with(&two, true, Some(&[(&flight.token, true)]))),
+            }
+            assert_eq!(bench.field("a", "doubt"), None, "{phase} {how}");
+            if phase == "telling" && how == "panic" {
+                let (_, said) = bench.events().pop().expect("an event");
+                assert_eq!((&*said["event"], &*said["charged"]), ("failed", before));
+                assert_eq!(said["request_id"], "r1");
+                continue;
+            }
+            let told = two.claim_one();
+            assert_eq!(
+                (told.phase, told.charged, told.doubt),
+                (Phase::Telling, after, Doubt::None),
+                "{phase} {how}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_cancelled_and_cannot_be_told_ends_cancelled() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let flight = one.claim_one();
+    bench.ask::<()>("HSET t:job:a phase telling kind cancelled crashes 2");
+    assert_eq!(one.session.crash(&flight.id, &flight.token), Ok(3));
+    assert_eq!(bench.state("a"), "cancelled");
+    assert_eq!(bench.events_of("a"), ["queued", "started", "cancelled"]);
+    assert_eq!(bench.ask::<u64>("ZCARD t:dead"), 0);
+}
+
+#[test]
+fn who_has_lost_a_job_neither_gives_it_back_nor_breaks_it_off() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let old = one.claim_one();
+    one.session.give_back(&[&old]).expect("given");
+    let mut new = two.claim_one();
+    // In the submit, and with a request id.
+    for _ in 0..2 {
+        let before = bench.dump();
+        assert_eq!(one.session.give_back(&[&old]), Ok(0));
+        assert_eq!(one.session.crash(&old.id, &old.token), Ok(0));
+        assert_eq!(bench.dump(), before);
+        two.submitted(&mut new, "r1");
+    }
+}
+
+#[test]
+fn what_goes_back_unpaid_stands_in_its_own_priority() {
+    for how in ["given back", "idle", "begun"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        fill(&bench, &one, &["h", "d", "l"]);
+        let flights = one.claim(3);
+        let begun: Vec<_> = flights.iter().map(|one| (&one.token, false)).collect();
+        match how {
+            "given back" => drop(one.session.give_back(&flights.iter().collect::<Vec<_>>())),
+            "idle" => drop(one.dies_with(&two, true, Some(&[]))),
+            _ => drop(one.dies_with(&two, true, Some(&begun))),
+        }
+        for (list, id) in [("high", "h"), ("default", "d"), ("low", "l")] {
+            assert_eq!(bench.ready(list), [id], "{how}");
+        }
+    }
+}
+
+#[test]
 fn progress_forgets_crashes() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -393,6 +393,7 @@ fn what_is_paid_passes_the_window_and_is_counted_at_once() {
     assert_eq!((flights.len(), flights[0].phase), (1, Phase::Polling));
     assert_eq!(at_fal(&bench, "").len(), 4);
     two.dies(&one, true);
+    assert_eq!(at_fal(&bench, "").len(), 4);
     assert_eq!(one.claim(9).len(), 1);
 }
 

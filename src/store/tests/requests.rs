@@ -240,6 +240,97 @@ fn a_late_request_id_nobody_needs_is_to_be_cancelled() {
 }
 
 #[test]
+fn an_adopted_request_id_that_comes_once_more_leaves_its_new_owners_work_alone() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    let mut old = one.claim_one();
+    one.dies(&two, false);
+    bench.an_hour_passes();
+    two.session.promote(9).expect("promotes");
+    let mut new = two.claim_one();
+    let write = accepted(&mut old, "r1");
+    assert_eq!(one.session.write(&old, 9, &write), Ok(Written::Stale));
+    new.request = Some(written("r1"));
+    let save = completed(&mut new);
+    assert_eq!(two.write(&mut new, &save), Written::Ok);
+    let before = bench.dump();
+    assert_eq!(one.session.write(&old, 9, &write), Ok(Written::Stale));
+    assert_eq!(bench.dump(), before);
+}
+
+#[test]
+fn a_late_request_id_never_brings_back_a_job_that_is_over_or_is_told() {
+    for state in [EndState::Done, EndState::Dead, EndState::Cancelled] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        fill(&bench, &one, &["a"]);
+        let mut old = one.claim_one();
+        one.session.give_back(&[&old]).expect("given");
+        let mut new = two.claim_one();
+        let telling = Write::Save {
+            patch: Patch::default().set("phase", "telling"),
+            count: None,
+            large: None,
+        };
+        assert_eq!(two.write(&mut new, &telling), Written::Ok);
+        for is_over in [false, true] {
+            if is_over {
+                assert_eq!(two.end(&mut new, state), Written::Ok);
+            }
+            let before = bench.dump();
+            assert_eq!(one.submitted(&mut old, "r1"), Written::Cancel);
+            assert_eq!(bench.dump(), before, "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn a_late_request_id_brings_the_attempt_that_it_was() {
+    for how in ["given back", "died"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        bench.push(&job("a", r#""max_attempts":9"#));
+        one.intake();
+        bench.ask::<()>("HSET t:job:a attempt 4");
+        let mut old = one.claim_one();
+        match how {
+            "given back" => drop(one.session.give_back(&[&old])),
+            _ => drop(one.dies(&two, true)),
+        }
+        let write = Write::Submitted {
+            request: written("r1"),
+            path: Some("a/b/requests/r1".to_owned()),
+            attempt: 5,
+            event: old.event("submitted"),
+        };
+        assert_eq!(one.write(&mut old, &write), Written::Stale);
+        assert_eq!(bench.field("a", "attempt").as_deref(), Some("5"), "{how}");
+        let path = bench.field("a", "path");
+        assert_eq!(path.as_deref(), Some("a/b/requests/r1"), "{how}");
+    }
+}
+
+#[test]
+fn every_request_id_that_comes_too_late_is_noted_wherever_the_job_waits() {
+    for state in ["queued", "later", "waiting", "running"] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r1");
+        bench.ask::<()>(&format!("HSET t:job:a state {state} token another"));
+        bench.oom();
+        for request in ["r2", "r3"] {
+            assert_eq!(one.submitted(&mut flight, request), Written::Cancel);
+        }
+        bench.memory_back();
+        let tried = bench.field("a", "tried");
+        assert_eq!(tried.as_deref(), Some("r2 r3"), "{state}");
+    }
+}
+
+#[test]
 fn a_noted_request_id_survives_the_writes_of_an_owner_who_does_not_know_it() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

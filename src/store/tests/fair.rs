@@ -210,8 +210,24 @@ fn a_late_request_id_takes_a_waiting_job_and_a_turn_out_of_their_places() {
     );
     assert_eq!(line(&bench, "default", "a"), ["a3"]);
     // Paid ones pass every limit.
+    assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
     assert_eq!(ids(&two.claim(3)), ["a1"]);
     assert_eq!(slots(&bench, "a"), ["a1", "a2"]);
+}
+
+#[test]
+fn a_request_id_of_a_claim_that_redis_forgot_leaves_its_turn_to_the_users_next() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bring(&bench, &one, "a", 2, "");
+    let mut lost = one.claim_one();
+    bench.ask::<()>("FLUSHALL");
+    let two = bench.instance();
+    bring(&bench, &two, "a", 2, "");
+    assert_eq!(one.submitted(&mut lost, "r"), Written::Stale);
+    assert_eq!(bench.ready("default"), ["a2"]);
+    assert_eq!(order(&two), ["a1", "a2"]);
+    nothing_left(&bench);
 }
 
 #[test]

@@ -316,6 +316,27 @@ fn what_waits_paid_under_another_request_is_not_written_over() {
 }
 
 #[test]
+fn a_submit_that_a_reassert_overtook_is_recorded_with_its_path_and_its_event() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    let mut write = accepted(&mut flight, "r1");
+    if let Write::Submitted { path, .. } = &mut write {
+        *path = Some("a/b/requests/r1".to_owned());
+    }
+    bench.ask::<()>("DEL t:job:a");
+    assert_eq!(one.session.reassert(&[remembered(&flight)]), Ok(vec![]));
+    assert_eq!(bench.field("a", "phase").as_deref(), Some("polling"));
+    for _ in 0..2 {
+        assert_eq!(one.session.write(&flight, 1, &write), Ok(Written::Ok));
+        assert_eq!(bench.events_of("a"), ["queued", "started", "submitted"]);
+        let path = bench.field("a", "path");
+        assert_eq!(path.as_deref(), Some("a/b/requests/r1"));
+    }
+}
+
+#[test]
 fn a_redis_that_forgot_a_submit_hears_of_it_with_the_next_write() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -287,7 +287,7 @@ fn a_late_request_id_never_brings_back_a_job_that_is_over_or_is_told() {
 
 #[test]
 fn a_late_request_id_brings_the_attempt_that_it_was() {
-    for how in ["given back", "died"] {
+    for how in ["given back", "died", "another's by now"] {
         let bench = Bench::start();
         let (one, two) = (bench.instance(), bench.instance());
         bench.push(&job("a", r#""max_attempts":9"#));
@@ -296,7 +296,13 @@ fn a_late_request_id_brings_the_attempt_that_it_was() {
         let mut old = one.claim_one();
         match how {
             "given back" => drop(one.session.give_back(&[&old])),
-            _ => drop(one.dies(&two, true)),
+            "died" => drop(one.dies(&two, true)),
+            _ => {
+                one.dies(&two, true);
+                bench.an_hour_passes();
+                two.session.promote(9).expect("promotes");
+                two.claim_one();
+            }
         }
         let write = Write::Submitted {
             request: written("r1"),
@@ -327,6 +333,38 @@ fn every_request_id_that_comes_too_late_is_noted_wherever_the_job_waits() {
         bench.memory_back();
         let tried = bench.field("a", "tried");
         assert_eq!(tried.as_deref(), Some("r2 r3"), "{state}");
+    }
+}
+
+#[test]
+fn what_has_a_request_id_is_paid_whatever_phase_its_record_names() {
+    for how in ["panic", "death", "silence", "given back", "due again"] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        if how == "due again" {
+            let later = retrying(&flight, Duration::from_secs(5));
+            assert_eq!(one.write(&mut flight, &later), Written::Ok);
+        }
+        bench.ask::<()>("HSET t:job:a request_id r1 expires_at 1");
+        match how {
+            "panic" => drop(one.session.crash(&flight.id, &flight.token)),
+            "death" => drop(one.dies_with(&two, true, Some(&[(&flight.token, true)]))),
+            "silence" => drop(one.dies(&two, false)),
+            "given back" => drop(one.session.give_back(&[&flight])),
+            _ => {
+                bench.an_hour_passes();
+                two.session.promote(9).expect("promotes");
+            }
+        }
+        assert_eq!(bench.ready("resume"), ["a"], "{how}");
+        let again = two.claim_one();
+        assert_eq!(
+            (again.phase, again.attempt, again.request),
+            (Phase::Polling, 0, Some(written("r1"))),
+            "{how}"
+        );
     }
 }
 
@@ -386,6 +424,7 @@ fn a_retry_moves_the_request_id_to_tried() {
     fill(&bench, &one, &["a"]);
     let mut flight = one.claim_one();
     one.submitted(&mut flight, "r1");
+    let before = bench.now();
     let later = retrying(&flight, Duration::from_secs(5));
     assert_eq!(one.write(&mut flight, &later), Written::Ok);
     let record = bench.record("a");
@@ -395,6 +434,7 @@ fn a_retry_moves_the_request_id_to_tried() {
     );
     assert!(!record.contains_key("request_id") && !record.contains_key("phase"));
     let due: i64 = record["due_at"].parse().expect("a time");
+    assert!(due >= before + 5000, "{due} is no wait after {before}");
     assert_eq!(bench.ask::<i64>("ZSCORE t:later a"), due);
     assert_eq!(one.beat().claims, 0);
 }

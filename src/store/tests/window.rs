@@ -420,6 +420,7 @@ fn a_late_request_id_of_one_that_waits_for_a_place_takes_it_out_there() {
     assert!(bench.field("late", "behind").is_some());
     one.submitted(&mut late, "r1");
     assert_eq!(bench.ready("resume"), ["late"]);
+    assert_eq!(at_fal(&bench, "fal-ai/veo*"), ["late", "x"], "at once");
     assert!(bench.field("late", "behind").is_none());
     assert_eq!(ids(&two.claim(9)), ["late"]);
     assert_eq!(at_fal(&bench, "fal-ai/veo*"), ["late", "x"]);

@@ -101,6 +101,34 @@ fn a_batch_taken_in_twice_or_late_is_taken_in_once() {
 }
 
 #[test]
+fn a_batch_has_its_bounds_and_begins_with_what_lies_there_already() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    for id in ["a", "b", "c", "d"] {
+        bench.push(&job(id, ""));
+    }
+    const MUCH: usize = 1 << 20;
+    let two_and_a_bit = 2 * job("a", "").len() + 1;
+    for (most, bytes, batch) in [
+        (9, 1, "a"),
+        (9, 1, "a"),
+        (2, MUCH, "a b"),
+        (9, 1, "a"),
+        (1, MUCH, "a"),
+        (9, two_and_a_bit, "a b c"),
+        (9, two_and_a_bit, "a b c"),
+        (9, MUCH, "a b c d"),
+    ] {
+        let raws = one.session.take(most, bytes).expect("takes");
+        let ids: Vec<String> = raws
+            .into_iter()
+            .map(|raw| entry(raw).id.to_string())
+            .collect();
+        assert_eq!(ids.join(" "), batch, "{most} of {bytes} bytes");
+    }
+}
+
+#[test]
 fn intake_does_nothing_when_other_entries_lie_at_the_right_end() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -484,6 +484,18 @@ fn a_takeover_counts_unknown_submits_and_lets_the_rest_go_on() {
 }
 
 #[test]
+fn who_is_surely_gone_sends_no_more_so_his_submit_is_soon_repeated() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a"]);
+    one.claim_one();
+    let now = bench.now();
+    one.dies(&two, true);
+    let wait = bench.ask::<i64>("ZSCORE t:later a") - now;
+    assert!((2000..10_000).contains(&wait), "{wait}");
+}
+
+#[test]
 fn ten_cut_off_submits_end_a_job() {
     let bench = Bench::start();
     let heir = bench.instance();

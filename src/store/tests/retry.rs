@@ -265,6 +265,30 @@ fn what_is_known_of_a_result_is_not_paid_for_again() {
 }
 
 #[test]
+fn only_a_request_that_is_known_and_stands_in_fals_queue_is_fetched() {
+    for (was, word, tried) in [
+        ("HSET t:job:a path p/r-a", Retry::Fetch, None),
+        ("HSET t:job:a via direct", Retry::Generate, Some("r-a")),
+        ("HDEL t:job:a request_id", Retry::Generate, None),
+        (
+            "HSET t:job:a kind unavailable tried r-a",
+            Retry::Generate,
+            Some("r-a"),
+        ),
+    ] {
+        let bench = Bench::start();
+        let one = bench.instance();
+        undelivered(&bench, &one, "a");
+        bench.ask::<()>("HDEL t:job:a result");
+        bench.ask::<()>(was);
+        assert_eq!(retry(&bench, &["a"]), [word], "{was}");
+        assert_eq!(bench.field("a", "tried").as_deref(), tried, "{was}");
+        let path = (word == Retry::Fetch).then_some("p/r-a");
+        assert_eq!(bench.field("a", "path").as_deref(), path, "{was}");
+    }
+}
+
+#[test]
 fn that_a_retry_is_free_outlives_its_owner_and_a_redis_that_forgot_and_ends_with_the_next_retry() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -53,9 +53,12 @@ fn a_bot_sends_its_burst_at_once_and_then_at_its_rate_in_the_order_of_the_asking
     let bench = Bench::start();
     let one = bot(&bench);
     let mut last = 0.0;
-    let waits: Vec<f64> = (0..300)
-        .map(|chat| one.wait(&to(&chat.to_string())))
-        .collect();
+    let (mut waits, mut times) = (Vec::new(), Vec::new());
+    for chat in 0..300 {
+        let wait = one.wait(&to(&chat.to_string()));
+        waits.push(wait);
+        times.push(bench.now() as f64 + wait * 1000.0);
+    }
     for (number, wait) in waits.iter().enumerate() {
         // Redis's clock went on meanwhile.
         assert!(*wait > last - 0.2, "{number}: {wait} after {last}");
@@ -65,6 +68,11 @@ fn a_bot_sends_its_burst_at_once_and_then_at_its_rate_in_the_order_of_the_asking
     let at_once = waits.iter().filter(|wait| **wait == 0.0).count();
     assert!((20..=60).contains(&at_once), "{at_once}");
     assert!((7.0..10.1).contains(&last), "{last}");
+    // Then at no moment more: no second begins with all of its own.
+    times.sort_by(f64::total_cmp);
+    for some in times[90..].windows(15) {
+        assert!(some[14] - some[0] > 100.0, "{times:?}");
+    }
 }
 
 #[test]
@@ -397,6 +405,22 @@ fn a_failure_that_was_not_told_shows_nothing_about_the_chat() {
     assert_eq!(one.end(&mut flight, EndState::Dead), Written::Ok);
     one.job_to_7(&bench, "b");
     one.claim_unpaid("b");
+}
+
+#[test]
+fn a_failure_that_was_told_shows_that_the_chat_can_be_reached() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.job_to_7(&bench, "a");
+    let mut flight = one.claim_one();
+    one.session.mark_unreachable("7").expect("answers");
+    let mut write = ending(&flight, EndState::Dead);
+    if let Write::End { patch, .. } = &mut write {
+        patch.set.push(("told", "yes".to_owned()));
+    }
+    assert_eq!(one.write(&mut flight, &write), Written::Ok);
+    one.job_to_7(&bench, "b");
+    assert_eq!(one.claim_one().phase, Phase::Submitting);
 }
 
 #[test]

@@ -246,6 +246,26 @@ fn a_limit_set_counts_what_runs_already_and_one_raised_or_removed_lets_those_go_
 }
 
 #[test]
+fn a_limit_that_is_raised_reaches_everybody_who_waits_page_after_page() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    set(&bench, "user_concurrency", "1");
+    apply(&one);
+    for number in 0..60 {
+        bring(&bench, &one, &format!("u{number}x"), 2, "");
+    }
+    let mut running = 0;
+    while let now @ 1.. = one.claim(60).len() {
+        running += now;
+    }
+    assert_eq!((running, bench.ask::<u64>("SCARD t:waiters")), (60, 60));
+    set(&bench, "user_concurrency", "2");
+    apply(&one);
+    assert_eq!(bench.ask::<u64>("SCARD t:waiters"), 0);
+    assert_eq!(bench.ready("default").len(), 60);
+}
+
+#[test]
 fn first_in_first_out_holds_among_those_that_wait_for_a_slot() {
     let bench = Bench::start();
     let one = bench.instance();

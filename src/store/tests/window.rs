@@ -488,6 +488,22 @@ fn limits_set_changed_and_removed_count_what_runs_and_let_those_go_who_wait() {
 }
 
 #[test]
+fn a_limit_that_changes_while_another_is_applied_counts_what_all_workers_have_at_fal() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    come(&bench, &one, &[video("a", ""), video("b", "")]);
+    one.claim_one();
+    two.claim_one();
+    set(&bench, "model_limits", "fal-ai/veo*=1");
+    assert_eq!(one.session.apply_limits(3), Ok(false));
+    set(&bench, "model_limits", "fal-ai/*=1");
+    apply(&one);
+    assert_eq!(at_fal(&bench, "fal-ai/*"), ["a", "b"]);
+    assert!(at_fal(&bench, "fal-ai/veo*").is_empty());
+    assert!(one.audit_all(&bench, 100).is_empty());
+}
+
+#[test]
 fn leaks_at_fal_and_before_a_limit_are_mended() {
     let bench = Bench::start();
     let one = bench.instance();
@@ -642,6 +658,7 @@ fn patterns_mean_in_redis_what_they_mean_in_the_worker() {
         ("fal-ai/veo3/fast*t", false),
         ("fal-ai.veo*", false),
         ("*fast*veo*", false),
+        ("*veo*o3*", false),
     ] {
         set(&bench, "model_limits", &format!("{pattern}=1000"));
         apply(&one);

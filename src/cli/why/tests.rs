@@ -285,7 +285,29 @@ fn cases() -> Vec<Case> {
                 &|facts| facts.place = Some(place(0, 0, 0, 0)),
             ),
             "next",
-            &["the next submit may be a second payment"],
+            &[
+                "Of its last submit it is not known whether fal took it: the next submit may be a second payment.",
+            ],
+            "Likely done",
+        ),
+        (
+            "doubt after an answer that was lost",
+            with(
+                facts(
+                    "queued",
+                    &[
+                        ("doubt", "submit"),
+                        ("attempt", "1"),
+                        ("kind", "unavailable"),
+                        ("error", "connection cut"),
+                    ],
+                ),
+                &|facts| facts.place = Some(place(0, 0, 0, 0)),
+            ),
+            "next",
+            &[
+                "it is not known whether fal took it (connection cut): the next submit may be a second payment.",
+            ],
             "Likely done",
         ),
         (
@@ -444,7 +466,10 @@ fn cases() -> Vec<Case> {
                 ("doubt", "submit"),
             ]),
             "backoff_unknown",
-            &["may be a second payment; 1 of 3 attempts are used."],
+            &[
+                "Of its last submit it is not known whether fal took it (time-out): the next submit, in 1m 30s",
+                "may be a second payment; 1 of 3 attempts are used.",
+            ],
             "Likely done",
         ),
         (

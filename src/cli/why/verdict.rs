@@ -399,6 +399,14 @@ fn later(facts: &Facts) -> Verdict {
     })
 }
 
+/// Its worker died in the submit, or fal's answer was lost.
+fn in_doubt(facts: &Facts) -> String {
+    let error = facts
+        .get("error")
+        .map_or_else(String::new, |text| format!(" ({})", visible(text)));
+    format!("Of its last submit it is not known whether fal took it{error}")
+}
+
 fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) {
     let kind = facts.get("kind").unwrap_or("unavailable");
     let error = facts
@@ -410,8 +418,8 @@ fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) 
         return (
             "backoff_unknown",
             format!(
-                "Its last submit had an unknown outcome: {kind}{error}. fal may have run it, so the next submit, \
-                 {when}, may be a second payment; {attempt} of {most} attempts are used."
+                "{}: the next submit, {when}, may be a second payment; {attempt} of {most} attempts are used.",
+                in_doubt(facts)
             ),
             None,
         );
@@ -446,11 +454,10 @@ fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) 
 /// It was given back, or failed, before: what its record still says of that.
 fn tried_before(facts: &Facts) -> Option<String> {
     if facts.get("doubt") == Some("submit") {
-        return Some(
-            "Its last worker vanished while it submitted, so fal may have run it once: the next submit may be a \
-             second payment."
-                .to_owned(),
-        );
+        return Some(format!(
+            "{}: the next submit may be a second payment.",
+            in_doubt(facts)
+        ));
     }
     let attempt = facts.number("attempt").filter(|attempt| *attempt > 0)?;
     let most = facts.number("max_attempts").unwrap_or(1);

@@ -5,6 +5,7 @@ use super::facts::Facts;
 use super::finish::Finish;
 use super::verdict::{Verdict, new};
 use crate::job::failure::Kind;
+use crate::job::inputs::OF_A_FILE;
 
 pub(super) fn verdict(facts: &Facts) -> Verdict {
     let Some(ended) = facts.at("ended_at") else {
@@ -136,7 +137,25 @@ fn dead(facts: &Facts, when: &str) -> Verdict {
             // What failed before its submit has nothing that could be sent.
             let is_there = facts.get("completed_at").is_some()
                 || facts.get("file_ids").is_some_and(|ids| ids != "[]");
-            advice(kind, &facts.id, is_there)
+            let advice = advice(kind, &facts.id, is_there);
+            let text = facts.get("error").unwrap_or_default();
+            match kind {
+                Kind::InvalidInput | Kind::FileTooBig | Kind::Telegram
+                    if text.starts_with(OF_A_FILE) =>
+                {
+                    (
+                        advice.0,
+                        "A file for its input could not be had, so it was never submitted.",
+                        Some("Push a job with another file under a new id.".to_owned()),
+                    )
+                }
+                Kind::InvalidInput if text.starts_with("fal answered 404") => (
+                    advice.0,
+                    "fal knows no such thing: most likely the name of its model is wrong.",
+                    Some("Push a job with the right model under a new id.".to_owned()),
+                ),
+                _ => advice,
+            }
         }
         None => ("dead", "", None),
     };

@@ -457,6 +457,19 @@ fn cases() -> Vec<Case> {
             "Likely done in 1m 38s",
         ),
         (
+            "files that cannot be brought",
+            later(&[
+                ("kind", "unavailable"),
+                ("error", "input_files.image_url: fal's storage is away"),
+                ("tries", "5"),
+            ]),
+            "backoff",
+            &[
+                "Its files could not be brought to fal, 5 times in a row: unavailable (input_files.image_url: fal's storage is away).",
+            ],
+            "Likely done",
+        ),
+        (
             "backoff after an unknown outcome",
             later(&[
                 ("kind", "unavailable"),
@@ -1057,5 +1070,31 @@ fn what_never_had_a_result_is_not_sent_again() {
             let said = verdict.todo.unwrap();
             assert!(said.contains(todo), "{kind}: {said}");
         }
+    }
+}
+
+#[test]
+fn what_fal_was_never_asked_it_did_not_refuse() {
+    let file = "input_files.image_url: Telegram does not know this file id";
+    let big = "input_files.image_url: the file is over 20 MB";
+    let model = "fal answered 404: Application \"x\" not found";
+    let input = "fal answered 422 missing at body.prompt: Field required";
+    for (kind, error, meaning, todo) in [
+        ("invalid_input", file, "never submitted", "another file"),
+        ("file_too_big", big, "never submitted", "another file"),
+        ("telegram", file, "never submitted", "another file"),
+        ("invalid_input", model, "its model is wrong", "right model"),
+        (
+            "invalid_input",
+            input,
+            "fal refused the input",
+            "better input",
+        ),
+        ("telegram", "Bad Request", "refused the delivery", "retry"),
+    ] {
+        let fields = [("kind", kind), ("ended_at", "9"), ("error", error)];
+        let verdict = says(&facts("dead", &fields));
+        assert!(verdict.sentences[1].contains(meaning), "{verdict:?}");
+        assert!(verdict.todo.is_some_and(|said| said.contains(todo)));
     }
 }

@@ -7,6 +7,7 @@ use super::facts::Facts;
 use super::finish::{self, Finish};
 use super::{ended, hindrance, running};
 use crate::job::UnixMs;
+use crate::job::inputs::OF_A_FILE;
 use crate::store::FORMAT;
 use crate::store::view::Place;
 use std::time::Duration;
@@ -435,6 +436,11 @@ fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) 
         "rate_limited" => "backoff_rate",
         _ => "backoff",
     };
+    let of_a_file = |text: &str| text.starts_with(OF_A_FILE);
+    let what = match facts.get("error").is_some_and(of_a_file) {
+        true => "Its files could not be brought to fal",
+        false => "fal did not take it",
+    };
     let tries = facts.number("tries").unwrap_or(1);
     let times = if tries == 1 {
         "once".to_owned()
@@ -444,7 +450,7 @@ fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) 
     (
         reason,
         format!(
-            "fal did not take it, {times}: {kind}{error}. It is tried again {when}; {attempt} of {most} attempts \
+            "{what}, {times}: {kind}{error}. It is tried again {when}; {attempt} of {most} attempts \
              are used."
         ),
         todo,

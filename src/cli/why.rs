@@ -40,7 +40,12 @@ pub(super) fn why(args: &WhyArgs, store: &StoreConfig) -> u8 {
 fn explain(args: &WhyArgs, store: &StoreConfig) -> Result<u8, u8> {
     let id = known_id(&args.id)?;
     let mut view = open(store)?;
-    let facts = gather(&mut view, &id).map_err(|fault| away(&fault))?;
+    let mut facts = gather(&mut view, &id).map_err(|fault| away(&fault))?;
+    if facts.get("kind") == Some("timeout") {
+        let entry = view.entry(&id).map_err(|fault| away(&fault))?;
+        let entry: Option<Value> = entry.and_then(|entry| serde_json::from_str(&entry).ok());
+        facts.timeout_s = entry.and_then(|entry| entry["timeout_s"].as_u64());
+    }
     let Some(verdict) = verdict::verdict(&facts) else {
         eprintln!("fal-worker: no job {id} is known");
         return Err(INCOMPLETE);

@@ -154,6 +154,15 @@ fn dead(facts: &Facts, when: &str) -> Verdict {
                     "fal knows no such thing: most likely the name of its model is wrong.",
                     Some("Push a job with the right model under a new id.".to_owned()),
                 ),
+                // A retry takes the entry as it is: paid again, and over again.
+                Kind::Timeout if facts.timeout_s.is_some() && text.starts_with("not finished") => (
+                    advice.0,
+                    advice.1,
+                    Some(
+                        "Push it with a larger timeout_s under a new id: a retry keeps this one."
+                            .to_owned(),
+                    ),
+                ),
                 _ => advice,
             }
         }

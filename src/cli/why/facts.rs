@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) user: Option<UserView>,
     pub(crate) rate_until: Option<UnixMs>,
     pub(crate) pace: Option<Pace>,
+    /// The `timeout_s` of its entry, for a job that ended as `timeout`.
+    pub(crate) timeout_s: Option<u64>,
     /// Ends (done, failed) of the last minutes, the present one last.
     pub(crate) minutes: Vec<(u64, u64)>,
     /// What the workers said that were asked; `None`: no answer in time.

@@ -1098,3 +1098,23 @@ fn what_fal_was_never_asked_it_did_not_refuse() {
         assert!(verdict.todo.is_some_and(|said| said.contains(todo)));
     }
 }
+
+#[test]
+fn a_job_that_ran_out_of_its_own_time_is_not_paid_for_again_with_the_same() {
+    let late = "not finished after 60 s";
+    for (timeout_s, error, todo) in [
+        (Some(60), late, "larger timeout_s under a new id"),
+        (None, late, "retry order-1"),
+        (
+            Some(60),
+            "still in fal's queue after 3600 s",
+            "retry order-1",
+        ),
+    ] {
+        let fields = [("kind", "timeout"), ("ended_at", "9"), ("error", error)];
+        let mut dead = facts("dead", &fields);
+        dead.timeout_s = timeout_s;
+        let said = says(&dead).todo.unwrap();
+        assert!(said.contains(todo), "{said}");
+    }
+}

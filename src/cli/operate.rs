@@ -21,6 +21,9 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 pub(super) const UNREAD: &str = "is no job yet: it lies in the inbox, and a worker has to read it first (delete --user takes it from there)";
 /// Of a text that cannot be one.
 pub(super) const NO_ID: &str = "is no id: 1-128 of letters, digits and . _ : -";
+/// Of a job that left nothing behind.
+const NOTHING: &str =
+    "nothing of it can be sent again: neither Telegram's file ids nor a result are known";
 
 /// One line of `cancel`.
 struct Said {
@@ -182,6 +185,11 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
             }
         }
         (None, None) if record.contains_key("state") => {
+            let has = |name| record.get(name).is_some_and(|value| value != "[]");
+            let ended = matches!(record["state"].as_str(), "done" | "dead" | "cancelled");
+            if ended && !has("result") && !has("file_ids") {
+                return Err(say(NOTHING));
+            }
             return Err(say(
                 "its chat is not known (any more): name one with --chat",
             ));
@@ -197,9 +205,7 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
         Redeliver::Open => return Err(say("has not ended: its result comes by itself")),
         Redeliver::Newer => return Err(say("was written by a newer version")),
         Redeliver::Nothing => {
-            return Err(say(
-                "nothing of it can be sent again: neither Telegram's file ids nor a result are known",
-            ));
+            return Err(say(NOTHING));
         }
         Redeliver::Gone => return Err(say("no such job is known")),
     }

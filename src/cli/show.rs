@@ -146,6 +146,11 @@ fn page(
     if events.is_empty() {
         return out
             + &match record.get("redelivers") {
+                None if record.get("kind").is_some_and(|kind| kind == "invalid_job")
+                    && !record.contains_key("ended_at") =>
+                {
+                    "its one event, failed, follows once its user is told\n".to_owned()
+                }
                 None => "no event of it is kept any more\n".to_owned(),
                 Some(of) => {
                     let stands = match record.contains_key("ended_at") {

@@ -422,6 +422,15 @@ fn show_tells_a_jobs_life_in_words() {
         page.contains("content_policy: ") && page.contains("not charged"),
         "{page}"
     );
+    let hold = world.sandbox.telegram.hold("tg.sendmessage");
+    world.push(job("c").model("no-path").chat(7).json());
+    assert!(hold.wait_arrived(1, SOON));
+    let page = text(&world, &["show", "c"]);
+    assert!(
+        page.contains("failed, follows once its user is told"),
+        "{page}"
+    );
+    hold.release();
 }
 
 // ---- events

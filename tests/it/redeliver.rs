@@ -277,8 +277,13 @@ fn what_cannot_be_sent_again_is_said_in_words() {
     world.push(job("fails").model("fal-ai/fails").chat(CHAT).json());
     world.wait_state("fails", "dead");
     world.wait_state("open", "done");
-    let (text, code) = redeliver(&world, &["fails"]);
-    assert!(text.contains("nothing of it") && code == 1, "{text}");
+    world.push(job("mute").model("fal-ai/fails").json());
+    world.wait_state("mute", "dead");
+    // Nor is a chat asked for in vain.
+    for id in ["fails", "mute"] {
+        let (text, code) = redeliver(&world, &[id]);
+        assert!(text.contains("nothing of it") && code == 1, "{text}");
+    }
     world.assert_clean();
 }
 

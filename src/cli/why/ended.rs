@@ -99,9 +99,7 @@ fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
 /// A redelivery ends as `done` whatever came of it: the job whose result it carried has ended long before.
 fn not_sent(facts: &Facts, of: &str, kind: &str, when: &str) -> Verdict {
     let (of, kind) = (visible(of), visible(kind));
-    let error = facts
-        .get("error")
-        .map_or(String::new(), |text| format!(" {}", visible(text)));
+    let error = facts.error(" ", "");
     let text = format!("It could not send the result of job {of} again: {kind}{error}.");
     let mut verdict = new(
         "not_sent",
@@ -120,9 +118,7 @@ fn not_sent(facts: &Facts, of: &str, kind: &str, when: &str) -> Verdict {
 
 fn dead(facts: &Facts, when: &str) -> Verdict {
     let kind = facts.get("kind").unwrap_or("");
-    let error = facts
-        .get("error")
-        .map_or(String::new(), |text| format!(": {}", visible(text)));
+    let error = facts.error(": ", "");
     let attempts = match facts.number("attempt") {
         Some(n) if n > 1 => format!(" after {n} attempts"),
         _ => String::new(),

@@ -1,6 +1,7 @@
 //! All that is known of one job at one moment: what `why` judges from, and nothing else.
 
 use super::super::admin::SILENT;
+use super::super::table::visible;
 use crate::job::UnixMs;
 use crate::job::pace::Pace;
 use crate::store::view::{InInbox, ModelLimit, Owner, PauseView, Place, UserView};
@@ -45,6 +46,13 @@ impl Facts {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.record.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
+    }
+
+    /// What went wrong, as its record says it, between these; a full stop of its own is cut.
+    pub(crate) fn error(&self, before: &str, after: &str) -> String {
+        self.get("error").map_or_else(String::new, |text| {
+            format!("{before}{}{after}", visible(text.trim_end_matches('.')))
+        })
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u64> {

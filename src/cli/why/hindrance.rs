@@ -111,7 +111,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Hindrance> {
 
 fn pause(facts: &Facts) -> Option<Hindrance> {
     let pause = facts.pause.as_ref()?;
-    let why = visible(&pause.reason);
+    let why = visible(pause.reason.trim_end_matches('.'));
     let ends = pause.until.map(|until| {
         format!(
             ", until {} UTC (in {})",

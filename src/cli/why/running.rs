@@ -272,9 +272,7 @@ fn delivering(facts: &Facts, said: Option<&Value>) -> Verdict {
 
 fn telling(facts: &Facts) -> Verdict {
     let kind = facts.get("kind").unwrap_or("?");
-    let error = facts
-        .get("error")
-        .map_or(String::new(), |text| format!(" ({})", visible(text)));
+    let error = facts.error(" (", ")");
     let text = format!("It has failed, {kind}{error}, and its user is being told.");
     let finish = finish::delivery(facts, Duration::ZERO, "only the message is left");
     let verdict = new("telling", vec![text], finish);

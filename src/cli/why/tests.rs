@@ -119,7 +119,7 @@ fn cases() -> Vec<Case> {
             "next",
             &[
                 "ready in the queue `default` for 1m (since 11:59:00 UTC), and is not paid for.",
-                "Nothing stands before it",
+                "Nothing stands before it: the next thread that pulls takes it.",
             ],
             "Likely done in 8.5s to 22s",
         ),
@@ -174,7 +174,7 @@ fn cases() -> Vec<Case> {
             ready(&|facts| facts.pause = Some(pause("new prices", None))),
             "paused",
             &[
-                "Pulling has been paused by anna for 2m 5s (since 11:57:55 UTC): new prices.",
+                "Nothing stands before it. Pulling has been paused by anna for 2m 5s (since 11:57:55 UTC): new prices.",
                 "fal-worker resume",
             ],
             "When it ends cannot be known: nobody knows when it is resumed",
@@ -188,7 +188,7 @@ fn cases() -> Vec<Case> {
         ),
         (
             "a pause for an empty account",
-            ready(&|facts| facts.pause = Some(pause("no_balance: User is locked", Some(30_000)))),
+            ready(&|facts| facts.pause = Some(pause("no_balance: User is locked.", Some(30_000)))),
             "paused_balance",
             &["no_balance: User is locked", "Top up the fal account"],
             "When it ends cannot be known: nobody knows when the fal account is good again",
@@ -347,7 +347,7 @@ fn cases() -> Vec<Case> {
                 &[
                     ("phase", "telling"),
                     ("kind", "cancelled"),
-                    ("error", "cancelled by request"),
+                    ("error", "cancelled by request."),
                 ],
             ),
             "to_tell",

@@ -246,7 +246,12 @@ fn queued(facts: &Facts) -> Verdict {
 fn line(facts: &Facts, place: &Place, priority: &str) -> String {
     let ahead = place.ahead();
     if ahead == 0 {
-        return "Nothing stands before it: the next thread that pulls takes it.".to_owned();
+        let held = hindrance::all(facts);
+        let next = match held.iter().all(|one| one.reason == "workers_busy") {
+            true => ": the next thread that pulls takes it",
+            false => "",
+        };
+        return format!("Nothing stands before it{next}.");
     }
     let mut parts = Vec::new();
     if place.paid > 0 {
@@ -402,17 +407,13 @@ fn later(facts: &Facts) -> Verdict {
 
 /// Its worker died in the submit, or fal's answer was lost.
 fn in_doubt(facts: &Facts) -> String {
-    let error = facts
-        .get("error")
-        .map_or_else(String::new, |text| format!(" ({})", visible(text)));
+    let error = facts.error(" (", ")");
     format!("Of its last submit it is not known whether fal took it{error}")
 }
 
 fn backoff(facts: &Facts, when: &str) -> (&'static str, String, Option<String>) {
     let kind = facts.get("kind").unwrap_or("unavailable");
-    let error = facts
-        .get("error")
-        .map_or_else(String::new, |text| format!(" ({})", visible(text)));
+    let error = facts.error(" (", ")");
     let attempt = facts.number("attempt").unwrap_or(0);
     let most = facts.number("max_attempts").unwrap_or(1);
     if facts.get("doubt") == Some("submit") {
@@ -495,9 +496,7 @@ fn paid(facts: &Facts) -> Verdict {
         }
     )];
     if let (Some(kind), "telling") = (facts.get("kind"), phase) {
-        let error = facts
-            .get("error")
-            .map_or(String::new(), |error| format!(": {}", visible(error)));
+        let error = facts.error(": ", "");
         sentences.push(format!("Why it ends: {kind}{error}."));
     }
     let nobody = hindrance::nobody(facts);

@@ -124,6 +124,15 @@ fn wait_in_line(
     generation: (Duration, Duration),
 ) -> Result<Wait, String> {
     let place = facts.place.as_ref();
+    let own = place.map_or(0, |place| place.own);
+    if let Some(user) = &facts.user
+        && let (Some(rate), Some(left)) = (&user.rate, user.left)
+        && own >= left
+    {
+        return Err(format!(
+            "--user-rate {rate} lets {left} more of its user's jobs begin at once, and {own} come before it"
+        ));
+    }
     let own_slots = facts.user.as_ref().map_or(0, |user| user.slots);
     // `ahead` jobs through so many slots, one of which falls free within a generation.
     let through = |ahead: u64, slots: u64, whose: String| -> Wait {
@@ -133,7 +142,6 @@ fn wait_in_line(
         (from, to, Some(whose))
     };
     if place.is_some_and(|place| place.for_slot) && own_slots > 0 {
-        let own = place.map_or(0, |place| place.own);
         let whose = format!("its user may have {own_slots} at once");
         return Ok(through(own, own_slots, whose));
     }

@@ -380,7 +380,7 @@ fn cases() -> Vec<Case> {
                 facts.user = Some(UserView {
                     running: vec!["a".into(), "b".into()],
                     slots: 2,
-                    rate: None,
+                    ..UserView::default()
                 });
             }),
             "user_slots",
@@ -1116,5 +1116,32 @@ fn a_job_that_ran_out_of_its_own_time_is_not_paid_for_again_with_the_same() {
         dead.timeout_s = timeout_s;
         let said = says(&dead).todo.unwrap();
         assert!(said.contains(todo), "{said}");
+    }
+}
+
+#[test]
+fn the_finish_of_jobs_that_their_users_rate_holds_is_not_guessed() {
+    let mut waiting = facts("waiting", &[]);
+    for (left, own, known) in [
+        (None, 30, true),
+        (Some(16), 15, true),
+        (Some(16), 16, false),
+    ] {
+        for for_slot in [false, true] {
+            waiting.place = Some(Place {
+                for_slot,
+                ..place(0, 0, own, own)
+            });
+            waiting.minutes = vec![(60, 0)];
+            waiting.user = Some(UserView {
+                running: vec!["a".into()],
+                slots: 4,
+                rate: left.map(|_| "20/1h".to_owned()),
+                left,
+            });
+            let said = says(&waiting).finish.sentence(waiting.now);
+            assert_eq!(said.starts_with("Likely done"), known, "{left:?}: {said}");
+            assert_eq!(said.contains("--user-rate 20/1h"), !known, "{said}");
+        }
     }
 }

@@ -28,6 +28,8 @@ pub struct UserView {
     pub slots: u64,
     /// Jobs a span, as the flag takes it.
     pub rate: Option<String>,
+    /// How many more may begin at once by that rate.
+    pub left: Option<u64>,
 }
 
 /// A limit of models, and how full it is.
@@ -114,7 +116,21 @@ impl View {
         let key = format!("{}:user:{user}:running", self.keys.namespace);
         let mut running: Vec<String> = self.ask(redis::cmd("SMEMBERS").arg(key))?;
         running.sort_unstable();
+        let mut left = None;
+        let limit = rate.as_deref().and_then(|rate| rate.split_once('/'));
+        let limit: Option<(f64, f64)> =
+            limit.and_then(|(n, per)| Some((n.parse().ok()?, per.parse().ok()?)));
+        if let Some((n, per)) = limit.filter(|(n, per)| *n > 0.0 && *per > 0.0) {
+            // As claim_full.lua writes it: when the rate is all there again.
+            let key = format!("{}:rate:user:{user}", self.keys.namespace);
+            let whole: Option<String> = self.ask(redis::cmd("GET").arg(key))?;
+            let whole = whole.and_then(|text| text.split(' ').next()?.parse().ok());
+            let now = self.now()?.0 as f64;
+            let used = (whole.unwrap_or(now) - now).max(0.0);
+            left = Some(((per - used) / per * n).max(0.0) as u64);
+        }
         Ok(UserView {
+            left,
             running,
             slots: slots.unwrap_or(0),
             rate: rate

@@ -451,6 +451,20 @@ pub fn secret_not_taken(what: &str, why: &str) {
     );
 }
 
+/// `pulling paused`: a person's, or a worker's own for a trouble with the account. Once, however long it lasts.
+pub fn paused(by: &str, reason: &str, person: bool) {
+    let fields: &Fields<'_> = &[("by", &by), ("reason", &reason)];
+    match person {
+        true => line(Level::Info, "pulling paused", fields),
+        false => warning("pulling paused", fields),
+    }
+}
+
+/// `pulling goes on`: a person's pause is over.
+pub fn resumed() {
+    line(Level::Info, "pulling goes on", &[]);
+}
+
 /// Anything else the operator should look at.
 pub fn warning(sentence: &str, fields: &Fields<'_>) {
     COUNTERS.warnings.fetch_add(1, Relaxed);

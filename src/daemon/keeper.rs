@@ -82,6 +82,8 @@ pub(crate) struct Keeper {
     shared_written: bool,
     /// The submit window as it was last found out.
     window: steps::window::Known,
+    /// The pause that was told of: since when, and whether it is a person's.
+    paused: (String, bool),
 }
 
 impl Keeper {
@@ -127,6 +129,7 @@ impl Keeper {
             shared,
             shared_written: false,
             window: Default::default(),
+            paused: Default::default(),
         }
     }
 
@@ -221,6 +224,7 @@ impl Keeper {
         if !beat.asked.is_empty() {
             self.answer(&beat.asked)?;
         }
+        self.tell_pause(beat.paused);
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
@@ -314,6 +318,29 @@ impl Keeper {
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// Says once who paused all workers and why, and that a person's pause is over. A worker's own ends every half
+    /// minute, and keeps its beginning when it is made anew.
+    fn tell_pause(&mut self, paused: bool) {
+        let found = match paused {
+            true => self.session.whose_pause(),
+            false => Ok(None),
+        };
+        match found {
+            Ok(Some(pause)) => {
+                let seen = (pause.since, pause.person);
+                if self.paused != seen {
+                    report::paused(&pause.by, &pause.reason, pause.person);
+                    self.paused = seen;
+                }
+            }
+            Ok(None) if self.paused.1 => {
+                report::resumed();
+                self.paused = Default::default();
+            }
+            Ok(None) | Err(_) => {}
         }
     }
 

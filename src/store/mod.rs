@@ -255,6 +255,16 @@ pub(crate) struct Beat {
     pub(crate) asked: Vec<String>,
 }
 
+/// A pause of all workers.
+pub(crate) struct Pause {
+    /// As Redis writes it.
+    pub(crate) since: String,
+    pub(crate) by: String,
+    pub(crate) reason: String,
+    /// A person's, not a worker's own.
+    pub(crate) person: bool,
+}
+
 /// A shared value that was changed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Overruled {

@@ -342,7 +342,8 @@ impl Session {
 
     /// Stops pulling new jobs on all workers for a while.
     pub(crate) fn pause(&self, reason: &str, by: &str, for_: Duration) -> Result<(), Fault> {
-        let call = Call::new(&self.store.scripts.pause, &[&self.store.keys.paused])
+        let keys = &self.store.keys;
+        let call = Call::new(&self.store.scripts.pause, &[&keys.paused, &keys.stats])
             .arg(reason)
             .arg(by)
             .arg(for_.as_millis() as u64);
@@ -353,6 +354,20 @@ impl Session {
     pub(crate) fn unpause(&self, reason: &str) -> Result<bool, Fault> {
         let call = Call::new(&self.store.scripts.unpause, &[&self.store.keys.paused]).arg(reason);
         Ok(read::<i64>(self.script(&call)?)? == 1)
+    }
+
+    /// Whose pause there is; `None`: none any more.
+    pub(crate) fn whose_pause(&self) -> Result<Option<Pause>, Fault> {
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(&self.store.keys.paused)
+            .arg(&["since", "by", "reason", "person"]);
+        let [since, by, reason, person]: [Option<String>; 4] = read(self.command(&cmd)?)?;
+        Ok(since.map(|since| Pause {
+            since,
+            by: by.unwrap_or_default(),
+            reason: reason.unwrap_or_default(),
+            person: person.is_some(),
+        }))
     }
 
     /// Says what people asked of this instance, as JSON.

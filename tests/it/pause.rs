@@ -20,7 +20,7 @@ fn paused_line(world: &World) -> String {
 #[test]
 fn a_pause_stops_all_workers_until_somebody_resumes_and_what_is_paid_goes_on() {
     let mut world = World::new();
-    let _workers = [(); 2].map(|()| world.daemon(&["--threads", "2"]));
+    let workers = [(); 2].map(|()| world.daemon(&["--threads", "2"]));
     let hold = world.sandbox.fal.hold("fal.status");
     world.push(job("paid").json());
     world.wait_submitted("paid");
@@ -53,12 +53,18 @@ fn a_pause_stops_all_workers_until_somebody_resumes_and_what_is_paid_goes_on() {
         head.starts_with(&format!("PAUSED by {by} since ")) && !head.contains("until"),
         "{line}"
     );
+    for worker in &workers {
+        worker.wait_log("pulling paused by=eva@");
+    }
     let (text, code) = said(&mut world.cli(&["resume"]));
     assert_eq!(
         (text, code),
         (format!("resumed; it was paused by {by}: disk full\n"), 0)
     );
     world.wait_state("new", "done");
+    for worker in &workers {
+        worker.wait_log("pulling goes on");
+    }
     assert_eq!(
         said(&mut world.cli(&["resume"])),
         ("nothing was paused\n".to_owned(), 0)
@@ -95,7 +101,7 @@ fn a_pause_stops_all_workers_until_somebody_resumes_and_what_is_paid_goes_on() {
 #[test]
 fn an_empty_balance_does_not_end_a_persons_pause_and_a_person_may_end_a_workers() {
     let mut world = World::new();
-    let _daemon = world.daemon(&["--threads", "2"]);
+    let daemon = world.daemon(&["--threads", "2"]);
     world.sandbox.fal.set_locked(true);
     world.push(job("a").json());
     let paused = |world: &mut World, name: &str| {
@@ -107,6 +113,8 @@ fn an_empty_balance_does_not_end_a_persons_pause_and_a_person_may_end_a_workers(
         || paused(&mut world, "reason"),
         |reason| reason.contains("no_balance"),
     );
+    daemon.wait_log("reason=\"no_balance: ");
+    let since = paused(&mut world, "since");
     let (text, _) = said(&mut world.cli(&["resume"]));
     assert!(text.contains("had paused by itself: no_balance"), "{text}");
     world.push(job("b").json());
@@ -115,7 +123,11 @@ fn an_empty_balance_does_not_end_a_persons_pause_and_a_person_may_end_a_workers(
         || paused(&mut world, "reason"),
         |reason| reason.contains("no_balance"),
     );
+    // The same trouble, since the same time: it is told once.
+    assert_eq!(paused(&mut world, "since"), since);
     assert_eq!(said(&mut world.cli(&["pause", "--reason", "we pay"])).1, 0);
+    daemon.wait_log("reason=\"we pay\"");
+    assert_eq!(daemon.logged("pulling paused"), 2);
     assert_eq!(
         (
             paused(&mut world, "reason").as_str(),

@@ -162,6 +162,33 @@ fn a_pause_ends_by_itself_and_a_persons_pause_is_not_shortened() {
 }
 
 #[test]
+fn a_workers_pause_that_is_made_anew_began_with_the_first_one() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    let pause = |worker: &Instance, reason: &str| {
+        let paused = worker.session.pause(reason, "me", Duration::from_secs(30));
+        paused.expect("pauses");
+        bench.ask::<i64>("HGET t:paused since")
+    };
+    let since = pause(&one, "no_balance: User is locked");
+    // Its half minute is over, and another worker meets the same trouble a minute later.
+    bench.ask::<()>("DEL t:paused");
+    let lapse = |ms: i64| {
+        let until = bench.ask::<i64>("HGET t:stats pause:until");
+        bench.ask::<()>(&format!("HSET t:stats pause:until {}", until - ms));
+        bench.ask::<()>(&format!("HSET t:stats pause:since {}", since - ms));
+    };
+    lapse(90_000);
+    assert_eq!(pause(&two, "no_balance: Exhausted balance"), since - 90_000);
+    // Another trouble is another pause, and so is the same one after a while.
+    bench.ask::<()>("DEL t:paused");
+    assert!(pause(&two, "auth: no") >= since);
+    bench.ask::<()>("DEL t:paused");
+    lapse(160_000);
+    assert!(pause(&two, "auth: no") >= since);
+}
+
+#[test]
 fn what_expired_is_told_and_not_paid_for() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -211,6 +211,7 @@ fn status_json(status: &Status, address: &str) -> Value {
         "running": status.running,
         "workers": workers,
         "last_5m": {"done": status.last_5m.0, "failed": status.last_5m.1},
+        "troubles": status.troubles_json(),
         "paused": paused,
         "repairs": status.repairs,
         "newer": status.newer,
@@ -222,8 +223,8 @@ fn status_text(status: &Status, address: &str) -> String {
         "redis {} at {address}, {} used\n\n",
         status.redis_version, status.redis_memory
     );
-    if let Some(pause) = &status.paused {
-        out += &format!("{}\n\n", paused_words(pause, status.now));
+    for line in trouble_lines(status, status.now) {
+        out += &format!("{line}\n\n");
     }
     let queues = status.queues.iter().map(|queue| {
         let oldest = queue.oldest.map_or("-".to_owned(), short);
@@ -285,6 +286,30 @@ fn status_text(status: &Status, address: &str) -> String {
     let workers: Vec<Vec<String>> = workers.collect();
     let heads = ["worker", "version", "threads", "in flight", "last beat"];
     out + &columns(&heads, &workers, usize::MAX)
+}
+
+/// Why jobs may not move: `FAL DOES NOT ANSWER since 22:52 UTC, say 2 of 3 workers`, and the pause.
+fn trouble_lines(status: &Status, now: UnixMs) -> Vec<String> {
+    let troubles = status.troubles.iter().map(|one| {
+        let what = match one.what {
+            "fal" => "FAL DOES NOT ANSWER",
+            "telegram" => "TELEGRAM DOES NOT ANSWER",
+            "bot" => "TELEGRAM REFUSES THE BOT",
+            "redis_full" => "REDIS IS FULL: it takes no new jobs",
+            _ => "REDIS IS A REPLICA: it takes no writes",
+        };
+        match one.since {
+            None => what.to_owned(),
+            Some(at) => format!(
+                "{what} since {}, say {} of {} workers",
+                moment(at, now),
+                one.workers,
+                status.workers.len()
+            ),
+        }
+    });
+    let pause = status.paused.iter().map(|pause| paused_words(pause, now));
+    troubles.chain(pause).collect()
 }
 
 /// `PAUSED by root@vm since 22:52 UTC, until 23:02 UTC: new prices`.

@@ -27,18 +27,9 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
         Pulling::FalIsAway => "fal is away",
         Pulling::BotRefused => "telegram refuses the bot",
     };
-    let away = [
-        (Service::Fal, "fal"),
-        (Service::Telegram { slow: false }, "telegram"),
-    ];
-    let away: Vec<&str> = (away.into_iter())
-        .filter(|(service, _)| gate.is_open(*service))
-        .map(|(_, name)| name)
-        .chain(gate.is_bot_refused().then_some("bot"))
-        .collect();
     let mut answer = json!({
         "pulling": pulling,
-        "away": away,
+        "away": away(gate),
         "in_flight": engine.scheduler.in_flight(),
     });
     if asked.iter().any(|word| word == "*") {
@@ -53,6 +44,19 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
         answer["jobs"] = Value::Object(jobs);
     }
     answer
+}
+
+/// What this worker cannot reach, or is refused by.
+pub(crate) fn away(gate: &Gate) -> Vec<&'static str> {
+    let away = [
+        (Service::Fal, "fal"),
+        (Service::Telegram { slow: false }, "telegram"),
+    ];
+    (away.into_iter())
+        .filter(|(service, _)| gate.is_open(*service))
+        .map(|(_, name)| name)
+        .chain(gate.is_bot_refused().then_some("bot"))
+        .collect()
 }
 
 fn name(desk: usize, pool_threads: usize) -> String {

@@ -82,6 +82,8 @@ pub(crate) struct Keeper {
     shared_written: bool,
     /// The submit window as it was last found out.
     window: steps::window::Known,
+    /// What is away, and since when, as Redis was told.
+    away: Vec<(&'static str, i64)>,
     /// The pause that was told of: since when, and whether it is a person's.
     paused: (String, bool),
 }
@@ -129,6 +131,7 @@ impl Keeper {
             shared,
             shared_written: false,
             window: Default::default(),
+            away: Vec::new(),
             paused: Default::default(),
         }
     }
@@ -225,6 +228,7 @@ impl Keeper {
             self.answer(&beat.asked)?;
         }
         self.tell_pause(beat.paused);
+        self.tell_away(beat.fresh)?;
         if beat.due {
             self.session.promote(PROMOTED)?;
         }
@@ -342,6 +346,25 @@ impl Keeper {
             }
             Ok(None) | Err(_) => {}
         }
+    }
+
+    /// Says in Redis what is away, when that changes: `status` shows it. No job depends on it.
+    fn tell_away(&mut self, fresh: bool) -> Result<(), Fault> {
+        let now = self.tools.store.now().0;
+        let since = |what| self.away.iter().find(|(one, _)| *one == what);
+        let away: Vec<_> = answer::away(&self.tools.gate)
+            .into_iter()
+            .map(|what| since(what).copied().unwrap_or((what, now)))
+            .collect();
+        if away == self.away && (away.is_empty() || !fresh) {
+            return Ok(());
+        }
+        match self.session.tell_away(&away) {
+            Ok(()) => self.away = away,
+            Err(Fault::Away(why)) => return Err(Fault::Away(why)),
+            Err(Fault::Unable(_) | Fault::Refused(_)) => {} // with the next beat
+        }
+        Ok(())
     }
 
     /// Answers people who ask what is done here. No job depends on it: a refusal is a line for debugging.

@@ -361,13 +361,28 @@ impl Session {
         let mut cmd = redis::cmd("HMGET");
         cmd.arg(&self.store.keys.paused)
             .arg(&["since", "by", "reason", "person"]);
-        let [since, by, reason, person]: [Option<String>; 4] = read(self.command(&cmd)?)?;
-        Ok(since.map(|since| Pause {
-            since,
-            by: by.unwrap_or_default(),
-            reason: reason.unwrap_or_default(),
-            person: person.is_some(),
-        }))
+        let said: Vec<Option<String>> = read(self.command(&cmd)?)?;
+        let mut said = said.into_iter().map(Option::unwrap_or_default);
+        let mut next = || said.next().unwrap_or_default();
+        let pause = Pause {
+            since: next(),
+            by: next(),
+            reason: next(),
+            person: !next().is_empty(),
+        };
+        Ok(Some(pause).filter(|pause| !pause.since.is_empty()))
+    }
+
+    /// Says what this instance cannot reach, and since when.
+    pub(crate) fn tell_away(&self, away: &[(&str, i64)]) -> Result<(), Fault> {
+        let text: Vec<String> = away
+            .iter()
+            .map(|(what, at)| format!("{what} {at}"))
+            .collect();
+        let me = self.store.keys.worker(&self.store.identity().instance);
+        let mut cmd = redis::cmd("HSET");
+        cmd.arg(me).arg("away").arg(text.join(","));
+        self.command(&cmd).map(|_| ())
     }
 
     /// Says what people asked of this instance, as JSON.

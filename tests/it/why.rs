@@ -344,6 +344,42 @@ fn telegram_away() {
 }
 
 #[test]
+fn status_says_which_service_is_away_and_since_when() {
+    let mut world = World::new();
+    let _two = two(&mut world, &[]);
+    let status = |world: &World| -> Value {
+        let output = world.cli(&["status", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(status(&world)["troubles"], json!([]));
+    let reset = |calls| Rule::always(calls, Fault::ResetBeforeRead);
+    world.sandbox.faults.add(reset("fal.*"));
+    for n in 1..=12 {
+        world.push(job(&format!("t{n}")).json());
+    }
+    let said = eventually(
+        SOON,
+        || status(&world)["troubles"].clone(),
+        |said| said[0]["workers"] == 2,
+    );
+    assert_eq!((&said[0]["what"], &said[1]), (&json!("fal"), &Value::Null));
+    let (now, _): (i64, u64) = world.redis(&["TIME"]);
+    let since = said[0]["since"].as_i64().unwrap() / 1000;
+    assert!((now - 30..=now).contains(&since), "{said}");
+    let output = world.cli(&["status"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("\nFAL DOES NOT ANSWER since "), "{text}");
+    assert!(text.contains(" UTC, say 2 of 2 workers\n"), "{text}");
+    world.sandbox.faults.clear();
+    let none = |said: &Value| *said == json!([]);
+    eventually(SOON, || status(&world)["troubles"].clone(), none);
+    // A full Redis and a replica take no word of a worker.
+    let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(status(&world)["troubles"][0]["what"], "redis_full");
+    let _: String = world.redis(&["CONFIG", "SET", "maxmemory", "0"]);
+}
+
+#[test]
 fn a_worker_that_is_silent_and_one_that_is_gone() {
     let mut world = World::new();
     taking(&world, MODEL, LONG);

@@ -45,9 +45,7 @@ pub(super) fn compose(seen: &Seen<'_>, width: usize) -> Vec<String> {
             short(lost)
         ));
     }
-    if let Some(pause) = &status.paused {
-        lines.push(super::paused_words(pause, seen.now));
-    }
+    lines.extend(super::trouble_lines(status, seen.now));
     lines.push(String::new());
     let queues: Vec<Vec<String>> = status
         .queues
@@ -267,7 +265,7 @@ pub(super) fn frame(lines: &[String], height: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::view::{PauseView, Queue, WorkerView};
+    use crate::store::view::{PauseView, Queue, Trouble, WorkerView};
     use std::collections::BTreeMap;
 
     fn status() -> Status {
@@ -305,6 +303,18 @@ mod tests {
                 })
                 .collect(),
             last_5m: (9, 1),
+            troubles: vec![
+                Trouble {
+                    what: "redis_full",
+                    since: None,
+                    workers: 0,
+                },
+                Trouble {
+                    what: "fal",
+                    since: Some(UnixMs(1_795_694_340_000)),
+                    workers: 2,
+                },
+            ],
             paused: Some(PauseView {
                 reason: "new \x1b[31mprices".to_owned(),
                 by: "anna".to_owned(),
@@ -347,6 +357,7 @@ mod tests {
         for part in [
             "12:00:00 UTC",
             "REDIS DOES NOT ANSWER for 3.0s",
+            "REDIS IS FULL: it takes no new jobs\nFAL DOES NOT ANSWER since 11:59 UTC, say 2 of 15 workers\n",
             "PAUSED by anna since 12:00 UTC, until 12:10 UTC: new \\u{1b}[31mprices",
             "default    120  1m 15s",
             "in flight  7",

@@ -88,6 +88,13 @@ const number = (n) => [count(n), n ? "n" : "n zero"];
 
 // ---- plots
 
+const TROUBLES = {
+  fal: "fal does not answer",
+  telegram: "Telegram does not answer",
+  bot: "Telegram refuses the bot",
+  redis_full: "Redis is full",
+  redis_replica: "Redis is a replica",
+};
 const KINDS = {
   ended: { keys: ["done", "failed", "cancelled"], value: count },
   delay: { keys: ["p50", "p99"], value: span },
@@ -333,11 +340,14 @@ function show(state) {
   );
 
   const paused = state.paused;
-  byId("paused").hidden = !paused;
+  const told = state.troubles.map((one) =>
+    `${TROUBLES[one.what] || one.what}${one.since ? ` since ${moment(one.since)}, say ${one.workers} of ${state.workers.length} workers` : ""}.`);
   if (paused) {
     const until = paused.until ? ` until ${moment(paused.until)}` : "";
-    say(byId("paused"), `Paused since ${moment(paused.since)}${until} by ${paused.by || "nobody known"}: ${paused.reason || "no reason given"}. Nothing new is started.`);
+    told.push(`Paused since ${moment(paused.since)}${until} by ${paused.by || "nobody known"}: ${paused.reason || "no reason given"}. Nothing new is started.`);
   }
+  byId("paused").hidden = !told.length;
+  say(byId("paused"), told.join(" "));
   say(byId("about"), `${state.instance} · ${state.version}`);
   say(byId("redis"), `Redis ${state.redis.version}, ${state.redis.memory} · read in ${state.read_ms} ms · times in this device's zone`);
   byId("main").classList.remove("empty");

@@ -71,6 +71,7 @@ pub(super) fn read(store: &Store, history: &mut History) -> Result<Value, Fault>
         "last_5m": {"done": status.last_5m.0, "failed": status.last_5m.1},
         "queues": queues(&status),
         "workers": workers(&status),
+        "troubles": status.troubles_json(),
         "paused": paused(&status),
         "in_flight": in_flight(models),
         "failures": failures.iter().map(failure).collect::<Vec<_>>(),

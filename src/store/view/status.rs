@@ -3,6 +3,7 @@
 use super::{Fault, View};
 use crate::job::window::{OVERHANG, Window};
 use crate::job::{UnixMs, gathered};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +31,17 @@ pub struct WorkerView {
     pub in_flight: u64,
     /// Since its last beat.
     pub beat_age: Duration,
+}
+
+/// Why jobs may not move, whatever waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trouble {
+    /// `fal` or `telegram` is away, `bot`: Telegram refuses it; `redis_full`, `redis_replica`.
+    pub what: &'static str,
+    /// Since when, of what workers say.
+    pub since: Option<UnixMs>,
+    /// How many workers that beat say so.
+    pub workers: u64,
 }
 
 /// Why nothing new is pulled.
@@ -88,12 +100,50 @@ pub struct Status {
     pub workers: Vec<WorkerView>,
     /// Jobs that ended well in the last five minutes, and that did not.
     pub last_5m: (u64, u64),
+    /// What is away.
+    pub troubles: Vec<Trouble>,
     /// A pause, if there is one.
     pub paused: Option<PauseView>,
     /// Leaks that the audit mended, by kind.
     pub repairs: BTreeMap<String, u64>,
     /// Jobs of a newer version that a worker met and left alone within the last quarter of a minute.
     pub newer: u64,
+}
+
+/// A worker whose last beat is older says nothing of now.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Adds what a worker says: `fal 1795694400000,bot 1795694400000`.
+fn note(troubles: &mut Vec<Trouble>, away: &str) {
+    for one in away.split(',') {
+        let (name, since) = one.split_once(' ').unwrap_or_default();
+        let since = since.parse().ok().map(UnixMs);
+        let known = ["fal", "telegram", "bot"].into_iter();
+        for what in known.filter(|what| *what == name) {
+            match troubles.iter_mut().find(|one| one.what == what) {
+                Some(known) => {
+                    known.since = known.since.min(since);
+                    known.workers += 1;
+                }
+                None => troubles.push(Trouble {
+                    what,
+                    since,
+                    workers: 1,
+                }),
+            }
+        }
+    }
+}
+
+impl Status {
+    /// What is away, as `status --json` and the page have it.
+    pub(crate) fn troubles_json(&self) -> Value {
+        let all = self.troubles.iter().map(|one| {
+            let since = one.since.map(|at| at.0);
+            json!({"what": one.what, "since": since, "workers": one.workers})
+        });
+        Value::Array(all.collect())
+    }
 }
 
 impl View {
@@ -129,6 +179,23 @@ impl View {
                 oldest,
             });
         }
+        let memory_is = |name: &str| said(&memory, name).parse().unwrap_or(0u64);
+        let most = memory_is("maxmemory:");
+        let replica: String = self.ask(redis::cmd("INFO").arg("replication"))?;
+        let mut troubles = Vec::new();
+        let full = most > 0
+            && memory_is("used_memory:") >= most
+            && said(&memory, "maxmemory_policy:") == "noeviction";
+        let replica = said(&replica, "role:") == "slave";
+        for (what, is_so) in [("redis_full", full), ("redis_replica", replica)] {
+            if is_so {
+                troubles.push(Trouble {
+                    what,
+                    since: None,
+                    workers: 0,
+                });
+            }
+        }
         let mut workers = Vec::new();
         let mut running: BTreeMap<String, u64> = BTreeMap::new();
         let living: Vec<(String, i64)> = self.ask(
@@ -141,8 +208,14 @@ impl View {
         for (instance, beat) in living {
             let mut cmd = redis::cmd("HMGET");
             cmd.arg(self.keys.worker(&instance))
-                .arg(&["version", "threads"]);
-            let (version, threads): (Option<String>, Option<u64>) = self.ask(&cmd)?;
+                .arg(&["version", "threads", "away"]);
+            let said: Vec<Option<String>> = self.ask(&cmd)?;
+            let mut said = said.into_iter().map(Option::unwrap_or_default);
+            let mut next = || said.next().unwrap_or_default();
+            let (version, threads, away) = (next(), next(), next());
+            if age(UnixMs(beat), now) < SILENT {
+                note(&mut troubles, &away);
+            }
             let ids: Vec<String> =
                 self.ask(redis::cmd("HKEYS").arg(self.keys.claims(&instance)))?;
             for phase in self.phases(&ids)? {
@@ -152,8 +225,8 @@ impl View {
             }
             workers.push(WorkerView {
                 in_flight: ids.len() as u64,
-                version: version.unwrap_or_default(),
-                threads: threads.unwrap_or(0),
+                version,
+                threads: threads.parse().unwrap_or(0),
                 beat_age: age(UnixMs(beat), now),
                 instance,
             });
@@ -196,6 +269,7 @@ impl View {
             running,
             workers,
             last_5m,
+            troubles,
             paused,
             repairs,
             newer: self.newer(now)?,

@@ -397,9 +397,10 @@ fn status_has_the_shape_of_the_contract() {
         keys(&status),
         [
             "at_fal", "dead", "held", "last_5m", "later", "limits", "newer", "paused", "queues",
-            "redis", "repairs", "running", "waiting", "workers"
+            "redis", "repairs", "running", "troubles", "waiting", "workers"
         ]
     );
+    assert_eq!(status["troubles"], json!([]));
     assert_eq!(keys(&status["redis"]), ["address", "memory", "version"]);
     assert_eq!(
         keys(&status["queues"]),

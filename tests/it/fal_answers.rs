@@ -51,6 +51,16 @@ fn row(name: &str, fault: Fault, end: [&'static str; 4], submits: usize) -> Row 
     }
 }
 
+/// A gateway's.
+fn page(status: u16) -> Fault {
+    Fault::Answer {
+        status,
+        content_type: "text/html".into(),
+        headers: Vec::new(),
+        body: b"<html><center>nginx</center></html>".to_vec(),
+    }
+}
+
 /// Pushes a job for each row, which meets its answer `times` times at `endpoint`, and checks all ends.
 fn run(
     endpoint: &str,
@@ -410,6 +420,7 @@ fn every_row_of_the_table_of_errors_ends_a_job_as_it_should_at_the_submit() {
             refused("bad_answer"),
             0,
         ),
+        row("413 page", page(413), refused("invalid_input"), 0),
         row(
             "418",
             answer(418, &[], text("teapot")),
@@ -510,16 +521,9 @@ fn a_submit_that_is_limited_waits_its_time_unpaid_with_and_without_being_told_ho
 #[test]
 fn a_submit_refused_without_a_word_about_the_job_is_made_again_and_uses_no_attempt() {
     let done = ["done", "", "yes", "1"];
-    let page = |status| Fault::Answer {
-        status,
-        content_type: "text/html".into(),
-        headers: Vec::new(),
-        body: b"<html><center>nginx</center></html>".to_vec(),
-    };
     let rows = [
         row("409", answer(409, &[], json!({"detail": "x"})), done, 1),
         row("404 page", page(404), done, 1),
-        row("413 page", page(413), done, 1),
         row("400 empty", answer(400, &[], ""), done, 1),
     ];
     let (mut world, _daemon) = run("fal.submit", Some(1), &rows, |job| {

@@ -59,11 +59,11 @@ fn while_fal_is_away_a_thousand_jobs_leave_a_few_lines() {
 fn a_flood_of_failures_is_summarised_and_names_every_job() {
     let mut world = World::new();
     let sick = Fault::Answer {
-        status: 500,
+        status: 408,
         content_type: "application/json".into(),
-        // fal's own word: no outage, but a failure of each job.
+        // fal's own word, and no 5xx: no outage, but a submit of each job of which nobody knows what became of it.
         headers: vec![("x-fal-request-id".into(), "0198".into())],
-        body: br#"{"detail":"Internal Server Error"}"#.to_vec(),
+        body: br#"{"detail":"Request Timeout"}"#.to_vec(),
     };
     world.sandbox.faults.add(Rule::always("fal.submit", sick));
     let mut daemon = world.daemon(&["--threads", "8"]);
@@ -94,7 +94,7 @@ fn a_flood_of_failures_is_summarised_and_names_every_job() {
     let seconds = by_second(&log, warnings);
     let warnings: usize = seconds.values().sum();
     println!(
-        "fal answers 500 to each of {JOBS} jobs, twice: {warnings} warnings in place of {}: {seconds:?}",
+        "fal answers 408 to each of {JOBS} jobs, twice: {warnings} warnings in place of {}: {seconds:?}",
         2 * JOBS
     );
     // Two sorts: ten whole each, and the names of a thousand in lines of some eighty.

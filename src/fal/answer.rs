@@ -83,6 +83,10 @@ fn refused(answer: &Answer) -> Option<Failure> {
         Kind::RateLimited | Kind::NoBalance => (failure.kind, Remedy::RetryStep),
         // Not a repeat: whether it is the account's key or this one model, the probe tells the caller.
         Kind::Auth => (Kind::Auth, Remedy::Final),
+        // A gateway's page too: the input will not become smaller.
+        _ if answer.status == 413 && failure.remedy == Remedy::RetryStep => {
+            (Kind::InvalidInput, Remedy::Final)
+        }
         // A page, or 409: nothing was accepted, and nothing was said about the job. An outage of a gateway is
         // not to end a whole backlog as if its inputs were bad.
         kind if failure.remedy == Remedy::RetryStep => (kind, Remedy::RetryStep),
@@ -655,7 +659,6 @@ fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind,
         404 if json => (Kind::InvalidInput, Remedy::Final),
         405 if json => (Kind::BadAnswer, Remedy::Final),
         408 | 409 => (Kind::Unavailable, Remedy::RetryStep),
-        413 => (Kind::InvalidInput, Remedy::Final), // a gateway's page too: it will not become smaller
         429 => (Kind::RateLimited, Remedy::RetryStep),
         499 => (Kind::Cancelled, Remedy::Final),
         400..500 if !json => (Kind::Unavailable, Remedy::RetryStep),

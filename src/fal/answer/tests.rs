@@ -586,6 +586,9 @@ fn a_failure_says_whether_fal_itself_spoke() {
         let Submitted::Refused(failure) = submitted(wire, BASE, &model("a/b")) else { panic!("{name}") };
         assert_eq!(failure.spoke, spoke, "submit: {name}");
     }
+    // What is final of an input is none of a result that is paid for.
+    let Collected::Failed(failure) = collected(say(413, &[], HTML)) else { panic!("413") };
+    assert_eq!((failure.kind, failure.remedy), (K::Unavailable, R::RetryStep));
     // A result that fal gives as the job's own failure is its word, with or without an id.
     let results = [
         ("500", say(500, &[], json), true),

@@ -55,6 +55,7 @@ pub(crate) fn away(gate: &Gate) -> Vec<&'static str> {
     (away.into_iter())
         .filter(|(service, _)| gate.is_open(*service))
         .map(|(_, name)| name)
+        .chain(gate.refuses_submits(Instant::now()).then_some("submits"))
         .chain(gate.is_bot_refused().then_some("bot"))
         .collect()
 }

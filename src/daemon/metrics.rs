@@ -362,7 +362,10 @@ fn state(
     let telegram = tools.telegram.is_some();
     let services = [
         ("redis", Some(seen.away.is_none())),
-        ("fal", Some(tools.fal_outage.since().is_none())),
+        (
+            "fal",
+            Some(tools.fal_outage.since().is_none() && !tools.gate.refuses_submits(Instant::now())),
+        ),
         (
             "telegram",
             telegram.then(|| tools.telegram_outage.since().is_none()),

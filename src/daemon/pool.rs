@@ -332,7 +332,7 @@ impl Engine {
 
     /// Why new jobs are or are not asked for.
     pub(crate) fn pulling(&self, gate: &Gate) -> Pulling {
-        if gate.is_open(Service::Fal) {
+        if gate.is_open(Service::Fal) || gate.refuses_submits(Instant::now()) {
             Pulling::FalIsAway
         } else if gate.is_bot_refused() {
             Pulling::BotRefused

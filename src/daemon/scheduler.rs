@@ -8,7 +8,7 @@ use crate::job::flight::{Flight, Token};
 use crate::job::window::Heard;
 use crate::job::{JobId, Phase, UnixMs};
 use crate::steps::Snapshot;
-use crate::steps::gate::{Gate, Inside, Service};
+use crate::steps::gate::{Gate, Inside};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -230,13 +230,9 @@ impl Scheduler {
             return None;
         }
         let pays = inner.claimed.front()?.phase == Phase::Submitting;
-        let place = if pays {
-            match gate.enter_if_there(Service::Fal, now) {
-                Some(place) => Some(place),
-                None => return None,
-            }
-        } else {
-            None
+        let place = match pays {
+            true => Some(gate.enter_to_submit(now)?),
+            false => None,
         };
         let flight = inner.claimed.pop_front()?;
         self.waiting.store(inner.claimed.len(), Ordering::Release);
@@ -293,12 +289,10 @@ impl Scheduler {
         now: Instant,
     ) -> MutexGuard<'a, Inner> {
         // A place at fal is given back in the midst of a step, whose write to Redis may then take its time.
-        let crowded =
-            inner.stage == Stage::Run && !inner.claimed.is_empty() && !gate.is_open(Service::Fal);
-        let until = match crowded {
-            true => inner.earliest().into_iter().chain([now + CROWDED]).min(),
-            false => inner.earliest(),
-        };
+        let waits = inner.stage == Stage::Run && !inner.claimed.is_empty();
+        let place = gate.wait_to_submit(now).filter(|_| waits);
+        let place = place.map(|wait| now + wait.max(CROWDED));
+        let until = inner.earliest().into_iter().chain(place).min();
         match (until, inner.leader_until) {
             (Some(until), None) => {
                 inner.leader_until = Some(until);
@@ -738,7 +732,8 @@ impl Inner {
     }
 
     fn ready(&self, gate: &Gate, now: Instant) -> bool {
-        (self.stage == Stage::Run && !self.claimed.is_empty() && gate.has_place(Service::Fal))
+        let may_begin = || gate.wait_to_submit(now) == Some(Duration::ZERO);
+        (self.stage == Stage::Run && !self.claimed.is_empty() && may_begin())
             || self.earliest().is_some_and(|due| due <= now)
     }
 }

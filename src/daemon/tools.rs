@@ -82,6 +82,7 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         cancels: Cancels::default(),
         state,
         fal_outage: report::Outage::new("fal"),
+        submit_outage: report::Outage::in_words("fal", ["takes no jobs", "takes jobs again"]),
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),

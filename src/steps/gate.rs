@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 pub(crate) enum Service {
     /// fal's APIs.
     Fal,
+    /// fal's queue where it takes new requests, which may fail while what is there is read well. It has no bulkhead
+    /// of its own, and only a submit can tell that it is back: its probe pays.
+    Submits,
     /// Telegram; `slow` sends may wait until it has fetched a file.
     Telegram { slow: bool },
     /// fal's storage, which may be away while its queue is not. No step of the pool goes there.
@@ -50,7 +53,8 @@ pub(crate) struct Inside<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     service: Service,
-    probe: bool,
+    /// Whose one probe it is.
+    probe: Option<Service>,
     counted: bool,
 }
 
@@ -73,6 +77,7 @@ impl Drop for Inside<'_> {
 #[derive(Debug)]
 pub(crate) struct Gate {
     fal: Rooms,
+    submits: Mutex<Breaker>,
     telegram: Rooms,
     storage: Rooms,
     slow: AtomicUsize,
@@ -94,18 +99,13 @@ struct Rooms {
     breaker: Mutex<Breaker>,
 }
 
-impl Rooms {
-    fn lock(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Gate {
     /// For a pool of so many threads: three quarters, and all but two, may be inside one service, half
     /// in slow sends, at least one each.
     pub(crate) fn new(threads: usize) -> Gate {
         Gate {
             fal: Rooms::default(),
+            submits: Mutex::default(),
             telegram: Rooms::default(),
             storage: Rooms::default(),
             slow: AtomicUsize::new(0),
@@ -119,17 +119,36 @@ impl Gate {
 
     fn rooms(&self, service: Service) -> &Rooms {
         match service {
-            Service::Fal => &self.fal,
+            Service::Fal | Service::Submits => &self.fal,
             Service::Telegram { .. } => &self.telegram,
             Service::Storage => &self.storage,
         }
+    }
+
+    fn breaker(&self, service: Service) -> MutexGuard<'_, Breaker> {
+        let breaker = match service {
+            Service::Submits => &self.submits,
+            _ => &self.rooms(service).breaker,
+        };
+        breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the service's breaker says; of submits, whose probe is the submit itself: where fal is there.
+    fn verdict(&self, service: Service, now: Instant) -> (Service, Verdict) {
+        if service == Service::Submits {
+            match self.breaker(Service::Fal).verdict(now) {
+                Verdict::Closed => {}
+                verdict => return (Service::Fal, verdict),
+            }
+        }
+        (service, self.breaker(service).verdict(now))
     }
 
     /// Asks for a place. A transfer thread is not of the pool and passes the bulkheads.
     pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
         let rooms = self.rooms(service);
         let slow = matches!(service, Service::Telegram { slow: true });
-        let place = |probe| Inside {
+        let place = |probe: Option<Service>| Inside {
             gate: self,
             place: Some(Place {
                 service,
@@ -145,15 +164,16 @@ impl Gate {
                 0
             };
             if inside >= self.most || (slow && slow_inside >= self.most_slow) {
-                drop(place(false));
+                drop(place(None));
                 return Entry::Wait(CROWDED);
             }
         }
-        match rooms.lock().verdict(now) {
-            Verdict::Closed => Entry::Go(place(false)),
-            Verdict::Probe => Entry::Probe(place(true)),
-            Verdict::Open(wait) => {
-                drop(place(false));
+        match self.verdict(service, now) {
+            (_, Verdict::Closed) => Entry::Go(place(None)),
+            (Service::Submits, Verdict::Probe) => Entry::Go(place(Some(Service::Submits))),
+            (of, Verdict::Probe) => Entry::Probe(place(Some(of))),
+            (_, Verdict::Open(wait)) => {
+                drop(place(None));
                 Entry::Wait(wait)
             }
         }
@@ -168,23 +188,33 @@ impl Gate {
                 self.slow.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        if place.probe {
-            rooms.lock().probe_ended();
+        if let Some(service) = place.probe {
+            self.breaker(service).probe_ended();
         }
     }
 
-    /// Whether a step of the pool would find a place now.
-    pub(crate) fn has_place(&self, service: Service) -> bool {
-        let rooms = self.rooms(service);
-        rooms.inside.load(Ordering::Acquire) < self.most && rooms.lock().open.is_none()
+    /// Whether fal is there and takes no requests, as far as the last submit could tell. Once the next one may ask,
+    /// nobody knows: there may be none for hours.
+    pub(crate) fn refuses_submits(&self, now: Instant) -> bool {
+        !self.is_open(Service::Fal) && !self.breaker(Service::Submits).wait(now).is_zero()
     }
 
-    /// A place for a step of the pool, if there is one and the service is not away: never the probe.
-    pub(crate) fn enter_if_there(&self, service: Service, now: Instant) -> Option<Inside<'_>> {
-        if !self.has_place(service) {
+    /// How long until a submit may find a place: nothing if it would now, `None` while fal is away.
+    pub(crate) fn wait_to_submit(&self, now: Instant) -> Option<Duration> {
+        if self.is_open(Service::Fal) {
             return None;
         }
-        match self.enter(service, true, now) {
+        let crowded = self.fal.inside.load(Ordering::Acquire) >= self.most;
+        let wait = self.breaker(Service::Submits).wait(now);
+        Some(if crowded { wait.max(CROWDED) } else { wait })
+    }
+
+    /// A place for a submit, if there is one and fal takes requests, or to ask whether it does.
+    pub(crate) fn enter_to_submit(&self, now: Instant) -> Option<Inside<'_>> {
+        if self.wait_to_submit(now) != Some(Duration::ZERO) {
+            return None;
+        }
+        match self.enter(Service::Submits, true, now) {
             Entry::Go(place) => Some(place),
             Entry::Probe(_) | Entry::Wait(_) => None,
         }
@@ -192,13 +222,13 @@ impl Gate {
 
     /// The service answered: whatever it said, it is there. True when it counted as away.
     pub(crate) fn answered(&self, service: Service) -> bool {
-        self.rooms(service).lock().good()
+        self.breaker(service).good()
     }
 
     /// The service did not answer, or only a gateway in front of it did. True when it counts as away
     /// from now on.
     pub(crate) fn failed(&self, service: Service, now: Instant) -> bool {
-        self.rooms(service).lock().bad(now)
+        self.breaker(service).bad(now)
     }
 
     /// Telegram refuses the bot: what would be paid for now could not be delivered.
@@ -242,7 +272,7 @@ impl Gate {
 
     /// Whether the service counts as away.
     pub(crate) fn is_open(&self, service: Service) -> bool {
-        self.rooms(service).lock().open.is_some()
+        self.breaker(service).open.is_some()
     }
 }
 
@@ -274,8 +304,16 @@ impl Breaker {
                 open.probing = true;
                 Verdict::Probe
             }
-            Some(open) if open.probing => Verdict::Open(open.wait),
-            Some(open) => Verdict::Open(open.next_probe.saturating_duration_since(now)),
+            Some(_) => Verdict::Open(self.wait(now)),
+        }
+    }
+
+    /// How long nobody may go in, not even a probe; of one under way as long as the next one would be off.
+    fn wait(&self, now: Instant) -> Duration {
+        match &self.open {
+            None => Duration::ZERO,
+            Some(open) if open.probing => open.wait,
+            Some(open) => open.next_probe.saturating_duration_since(now),
         }
     }
 
@@ -455,13 +493,62 @@ mod tests {
     }
 
     #[test]
+    fn submits_that_fail_leave_fal_there_and_ask_again_one_at_a_time() {
+        let now = Instant::now();
+        let gate = Gate::new(8);
+        for _ in 0..OPENS_AFTER {
+            gate.failed(Service::Submits, now);
+            gate.answered(Service::Fal); // the polls between them
+        }
+        assert!(gate.refuses_submits(now) && !gate.is_open(Service::Fal));
+        assert_eq!(gate.wait_to_submit(now), Some(FIRST_PROBE));
+        assert!(gate.enter_to_submit(now).is_none());
+        assert!(matches!(gate.enter(Service::Fal, true, now), Entry::Go(_)));
+        let later = now + FIRST_PROBE;
+        assert_eq!(gate.wait_to_submit(later), Some(Duration::ZERO));
+        assert!(!gate.refuses_submits(later), "nobody knows");
+        let probe = gate.enter_to_submit(later).expect("the probe");
+        assert!(gate.refuses_submits(later));
+        assert!(gate.enter_to_submit(later).is_none(), "a second one");
+        gate.failed(Service::Submits, later);
+        drop(probe);
+        assert_eq!(gate.wait_to_submit(later), Some(FIRST_PROBE * 2));
+        let later = later + FIRST_PROBE * 2;
+        let unused = gate.enter(Service::Submits, true, later);
+        assert!(matches!(unused, Entry::Go(_)), "a submit is its own probe");
+        drop(unused);
+        let probe = gate.enter_to_submit(later).expect("the next probe");
+        gate.answered(Service::Submits);
+        drop(probe);
+        assert_eq!(gate.wait_to_submit(later), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn while_fal_is_away_no_submit_asks_for_itself() {
+        let now = Instant::now();
+        let gate = Gate::new(8);
+        for _ in 0..OPENS_AFTER {
+            gate.failed(Service::Submits, now);
+            gate.failed(Service::Fal, now);
+        }
+        let later = now + FIRST_PROBE;
+        assert_eq!(gate.wait_to_submit(later), None);
+        assert!(!gate.refuses_submits(now), "it is away as a whole");
+        assert!(gate.enter_to_submit(later).is_none());
+        // Of fal as a whole a free question is the probe.
+        let probe = gate.enter(Service::Submits, true, later);
+        assert!(matches!(probe, Entry::Probe(_)));
+        gate.answered(Service::Fal);
+        drop(probe);
+        let first = gate.enter_to_submit(later);
+        assert!(first.is_some() && gate.enter_to_submit(later).is_none());
+    }
+
+    #[test]
     fn a_place_that_is_kept_is_taken_until_it_is_left() {
         let gate = Gate::new(4); // two places
         let now = Instant::now();
-        let enter = || {
-            gate.enter_if_there(Service::Fal, now)
-                .and_then(Inside::keep)
-        };
+        let enter = || gate.enter_to_submit(now).and_then(Inside::keep);
         let first = enter().expect("a place");
         let second = enter().expect("another");
         assert!(enter().is_none(), "full");

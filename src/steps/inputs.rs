@@ -256,7 +256,7 @@ fn enter(worker: &Worker, service: Service) -> Result<Inside<'_>, Trouble> {
         Entry::Wait(wait) => {
             let away = match service {
                 Service::Telegram { .. } => "Telegram is away",
-                Service::Fal | Service::Storage => "fal's storage is away",
+                _ => "fal's storage is away",
             };
             Err(Trouble::Away(wait.max(UNDER_WAY), away))
         }

@@ -38,7 +38,7 @@ use crate::job::flight::Flight;
 use crate::job::minutes::Tally;
 use crate::job::pace::Paces;
 use crate::job::pattern::Pattern;
-use crate::job::spec::ChatId;
+use crate::job::spec::{ChatId, Via};
 use crate::job::state::{self, Moment, Next, Policy, cancel_is_due};
 use crate::job::words::Words;
 use crate::job::{Lang, Phase};
@@ -95,6 +95,8 @@ pub(crate) struct Tools {
     /// What people asked to be ended.
     pub(crate) cancels: Cancels,
     pub(crate) fal_outage: report::Outage,
+    /// fal is there, and takes no requests.
+    pub(crate) submit_outage: report::Outage,
     pub(crate) telegram_outage: report::Outage,
     /// What threads share that bring files of users to fal.
     pub(crate) inputs: inputs::Shared,
@@ -211,6 +213,8 @@ impl Drop for Leaves<'_> {
 /// away one probe at a time goes out, and only what pays and sends nothing may be it.
 fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next> {
     let service = match flight.phase {
+        // A direct call has a host of its own.
+        Phase::Submitting if flight.via == Via::Queue => Service::Submits,
         Phase::Submitting | Phase::Polling | Phase::Collecting => Service::Fal,
         Phase::Delivering => Service::Telegram { slow: true },
         Phase::Telling => Service::Telegram { slow: false },
@@ -237,7 +241,7 @@ fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next
 /// A free question to a service that counts as away: whether it answers.
 pub(crate) fn probe(worker: &Worker, service: Service) -> bool {
     match service {
-        Service::Fal => {
+        Service::Fal | Service::Submits => {
             let away = worker.tools.fal.probe() == Probe::Away;
             worker.fal_heard(if away {
                 Heard::Silence("the probe was not answered")
@@ -347,6 +351,27 @@ impl Worker {
     fn leave(&self) {
         if let Some(place) = self.place.take() {
             self.tools.gate.leave(place);
+        }
+    }
+
+    /// The same as [`Worker::fal_heard`] of a submit, which alone can tell that fal takes requests.
+    fn submit_heard(&self, heard: Heard<'_>) {
+        self.fal_heard(heard);
+        let (gate, outage) = (&self.tools.gate, &self.tools.submit_outage);
+        match heard {
+            Heard::Silence(why) => {
+                let now = Instant::now();
+                gate.failed(Service::Submits, now);
+                // Of fal as a whole it is said already.
+                if gate.refuses_submits(now) {
+                    outage.failed(why);
+                }
+            }
+            Heard::Answer => {
+                if gate.answered(Service::Submits) {
+                    outage.succeeded();
+                }
+            }
         }
     }
 

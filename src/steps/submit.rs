@@ -75,7 +75,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         return super::collect::after_direct(worker, flight, answer);
     }
     let answer = enqueue_at_fal(worker, flight, &order);
-    worker.fal_heard(match &answer {
+    worker.submit_heard(match &answer {
         Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
     });

@@ -326,6 +326,47 @@ fn a_fal_that_answers_submits_with_500_in_its_own_name_is_away_and_no_job_dies()
     world.assert_clean();
 }
 
+/// Each submit that fails may be paid for. While what is at fal is read well one at a time asks whether fal takes
+/// requests again, and the rest wait unpaid.
+#[test]
+fn a_fal_that_takes_no_submits_while_reads_go_well_is_asked_by_one_submit_at_a_time() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "4"]);
+    world.sandbox.fal.set_slots(0);
+    let at_fal: Vec<String> = (0..8).map(|n| format!("paid-{n}")).collect();
+    world.push_all(&at_fal.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    for id in &at_fal {
+        world.wait_submitted(id);
+    }
+    let rule = world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.submit", Fault::Html502));
+    let faults = world.sandbox.faults.clone();
+    let fired = || u64::from(faults.fired(rule));
+    let ids: Vec<String> = (0..20).map(|n| format!("new-{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    daemon.wait_log("fal takes no jobs");
+    let before = fired();
+    assert!(before <= 8, "{before} submits"); // five, and those under way with the fifth
+    world.sandbox.fal.set_slots(1000);
+    assert_eq!(world.wait_ended(&at_fal, SOON), ["done"; 8]);
+    let noticed = Instant::now();
+    let after = eventually(SOON, fired, |n| *n >= before + 2);
+    // Half a second, one, two: the doubling begins when the breaker opens.
+    let (asked, time) = (after - before, noticed.elapsed());
+    assert!(asked <= 3 + time.as_secs(), "{asked} in {time:?}");
+    let owned = world.claims(&daemon.instance()).len();
+    assert!(owned <= 8, "{owned} in hand: the rest waits in Redis");
+    // With no poll between five of them: its free probe knows better.
+    assert!(daemon.logged("fal lost") <= 1);
+    world.sandbox.faults.clear();
+    assert_eq!(world.wait_ended(&ids, SOON), ["done"; 20]);
+    assert_eq!(world.counted("resubmitted_after_unknown"), fired());
+    assert_eq!(daemon.logged("fal takes jobs again"), 1);
+    world.assert_clean();
+}
+
 /// A look at the result in the place of one at the status has ten seconds, and a result may be megabytes.
 #[test]
 fn results_that_come_slowly_are_no_outage_of_fal() {

@@ -130,7 +130,7 @@ fn submitting(facts: &Facts, said: Option<&Value>) -> Verdict {
         vec![text],
         finish::unsubmitted(facts, Duration::ZERO, None),
     );
-    if facts.is_away("fal") {
+    if facts.is_away("fal") || facts.is_away("submits") {
         away(verdict, "fal")
     } else {
         verdict

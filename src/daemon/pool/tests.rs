@@ -84,6 +84,7 @@ fn tools() -> Arc<Tools> {
         cancels: steps::Cancels::default(),
         state: None,
         fal_outage: report::Outage::new("fal"),
+        submit_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::job::flight::sample::named;
+use crate::steps::gate::Service;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
@@ -411,7 +412,7 @@ fn of_two_threads_none_relies_on_the_other_while_it_pulls() {
 fn a_place_that_was_given_back_in_the_midst_of_a_step_is_found() {
     // One place at fal, and it is taken.
     let gate: &'static Gate = Box::leak(Box::new(Gate::new(3)));
-    let taken = gate.enter_if_there(Service::Fal, Instant::now()).unwrap();
+    let taken = gate.enter_to_submit(Instant::now()).unwrap();
     let scheduler = Arc::new(without_permit(3));
     scheduler.claimed([named("a", Phase::Submitting)].into_iter());
     let (found, finds) = mpsc::channel();

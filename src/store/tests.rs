@@ -14,6 +14,7 @@ mod fair;
 mod forgets;
 mod fuzz;
 mod intake;
+mod late;
 mod limits;
 mod minutes;
 mod model;

@@ -477,6 +477,37 @@ fn a_job_beyond_expires_at_ends_unpaid_and_its_user_is_told() {
     world.assert_clean();
 }
 
+/// Nobody may begin it then, so nobody would come by it.
+#[test]
+fn a_job_that_grows_too_old_while_pulling_is_paused_or_fal_is_away_is_told_then() {
+    for away in [false, true] {
+        let (mut world, daemon) = World::running();
+        if away {
+            let gone = Rule::always("fal.*", Fault::ResetBeforeRead);
+            world.sandbox.faults.add(gone);
+            let first: Vec<String> = (0..8).map(|n| job(&format!("first-{n}")).json()).collect();
+            world.push_all(&first);
+            daemon.wait_log("fal lost");
+        } else {
+            let _: u64 = world.redis(&["HSET", "fal:paused", "reason", "test"]);
+        }
+        let soon = unix_s() + 2;
+        world.push(job("old").chat(7).with("expires_at", soon).json());
+        world.push(job("young").chat(8).json());
+        let record = world.wait_state("old", "dead");
+        let said = ["kind", "charged", "told"].map(|field| record[field].as_str());
+        assert_eq!(said, ["expired", "no", "yes"], "away: {away}");
+        assert_eq!(names(&world.events_of("old")), ["queued", "failed"]);
+        assert_eq!(world.sandbox.telegram.messages(7).len(), 1);
+        assert_eq!(world.state("young"), "queued");
+        world.sandbox.faults.clear();
+        let _: u64 = world.redis(&["DEL", "fal:paused"]);
+        world.wait_state("young", "done");
+        assert_eq!(submits_of(&world, "old"), 0);
+        world.assert_clean();
+    }
+}
+
 #[test]
 fn a_job_that_waited_beyond_max_wait_ends_as_expired_unpaid() {
     let mut world = World::new();

@@ -182,13 +182,26 @@ local function served_after(list)
   return next_in[list]
 end
 
+-- Whoever claims ends what is too old; but nobody claims what is unpaid while pulling is paused, fal is away or its
+-- user's slots are in use, and its user waits. It is looked for where the oldest stand, and no more of them lie in
+-- `resume` at a time than a few, since what is paid is served from there.
+local ends = 16 - redis.call('LLEN', KEYS[8])
+local function end_late(id, state, p, user, behind)
+  local list = list_of(p, nil, nil, state, user, behind)
+  if ends <= 0 or spent >= budget or not redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', 2000) then return false end
+  ends, spent, moved = ends - 1, spent + 2000, true
+  to_tell(ns, id, {state = state, priority = p, user = user, behind = behind}, KEYS[8], 'expired',
+    'too old to be paid for: it waited beyond expires_at')
+  return true
+end
+
 local suspects
 local slots, fair = turn_settings(ns)
 local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'applied:user_concurrency')
 local k = {later = KEYS[12], resume = KEYS[8]}
 local function look_at_job(id, key)
   local r = fields(id, 'worker', 'token', 'queued_at', 'priority', 'request_id', 'phase', 'due_at',
-    'user', 'model', 'at_fal', 'behind')
+    'user', 'model', 'at_fal', 'behind', 'expires_at')
   local state = r[1]
   if not state or newer(r[2]) then return end
   local ttl = redis.call('TTL', key)
@@ -233,6 +246,8 @@ local function look_at_job(id, key)
       mended('unscheduled')
     end
   elseif state == 'queued' or state == 'waiting' then
+    local unpaid = not r[7] and (r[8] or 'submitting') == 'submitting'
+    if unpaid and now > (tonumber(r[14] or '') or math.huge) and end_late(id, state, r[6], r[10], r[13]) then return end
     suspects = suspects or redis.call('ZCARD', KEYS[2])
     local likely = (tonumber(r[5] or '0') or 0) < served_after(list_of(r[6], r[7], r[8], state, r[10], r[13]))
     if suspects < (likely and 400 or 50) then
@@ -304,9 +319,10 @@ local function is_priority(p)
 end
 
 -- Whose line is not empty has a turn, or waits for a slot.
-local function look_at_line(rest)
+local function look_at_line(rest, key)
   local p, user = parts_of(rest)
   if not p or not is_priority(p) or redis.call('HEXISTS', ns .. ':turns:' .. p, user) == 1 then return end
+  if redis.call('EXISTS', key) == 0 then return end -- its last one has just been taken out
   if priority[p] and is_full(ns, user, slots) then
     redis.call('HSET', ns .. ':turns:' .. p, user, '')
     redis.call('SADD', ns .. ':waiters', user)
@@ -441,7 +457,7 @@ local function page_of_keys(cursor)
       if word == 'job' then look_at_job(rest, key)
       elseif word == 'claims' then look_at_claims(rest, key)
       elseif word == 'taken' then look_at_taken(rest, key)
-      elseif word == 'waiting' then look_at_line(rest)
+      elseif word == 'waiting' then look_at_line(rest, key)
       elseif word == 'user' then look_at_slots(rest, key)
       elseif word == 'ready' then look_at_model_list(rest, key)
       elseif word == 'turns' then look_at_model_turns(rest)

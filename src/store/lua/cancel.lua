@@ -28,18 +28,7 @@ if state == 'running' or r[3] or phase == 'polling' or phase == 'collecting' the
   end
   return {'asked', state, phase}
 end
-local p, user = standing_in(r[4] or 'default', r[10]), r[9]
-if state == 'queued' then
-  redis.call('LREM', ns .. ':ready:' .. p, -1, id)
-  if user then pass_turn(ns, p, user, id, not r[10] and is_full(ns, user, (turn_settings(ns)))) end
-elseif state == 'waiting' then
-  leave_line(ns, p, user, id)
-end
-redis.call('ZREM', KEYS[2], id)
-redis.call('ZREM', ns .. ':rate:held', id)
-redis.call('HSET', KEYS[1], 'state', 'queued', 'phase', 'telling', 'kind', 'cancelled',
-  'error', 'cancelled by request')
-redis.call('HDEL', KEYS[1], 'behind', 'due_at', 'not_before', 'doubt', 'rung', 'telling_at', 'crashes', 'cancel_asked')
-redis.call('LPUSH', KEYS[3], id)
+to_tell(ns, id, {state = state, priority = r[4], user = r[9], behind = r[10]}, KEYS[3], 'cancelled',
+  'cancelled by request')
 ring(KEYS[7])
 return {'ended', state, phase}

@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 use std::io::{self, IsTerminal, Write};
 use std::os::linux::fs::MetadataExt;
 use std::sync::{OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Look of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,11 +271,11 @@ fn write_record(
     match style {
         Style::Journal => writeln!(out, "<{}>{body}", priority(level)),
         Style::Plain => {
-            let ts = out.timestamp_millis();
+            let ts = now();
             writeln!(out, "{ts} {level:<5} {body}")
         }
         Style::Terminal => {
-            let ts = out.timestamp_millis();
+            let ts = now();
             let (on, off) = if color { painted(level) } else { ("", "") };
             writeln!(out, "{ts} {on}{level:<5}{off} {body}")
         }
@@ -283,10 +283,15 @@ fn write_record(
             if style == Style::JsonJournal {
                 write!(out, "<{}>", priority(level))?;
             }
-            let (ts, level) = (out.timestamp_millis(), level.as_str().to_ascii_lowercase());
+            let (ts, level) = (now(), level.as_str().to_ascii_lowercase());
             writeln!(out, "{{\"ts\":\"{ts}\",\"level\":\"{level}\",{body}}}")
         }
     }
+}
+
+/// The time of a line, `2026-05-01T12:00:00.000Z`.
+fn now() -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(SystemTime::now())
 }
 
 /// What stands behind time and level, without a secret and without anything that breaks the line.

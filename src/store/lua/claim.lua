@@ -31,6 +31,7 @@ if not plain or redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4], unpack(KEYS, 10)
   marks = KEYS[12] and redis.call('EXISTS', KEYS[12]) > 0
 end
 local now, now_text = now_ms()
+look_at_events(KEYS[8])
 -- First a write that Redis refuses when it is out of memory: so nothing is taken that could not be kept.
 redis.call('HSET', KEYS[9], 'pulled_at', now_text, 'claim', ARGV[7])
 

@@ -14,6 +14,7 @@ local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'phase', 'request_id', 
 if r[1] ~= 'running' or r[2] ~= ARGV[2] then return {'stale', 0} end
 local now, limit = now_ms(), tonumber(ARGV[4])
 local crashes = tonumber(r[10] or '0') + 1
+look_at_events(KEYS[6])
 redis.call('HDEL', KEYS[2], id)
 local k = {later = KEYS[3], resume = KEYS[5]}
 if limit == 0 then

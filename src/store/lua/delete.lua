@@ -23,6 +23,7 @@ end
 local word = (ended and not r[16]) and 'bare' or 'ok'
 if r[10] == 'submit' then charged = worse(charged, 'unknown') end
 if ARGV[5] == '1' then return {word, state, charged, since} end
+look_at_events(KEYS[8])
 redis.call('ZREM', KEYS[5], id) -- allowed without memory; so is the rest, then
 redis.call('ZREM', KEYS[9], id)
 redis.call('DEL', KEYS[2], KEYS[3])

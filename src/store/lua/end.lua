@@ -16,9 +16,9 @@ if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
 keep = tonumber(keep)
 redis.call('HDEL', claims, id) -- allowed without memory; so is the rest, then
+add_events(job, events, now, now_text, true)
 redis.call('HDEL', job, 'phase', 'cancel_asked', cmsgpack.unpack(ARGV[3]))
 redis.call('HSET', job, 'seq', seq, 'state', state, 'ended_at', now_text, stamped(now_text, cmsgpack.unpack(ARGV[2])))
-for i = 4, #ARGV do add_event(events, now, now_text, cmsgpack.unpack(ARGV[i])) end
 -- What arrived in a chat shows that it can be reached.
 local reached = marks ~= '' and chat and (state == 'done' or redis.call('HGET', job, 'told') == 'yes')
 local mark = reached and marks .. ':' .. chat or nil

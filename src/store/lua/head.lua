@@ -8,6 +8,9 @@ local function now_ms()
   return tonumber(text), text
 end
 
+-- Refuses, before anything is written, what has events to add while another type lies under their key.
+local function look_at_events(events) redis.call('XLEN', events) end
+
 -- Wakes one blocked puller. The bell is capped: rings say "look", never what to find. It is full while many pull.
 local function ring(bell)
   if redis.call('LLEN', bell) < 64 then redis.call('LPUSH', bell, '1') end

@@ -25,6 +25,7 @@ for i = 1, n do
   if have[n - i + 1] ~= ARGV[5 + 2 * i] then return {'mismatch', 0, 0, 0, 0, ''} end
 end
 
+look_at_events(KEYS[3])
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
 redis.call('HSET', KEYS[2], 'batch', batch)
 local now, now_text = now_ms()

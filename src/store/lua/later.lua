@@ -13,9 +13,9 @@ if word == 'repeat' then return {'ok', '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
 local due = now + tonumber(wait)
 redis.call('HDEL', claims, id) -- allowed without memory; so is the rest, then
+add_events(job, events, now, now_text, true)
 redis.call('HDEL', job, 'phase', 'worker', cmsgpack.unpack(ARGV[3]))
 redis.call('HSET', job, 'seq', seq, 'state', 'later', 'due_at', due, stamped(now_text, cmsgpack.unpack(ARGV[2])))
-for i = 4, #ARGV do add_event(events, now, now_text, cmsgpack.unpack(ARGV[i])) end
 keep_tried(job, tried)
 redis.call('ZADD', list, due, id)
 local ns = namespace_of(job, id)

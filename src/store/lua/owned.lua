@@ -31,7 +31,21 @@ local function stamped(now_text, name, ...)
   return ...
 end
 
-local function add_event(events, now, now_text, since, name, ...)
-  redis.call('XADD', events, '*', 'event', name, 'at', now_text,
+local function add_event(call, events, now, now_text, since, name, ...)
+  return call('XADD', events, '*', 'event', name, 'at', now_text,
     pair('ms', since ~= '' and string.format('%d', now - since), ...))
+end
+
+-- The events of what is about to be written, before it: where another type lies under their key nothing is written,
+-- and the repeat finds nothing done. `free`: a write came before that a full Redis allows.
+local function add_events(job, events, now, now_text, free)
+  for i = 4, #ARGV do
+    if free then
+      add_event(redis.call, events, now, now_text, cmsgpack.unpack(ARGV[i]))
+    elseif type(add_event(redis.pcall, events, now, now_text, cmsgpack.unpack(ARGV[i]))) == 'table' then
+      redis.call('PERSIST', job) -- allowed without memory; so is the rest, then
+      add_event(redis.call, events, now, now_text, cmsgpack.unpack(ARGV[i]))
+    end
+    free = true
+  end
 end

@@ -83,6 +83,7 @@ local function revive(id, r, word)
   moved = true
 end
 
+if not only_look then look_at_events(KEYS[3]) end
 for i = 5, #ARGV do
   local id = ARGV[i]
   local flat, r = redis.call('HGETALL', ns .. ':job:' .. id), {}

@@ -12,6 +12,7 @@ local word, request, at_fal = owner(job, token, seq, known, false)
 local now, now_text = now_ms()
 if word == 'repeat' then return {'ok', request or '', now} end
 if word ~= 'ok' then return {word, request or '', now} end
+add_events(job, events, now, now_text, false)
 -- A full Redis refuses the first HSET, but neither HDEL nor PERSIST, and nothing after those.
 if ARGV[3] ~= '' then redis.call('HDEL', job, cmsgpack.unpack(ARGV[3])) end
 local function set(call) return call('HSET', job, 'seq', seq, stamped(now_text, cmsgpack.unpack(ARGV[2]))) end
@@ -21,7 +22,6 @@ if type(set(redis.pcall)) == 'table' then
 end
 -- A Redis that forgot it hears of the submit again.
 if not request and known ~= '' then redis.call('HSET', job, 'request_id', known, 'attempt', attempt) end
-for i = 4, #ARGV do add_event(events, now, now_text, cmsgpack.unpack(ARGV[i])) end
 if count ~= '' then redis.call('HINCRBY', stats, count, 1) end
 if large ~= '' then redis.call('SET', result, large) end
 local left = silence ~= '' and redis.call('PTTL', silence) or 0

@@ -15,16 +15,17 @@ local now, now_text = now_ms()
 if not KEYS[4] then
   local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'seq', 'phase', 'request_id')
   if r[1] == 'running' and r[2] == token and r[4] == 'submitting' and not r[5] and tonumber(r[3] or '0') < seq then
-    local function set(call)
-      return call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at',
-        now_text, 'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
+    -- The event first: where another type lies under its key nothing is written, and the repeat finds nothing done.
+    local function add(call)
+      return call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
+        unpack(ARGV, 7))
     end
-    if type(set(redis.pcall)) == 'table' then
+    if type(add(redis.pcall)) == 'table' then
       redis.call('PERSIST', KEYS[1]) -- allowed without memory; so is the rest, then
-      set(redis.call)
+      add(redis.call)
     end
-    redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
-      unpack(ARGV, 7))
+    redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at',
+      now_text, 'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
     return now
   end
 end

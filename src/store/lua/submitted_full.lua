@@ -28,19 +28,19 @@ if not asserted and r[5] and r[5] ~= 'submitting' then return {'cancel', '', now
 -- Allowed when Redis is out of memory, and what follows it in a script then is too.
 redis.call('HDEL', KEYS[1], 'doubt', 'tries', 'crashes')
 if mine and state == 'running' then
-  redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at', now_text,
-    'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
   redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', ARGV[6], 'request_id', request,
     unpack(ARGV, 7))
+  redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', ARGV[6], 'submitted_at', now_text,
+    'seq', ARGV[3], pair('path', ARGV[5] ~= '' and ARGV[5]))
   return {'ok', request, now}
 end
 local o = redis.call('HMGET', KEYS[1], 'attempt', 'priority', 'user', 'model', 'at_fal', 'behind')
 -- The takeover, if there was one, has counted the attempt.
 local attempt = mine and ARGV[6] or math.max(1, tonumber(o[1] or '1'))
-redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now_text,
-  pair('path', ARGV[5] ~= '' and ARGV[5]))
 redis.call('XADD', KEYS[2], '*', 'event', 'submitted', 'at', now_text, 'attempt', attempt, 'request_id', request,
   unpack(ARGV, 7))
+redis.call('HSET', KEYS[1], 'request_id', request, 'phase', 'polling', 'attempt', attempt, 'submitted_at', now_text,
+  pair('path', ARGV[5] ~= '' and ARGV[5]))
 if state ~= 'running' then
   -- It waits for a new submit somewhere: it is paid now, so it is served first.
   local others, ns = aside(), string.sub(KEYS[1], 1, -#id - 6) -- without `:job:<id>`

@@ -46,6 +46,61 @@ fn life(
     )
 }
 
+/// A person with redis-cli may do that. What an event says is the bot's refund.
+#[test]
+fn where_the_events_are_of_another_type_nothing_is_written_and_the_repeat_writes_it_all() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let spoilt = |spoilt: bool| {
+        if spoilt {
+            bench.ask::<()>("RENAME t:events saved");
+            bench.ask::<()>("SET t:events x");
+        } else {
+            bench.ask::<()>("RENAME saved t:events");
+        }
+    };
+    fill(&bench, &one, &["first"]); // so that there is a stream
+    bench.push(&job("d", r#""max_attempts":3"#));
+    spoilt(true);
+    let entries = one.entries();
+    assert!(one.session.intake(&entries, &DEFAULTS).is_err());
+    assert_eq!(bench.record("d").len(), 0);
+    spoilt(false);
+    one.session.intake(&entries, &DEFAULTS).expect("takes in");
+    one.claim(1);
+    spoilt(true);
+    assert!(one.session.claim(1, false).is_err());
+    assert_eq!(bench.ready("default"), ["d"]);
+    spoilt(false);
+    let mut flight = one.claim_one();
+    let mut told = vec!["queued", "started"];
+    for (step, event) in ["submitted", "retrying", "submitted", "completed", "done"]
+        .into_iter()
+        .enumerate()
+    {
+        let write = match event {
+            "submitted" => accepted(&mut flight, &format!("r{step}")),
+            "retrying" => retrying(&flight, Duration::ZERO),
+            "completed" => completed(&mut flight),
+            _ => ending(&flight, EndState::Done),
+        };
+        let seq = flight.number(&write);
+        let before = bench.record("d");
+        spoilt(true);
+        assert!(one.session.write(&flight, seq, &write).is_err(), "{event}");
+        assert_eq!(bench.record("d"), before, "{event}");
+        spoilt(false);
+        let written = one.session.write(&flight, seq, &write).expect("answers");
+        assert_eq!(written, Written::Ok, "{event}");
+        told.push(event);
+        assert_eq!(bench.events_of("d"), told);
+        if event == "retrying" {
+            one.session.promote(100).expect("answers");
+            flight = one.claim_one();
+        }
+    }
+}
+
 #[test]
 fn a_write_that_is_repeated_or_late_adds_no_event_and_no_count() {
     for state in [EndState::Done, EndState::Dead, EndState::Cancelled] {

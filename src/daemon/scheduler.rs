@@ -1,17 +1,17 @@
 //! Who runs what, when: one lock, heaps of (due, flight), and two condition variables. Everything that
-//! can wake a pool thread is here, in a fixed order: stop, finishing steps, polls, claimed jobs not yet
-//! begun, pull; of every eight turns at least one pulls, so that an endless stream of due steps starves
-//! nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
+//! can wake a pool thread is here, in a fixed order: stop, finishing steps, polls and claimed jobs not yet
+//! begun in turns, pull; of every eight turns at least one pulls, so that an endless stream of due steps
+//! starves nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
 //! whoever takes work wakes one more if work is left.
 
 use crate::job::flight::{Flight, Token};
 use crate::job::window::Heard;
 use crate::job::{JobId, Phase, UnixMs};
 use crate::steps::Snapshot;
-use crate::steps::gate::{Gate, Inside};
+use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ pub(crate) enum Stage {
 
 /// What a pool thread does next.
 pub(crate) enum Work<'a> {
-    /// One flight's next step; a job that is to be submitted has its place at fal already.
+    /// One flight's next step. A job that is to be submitted has its place at fal already, and so has a look at one
+    /// that is there, unless fal is away.
     Step(Box<Flight>, Option<Inside<'a>>),
     /// Pull, blocking this long at most.
     Pull(Permit<'a>, Duration),
@@ -61,6 +62,8 @@ impl Ord for Parked {
 
 struct Inner {
     finishing: BinaryHeap<Reverse<Parked>>,
+    /// What waits for fal, results that are to be fetched among it: what waits for a place there keeps nothing else
+    /// waiting.
     polls: BinaryHeap<Reverse<Parked>>,
     claimed: VecDeque<Box<Flight>>,
     /// Claimed jobs on their way back, of which it is not known whether Redis has taken them: never begun here.
@@ -77,6 +80,8 @@ struct Inner {
     parked: u64,
     /// How far behind its due time a step began at most, since somebody asked.
     late: Duration,
+    /// The last place at fal went to a poll.
+    new_is_next: bool,
     /// The last claim left jobs behind in Redis.
     more: bool,
     /// When it came.
@@ -97,6 +102,8 @@ pub(crate) struct Scheduler {
     input_bytes: AtomicUsize,
     /// Claimed jobs that wait to begin, to be read without the lock.
     waiting: AtomicUsize,
+    /// A due poll waits for a place at fal, to be read without the lock.
+    held: AtomicBool,
     /// The stage, to be read without the lock.
     stage: AtomicU8,
 }
@@ -128,6 +135,7 @@ impl Scheduler {
                 idle: 0,
                 parked: 0,
                 late: Duration::ZERO,
+                new_is_next: false,
                 more: false,
                 came: None,
                 brisk: false,
@@ -139,6 +147,7 @@ impl Scheduler {
             max_in_flight,
             input_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            held: AtomicBool::new(false),
             stage: AtomicU8::new(Stage::Run as u8),
         }
     }
@@ -189,9 +198,19 @@ impl Scheduler {
                     return self.pull(inner, gate, now);
                 }
             }
-            if let Some(flight) = inner.due(now) {
+            // Polls and new jobs have the places at fal in turns: while there are too few of them, a crowd of either
+            // would leave the other none.
+            if inner.new_is_next
+                && !is_due(&inner.finishing, now)
+                && let Some((flight, place)) = self.begin(&mut inner, gate, now)
+            {
                 self.wake_another(&mut inner, gate, now);
-                return Work::Step(flight, None);
+                return Work::Step(flight, place);
+            }
+            if let Some((flight, place)) = inner.due(gate, now) {
+                self.held.store(false, Ordering::Release);
+                self.wake_another(&mut inner, gate, now);
+                return Work::Step(flight, place);
             }
             // While more waits in Redis the next claim is under way before the last one is used up: or all
             // threads would wait for it. Not without room: that claim could bring only what is paid.
@@ -235,14 +254,15 @@ impl Scheduler {
             false => None,
         };
         let flight = inner.claimed.pop_front()?;
+        inner.new_is_next = false;
         self.waiting.store(inner.claimed.len(), Ordering::Release);
         self.room(inner);
         Some((flight, place))
     }
 
-    /// A place at fal may be free: somebody should look whether a claimed job waits for it.
+    /// A place at fal may be free: somebody should look whether a poll or a claimed job waits for it.
     pub(crate) fn place_is_free(&self) {
-        if self.waiting.load(Ordering::Acquire) > 0 {
+        if self.waiting.load(Ordering::Acquire) > 0 || self.held.load(Ordering::Acquire) {
             self.wake_one(&self.lock());
         }
     }
@@ -263,7 +283,7 @@ impl Scheduler {
             _ if waiting || (moving && !enough) => Duration::from_millis(500),
             _ => BLOCK,
         };
-        let block = match inner.earliest_step().filter(|_| !enough) {
+        let block = match inner.earliest_step(gate, now).filter(|_| !enough) {
             // An idle Redis rounds the time-out of BRPOP up to a tenth of a second.
             Some(due) => due
                 .saturating_duration_since(now)
@@ -292,7 +312,9 @@ impl Scheduler {
         let waits = inner.stage == Stage::Run && !inner.claimed.is_empty();
         let place = gate.wait_to_submit(now).filter(|_| waits);
         let place = place.map(|wait| now + wait.max(CROWDED));
-        let until = inner.earliest().into_iter().chain(place).min();
+        let until = inner.earliest(gate, now).into_iter().chain(place).min();
+        let held = is_due(&inner.polls, now);
+        self.held.store(held, Ordering::Release);
         match (until, inner.leader_until) {
             (Some(until), None) => {
                 inner.leader_until = Some(until);
@@ -320,7 +342,7 @@ impl Scheduler {
     fn wake_another(&self, inner: &mut Inner, gate: &Gate, now: Instant) {
         if inner.idle > 0
             && inner.leader_until.is_none()
-            && (inner.earliest().is_some() || !inner.claimed.is_empty())
+            && (inner.earliest(gate, now).is_some() || !inner.claimed.is_empty())
         {
             self.followers.notify_one();
         } else if inner.ready(gate, now) {
@@ -687,11 +709,8 @@ impl Inner {
     fn park(&mut self, flight: Box<Flight>, due: Instant) {
         self.transferring.remove(&flight.id);
         self.parked += 1;
-        let finishing = flight.closing
-            || matches!(
-                flight.phase,
-                Phase::Collecting | Phase::Delivering | Phase::Telling
-            );
+        let finishing =
+            flight.closing || matches!(flight.phase, Phase::Delivering | Phase::Telling);
         let order = self.parked;
         let parked = Reverse(Parked { due, order, flight });
         if finishing {
@@ -708,34 +727,66 @@ impl Inner {
         parked
     }
 
-    /// The flight whose turn it is.
-    fn due(&mut self, now: Instant) -> Option<Box<Flight>> {
-        for heap in [&mut self.finishing, &mut self.polls] {
-            if heap.peek().is_some_and(|Reverse(first)| first.due <= now) {
-                let Reverse(first) = heap.pop()?;
-                self.late = self.late.max(now.saturating_duration_since(first.due));
-                return Some(first.flight);
-            }
-        }
-        None
+    /// The flight whose turn it is. A poll for which fal has no place keeps its turn: one that came back later would
+    /// find that new jobs have taken the place.
+    fn due<'a>(
+        &mut self,
+        gate: &'a Gate,
+        now: Instant,
+    ) -> Option<(Box<Flight>, Option<Inside<'a>>)> {
+        let (heap, place) = if is_due(&self.finishing, now) {
+            (&mut self.finishing, None)
+        } else if is_due(&self.polls, now) {
+            let Reverse(first) = self.polls.peek()?;
+            let place = match waits_for_a_place(&first.flight, gate) {
+                true => Some(gate.enter_if_there(Service::Fal, now)?),
+                false => None,
+            };
+            (&mut self.polls, place)
+        } else {
+            return None;
+        };
+        self.new_is_next = place.is_some();
+        let Reverse(first) = heap.pop()?;
+        self.late = self.late.max(now.saturating_duration_since(first.due));
+        Some((first.flight, place))
     }
 
-    fn earliest_step(&self) -> Option<Instant> {
+    /// When the next step is due; of one that waits for a place at fal, when somebody should look.
+    fn earliest_step(&self, gate: &Gate, now: Instant) -> Option<Instant> {
         let finishing = self.finishing.peek().map(|Reverse(parked)| parked.due);
-        let polls = self.polls.peek().map(|Reverse(parked)| parked.due);
+        let polls = self.polls.peek().map(|Reverse(first)| {
+            let held = first.due <= now
+                && waits_for_a_place(&first.flight, gate)
+                && !gate.has_place(Service::Fal);
+            if held { now + CROWDED } else { first.due }
+        });
         finishing.into_iter().chain(polls).min()
     }
 
-    fn earliest(&self) -> Option<Instant> {
+    fn earliest(&self, gate: &Gate, now: Instant) -> Option<Instant> {
         let permit = self.permit.filter(|_| self.stage == Stage::Run);
-        self.earliest_step().into_iter().chain(permit).min()
+        let step = self.earliest_step(gate, now);
+        step.into_iter().chain(permit).min()
     }
 
     fn ready(&self, gate: &Gate, now: Instant) -> bool {
         let may_begin = || gate.wait_to_submit(now) == Some(Duration::ZERO);
         (self.stage == Stage::Run && !self.claimed.is_empty() && may_begin())
-            || self.earliest().is_some_and(|due| due <= now)
+            || self.earliest(gate, now).is_some_and(|due| due <= now)
     }
+}
+
+fn is_due(heap: &BinaryHeap<Reverse<Parked>>, now: Instant) -> bool {
+    heap.peek().is_some_and(|Reverse(first)| first.due <= now)
+}
+
+/// Whether this look at fal begins with a place there. While fal is away it is let in, or not, one at a time; what
+/// Redis has not taken yet goes there first.
+fn waits_for_a_place(flight: &Flight, gate: &Gate) -> bool {
+    matches!(flight.phase, Phase::Polling | Phase::Collecting)
+        && flight.unsaved.is_empty()
+        && !gate.is_open(Service::Fal)
 }
 
 /// The right to pull: one a daemon. It comes back when it is dropped, also after a panic.

@@ -193,6 +193,22 @@ impl Gate {
         }
     }
 
+    /// Whether a step of the pool would find a place now.
+    pub(crate) fn has_place(&self, service: Service) -> bool {
+        self.rooms(service).inside.load(Ordering::Acquire) < self.most && !self.is_open(service)
+    }
+
+    /// A place for a step of the pool, if there is one and the service is not away: never the probe.
+    pub(crate) fn enter_if_there(&self, service: Service, now: Instant) -> Option<Inside<'_>> {
+        if !self.has_place(service) {
+            return None;
+        }
+        match self.enter(service, true, now) {
+            Entry::Go(place) => Some(place),
+            Entry::Probe(_) | Entry::Wait(_) => None,
+        }
+    }
+
     /// Whether fal is there and takes no requests, as far as the last submit could tell. Once the next one may ask,
     /// nobody knows: there may be none for hours.
     pub(crate) fn refuses_submits(&self, now: Instant) -> bool {

@@ -160,7 +160,7 @@ pub(crate) fn advance<'a>(
         .meet(flight, worker.moves_bytes, &worker.tools);
     // The place in the service is held until what the exchange brought is written down, or the step is over.
     let inside = match (place, flight.phase) {
-        (Some(inside), Phase::Submitting) => inside,
+        (Some(inside), Phase::Submitting | Phase::Polling | Phase::Collecting) => inside,
         (_, _) => match pass_gate(worker, flight) {
             Ok(inside) => inside,
             Err(next) => return deliver::kept_out(worker, flight, next),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::job::flight::Write;
 use crate::job::flight::sample::named;
 use crate::steps::gate::Service;
 use std::collections::HashSet;
@@ -52,7 +53,7 @@ fn name(work: Work<'_>) -> String {
 // ---- the order of turns ----
 
 #[test]
-fn finishing_steps_come_before_polls_before_claimed_jobs_before_a_pull() {
+fn finishing_steps_come_before_polls_and_claimed_jobs_in_turns_before_a_pull() {
     let scheduler = scheduler(2);
     let past = Instant::now() - MS;
     scheduler.claimed([named("claimed", Phase::Submitting)].into_iter());
@@ -74,7 +75,7 @@ fn finishing_steps_come_before_polls_before_claimed_jobs_before_a_pull() {
     assert_eq!(
         order,
         [
-            "closing", "tell", "deliver", "collect", "poll", "submit", "claimed", "pull"
+            "closing", "tell", "deliver", "poll", "claimed", "submit", "collect", "pull"
         ]
     );
 }
@@ -410,21 +411,82 @@ fn of_two_threads_none_relies_on_the_other_while_it_pulls() {
 
 #[test]
 fn a_place_that_was_given_back_in_the_midst_of_a_step_is_found() {
-    // One place at fal, and it is taken.
-    let gate: &'static Gate = Box::leak(Box::new(Gate::new(3)));
-    let taken = gate.enter_to_submit(Instant::now()).unwrap();
-    let scheduler = Arc::new(without_permit(3));
-    scheduler.claimed([named("a", Phase::Submitting)].into_iter());
-    let (found, finds) = mpsc::channel();
-    {
-        let scheduler = scheduler.clone();
-        thread::spawn(move || {
-            let _ = found.send(name(scheduler.next(&mut 0, gate, || ())));
-        });
+    for (phase, told) in [
+        (Phase::Submitting, false),
+        (Phase::Polling, false),
+        (Phase::Polling, true),
+    ] {
+        // One place at fal, and it is taken.
+        let gate: &'static Gate = Box::leak(Box::new(Gate::new(3)));
+        let taken = gate.enter_to_submit(Instant::now()).unwrap();
+        let scheduler = Arc::new(without_permit(3));
+        scheduler.claimed([named("a", phase)].into_iter());
+        let (found, finds) = mpsc::channel();
+        {
+            let scheduler = scheduler.clone();
+            thread::spawn(move || {
+                let _ = found.send(name(scheduler.next(&mut 0, gate, || ())));
+            });
+        }
+        assert!(finds.recv_timeout(50 * MS).is_err(), "there is no place");
+        drop(taken); // and mostly nobody says so
+        if told {
+            scheduler.place_is_free();
+        }
+        assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("a"));
     }
-    assert!(finds.recv_timeout(50 * MS).is_err(), "there is no place");
-    drop(taken); // and nobody says so
-    assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("a"));
+}
+
+/// New jobs would take each place that comes free while it is away, and what fal has finished would never be seen.
+#[test]
+fn a_poll_that_finds_no_place_at_fal_keeps_its_turn_and_keeps_no_delivery_waiting() {
+    let gate = Gate::new(3); // one place
+    let taken = gate.enter_to_submit(Instant::now());
+    let scheduler = without_permit(3);
+    scheduler.claimed([named("new", Phase::Submitting)].into_iter());
+    let past = Instant::now() - 100 * MS;
+    scheduler.park(named("result", Phase::Collecting), past - MS);
+    scheduler.park(named("poll", Phase::Polling), past);
+    scheduler.park(named("deliver", Phase::Delivering), past + MS);
+    let next = || scheduler.next(&mut 0, &gate, || ());
+    assert_eq!(name(next()), "deliver");
+    scheduler.take_late();
+    let look = |now| {
+        let inner = scheduler.lock();
+        (inner.earliest_step(&gate, now), inner.ready(&gate, now))
+    };
+    let now = Instant::now();
+    assert_eq!(look(now), (Some(now + CROWDED), false), "nobody is woken");
+    assert!(scheduler.lock().due(&gate, now).is_none());
+    drop(taken);
+    assert_eq!(look(now), (Some(past - MS), true));
+    for id in ["result", "new", "poll"] {
+        let Work::Step(flight, place) = next() else {
+            panic!("a step");
+        };
+        assert_eq!(flight.id.as_str(), id);
+        assert!(place.is_some() && !gate.has_place(Service::Fal), "{id}");
+    }
+    assert!(scheduler.take_late() >= 100 * MS, "it is as late as it is");
+}
+
+#[test]
+fn what_redis_has_not_taken_yet_goes_there_before_it_asks_for_a_place() {
+    let gate = Gate::new(3);
+    let _taken = gate.enter_to_submit(Instant::now());
+    let scheduler = without_permit(3);
+    let mut flight = named("a", Phase::Polling);
+    let write = Write::Save {
+        patch: Default::default(),
+        count: None,
+        large: None,
+    };
+    flight.unsaved.push_back((1, write));
+    scheduler.park(flight, Instant::now() - MS);
+    let Work::Step(_, place) = scheduler.next(&mut 0, &gate, || ()) else {
+        panic!("a step");
+    };
+    assert!(place.is_none());
 }
 
 #[test]
@@ -690,7 +752,7 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
         let mut worst = Duration::ZERO;
         while Instant::now() < until {
             thread::sleep(5 * MS);
-            let earliest = scheduler.lock().earliest_step();
+            let earliest = scheduler.lock().earliest_step(&GATE, Instant::now());
             if let Some(due) = earliest {
                 worst = worst.max(Instant::now().saturating_duration_since(due));
             }
@@ -789,6 +851,6 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     scheduler.hurry(&wanted.into());
     let mut turn = 0;
     let all = [(); 3].map(|()| name(scheduler.next(&mut turn, &gate, || ())));
-    assert_eq!(all, ["collect", "poll", "unwanted"]);
+    assert_eq!(all, ["poll", "collect", "unwanted"]);
     assert_eq!(name(scheduler.next(&mut turn, &gate, || ())), "pull");
 }

@@ -43,6 +43,9 @@ const SHARE: Duration = Duration::from_secs(5);
 /// soon.
 const FORGOTTEN_MS: u64 = 20 * 3_600_000;
 
+/// An instance whose step file was looked at, and why that could not be read; `None`: it was taken over.
+type Looked = (String, Option<String>);
+
 /// State of the keeper between beats.
 pub(crate) struct Keeper {
     tools: Arc<Tools>,
@@ -476,99 +479,122 @@ impl Keeper {
 
     /// At start: jobs of a predecessor whose process on this host is gone are taken at once.
     pub(crate) fn take_from_the_dead(&self) -> Result<(), Fault> {
-        self.recover()?;
+        let looked = self.recover()?;
         let mine = self.tools.store.identity().instance.clone();
         for (instance, at) in self.session.instances()? {
             if instance != mine && process::is_gone(&self.me, &self.session.process_of(&instance)?)
             {
-                self.take_from(&instance, at)?;
+                self.take_from(&instance, at, true, &looked)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the jobs of one whose process is gone and that left no step file.
-    fn take_from(&self, instance: &str, at: i64) -> Result<(), Fault> {
-        if self
-            .tools
-            .state
-            .as_deref()
-            .is_some_and(|folder| recorder::is_held(folder, instance))
-        {
-            return Ok(()); // another successor is reading its file
+    /// Takes the jobs of one that left no step file, or none that can be read: it may hold request ids, so such
+    /// a one is looked at again and again for a lease. `looked`: see [`Keeper::recover`].
+    fn take_from(
+        &self,
+        instance: &str,
+        at: i64,
+        process_gone: bool,
+        looked: &[Looked],
+    ) -> Result<(), Fault> {
+        match looked.iter().find(|(name, _)| name == instance) {
+            Some((_, None)) => return Ok(()),
+            Some((_, Some(_))) if !self.may_judge(at) => return Ok(()),
+            Some((_, Some(why))) => report::warning(
+                "a step file cannot be read, the jobs are taken without it",
+                &[("instance", &instance), ("why", &why.as_str())],
+            ),
+            None => {
+                let folder = self.tools.state.as_deref().filter(|_| process_gone);
+                match folder.and_then(|folder| recorder::is_held(folder, instance)) {
+                    Some(true) => return Ok(()), // another successor is reading its file
+                    // One was, a moment ago: what it did not take, the next look gives us.
+                    Some(false) if !self.may_judge(at) => return Ok(()),
+                    Some(false) | None => {}
+                }
+            }
         }
-        self.take_over(instance, at, true, None)
+        self.take_over(instance, at, process_gone, None)
     }
 
     /// What processes of this host left in their step files goes to Redis, then their jobs are taken. A
     /// file that nobody locks is the surest sign that its process is gone.
-    /// Gives the instances that were taken over.
-    fn recover(&self) -> Result<Vec<String>, Fault> {
-        let mut taken = Vec::new();
+    /// Gives the instances that were taken over, and those whose file could not be read.
+    fn recover(&self) -> Result<Vec<Looked>, Fault> {
+        let mut looked = Vec::new();
         let (Some(folder), Some(store)) = (&self.tools.state, &self.store_id) else {
-            return Ok(taken);
-        };
-        let trouble = |error: std::io::Error| {
-            let (folder, why) = (folder.display().to_string(), error.to_string());
-            report::warning(
-                "step files cannot be read, the lease will tell",
-                &[("folder", &folder.as_str()), ("why", &why.as_str())],
-            );
+            return Ok(looked);
         };
         let all = match recorder::left_behind(folder, store) {
             Ok(all) => all,
+            // Whose files lie there is not known: everybody's may.
             Err(error) => {
-                trouble(error);
-                return Ok(taken);
+                let all = self.session.instances()?.into_iter();
+                return Ok(all
+                    .map(|(instance, _)| (instance, Some(error.to_string())))
+                    .collect());
             }
         };
         for left in all {
+            if let Some(error) = &left.unread {
+                let names = left.header.instances.iter().cloned();
+                looked.extend(names.map(|instance| (instance, Some(error.to_string()))));
+                continue; // it stays: what it says may be known another time
+            }
             let whole = steps::recover::replay(&self.tools, &self.session, &left)?;
             let whole = whole && !left.torn && self.tools.recorder.is_whole();
             let steps = whole.then(|| steps_text(&left.executing));
             for (instance, at) in self.session.instances()? {
                 if left.header.instances.contains(&instance) {
                     self.take_over(&instance, at, true, steps.as_deref())?;
-                    taken.push(instance);
+                    looked.push((instance, None));
                 }
             }
             if let Err(error) = left.remove() {
-                trouble(error);
+                let (folder, why) = (folder.display().to_string(), error.to_string());
+                report::warning(
+                    "a step file cannot be removed, it is read again",
+                    &[("folder", &folder.as_str()), ("why", &why.as_str())],
+                );
             }
         }
-        Ok(taken)
+        Ok(looked)
     }
 
     fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {
         let mine = self.tools.store.identity().instance.clone();
-        let silence = Duration::from_millis(
-            u64::try_from(self.tools.store.now().0.saturating_sub(at)).unwrap_or(0),
-        );
-        if instance == mine || silence < self.pace() * 2 {
+        if instance == mine || self.silence(at) < self.pace() * 2 {
             self.suspect = None;
             return Ok(());
         }
-        if process::is_gone(&self.me, &self.session.process_of(instance)?) {
-            let taken = self.recover()?;
-            if taken.iter().any(|other| other == instance) {
+        let gone = process::is_gone(&self.me, &self.session.process_of(instance)?);
+        if !gone {
+            if !self.may_judge(at) {
                 return Ok(());
             }
-            return self.take_from(instance, at);
-        }
-        let lease = self.tools.lease.length();
-        // An outage of Redis lapses every lease at once and is nobody's death: only who has beaten for a
-        // full lease himself may judge, and he looks twice.
-        let may_judge = self.unbroken.is_some_and(|since| since.elapsed() >= lease);
-        if silence < lease || !may_judge {
-            return Ok(());
-        }
-        let seen = (instance.to_owned(), at);
-        if self.suspect.as_ref() == Some(&seen) {
+            let seen = (instance.to_owned(), at);
+            if self.suspect.as_ref() != Some(&seen) {
+                self.suspect = Some(seen);
+                return Ok(());
+            }
             self.suspect = None;
-            return self.take_over(instance, at, false, None);
         }
-        self.suspect = Some(seen);
-        Ok(())
+        let looked = self.recover()?;
+        self.take_from(instance, at, gone, &looked)
+    }
+
+    /// Whether this instance has been silent for a lease. An outage of Redis lapses every lease at once and is
+    /// nobody's death: only who has beaten for a full lease himself may judge, and he looks twice.
+    fn may_judge(&self, at: i64) -> bool {
+        let lease = self.tools.lease.length();
+        self.silence(at) >= lease && self.unbroken.is_some_and(|since| since.elapsed() >= lease)
+    }
+
+    fn silence(&self, at: i64) -> Duration {
+        let silent_ms = self.tools.store.now().0.saturating_sub(at);
+        Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0))
     }
 
     /// `steps`: what its step file says of its claims.

@@ -1,7 +1,7 @@
 //! What a process that is gone left behind.
 
 use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, WRITES, offset};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const STALE: Duration = Duration::from_secs(20 * 3600);
 #[derive(Debug)]
 pub(crate) struct Left {
     path: PathBuf,
-    _locked: File,
+    _locked: Option<File>,
     pub(crate) header: Header,
     /// Tokens of the claims whose step was executing, and whether it was paying or sending.
     pub(crate) executing: Vec<(String, bool)>,
@@ -26,6 +26,8 @@ pub(crate) struct Left {
     pub(crate) torn: bool,
     /// So long ago that what it says may be about other jobs of the same ids.
     pub(crate) stale: bool,
+    /// Why it could not be read: of all the rest only the names in the header hold then, and its process may live.
+    pub(crate) unread: Option<io::Error>,
 }
 
 impl Left {
@@ -33,37 +35,66 @@ impl Left {
     pub(crate) fn remove(self) -> io::Result<()> {
         super::remove(&self.path)
     }
+
+    /// By its name it is this instance's, and nothing else is known of it.
+    fn unread(path: PathBuf, why: io::Error) -> Left {
+        let instance = path.file_stem().unwrap_or_default().to_string_lossy();
+        Left {
+            header: Header {
+                instances: vec![instance.into_owned()],
+                ..Header::default()
+            },
+            path,
+            _locked: None,
+            executing: Vec::new(),
+            commands: Vec::new(),
+            torn: true,
+            stale: false,
+            unread: Some(why),
+        }
+    }
 }
 
 /// Files in `folder` of processes that are gone, for this store. What is locked is somebody's who lives,
-/// or is being read by another successor.
+/// or is being read by another successor. One that cannot be read is given with the reason: what the others
+/// say is needed all the same.
 pub(crate) fn left_behind(folder: &Path, store: &str) -> io::Result<Vec<Left>> {
     let mut all = Vec::new();
     for path in step_files(folder)? {
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else {
-            continue; // gone meanwhile
-        };
-        if file.try_lock().is_err() {
-            continue;
-        }
-        // Locked after another successor had read and removed it: that file is nobody's any more.
-        let Ok(about) = file.metadata() else { continue };
-        if about.nlink() == 0 {
-            continue;
-        }
-        match read_header(&file) {
-            Some(header) if header.format == FORMAT && header.store == store => {
-                all.push(read(path, file, header)?);
-            }
-            // A process that never reached Redis has nothing to tell.
-            Some(header) if header.format == FORMAT && header.store.is_empty() => {
-                super::remove(&path)?;
-            }
-            _ if is_older(&about, OLD) => super::remove(&path)?,
-            _ => {}
+        match look_into(&path, store) {
+            Ok(left) => all.extend(left),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // gone meanwhile
+            Err(error) => all.push(Left::unread(path, error)),
         }
     }
     Ok(all)
+}
+
+fn look_into(path: &Path, store: &str) -> io::Result<Option<Left>> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let about = file.metadata()?;
+    // Locked after another successor had read and removed it: that file is nobody's any more.
+    if about.nlink() == 0 {
+        return Ok(None);
+    }
+    match read_header(&file) {
+        Some(header) if header.format == FORMAT && header.store == store => {
+            return Ok(Some(read(path.to_owned(), file, header)?));
+        }
+        // A process that never reached Redis has nothing to tell.
+        Some(header) if header.format == FORMAT && header.store.is_empty() => {
+            super::remove(path)?;
+        }
+        _ if is_older(&about, OLD) => super::remove(path)?,
+        Some(_) => {}
+        None => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    Ok(None)
 }
 
 /// The store that a Redis at this address had when a process of this host last worked for it: for a Redis
@@ -90,17 +121,16 @@ pub(crate) fn store_of(folder: &Path, address: &str) -> Option<String> {
     newest.map(|(_, store)| store)
 }
 
-/// Whether somebody has the file of this instance locked. It may bear an earlier name of its process.
-pub(crate) fn is_held(folder: &Path, instance: &str) -> bool {
+/// Whether somebody has the file of this instance locked; `None`: there is none. It may bear an earlier name of its
+/// process.
+pub(crate) fn is_held(folder: &Path, instance: &str) -> Option<bool> {
     let holds = |path: PathBuf| {
-        let Ok(file) = File::open(path) else {
-            return false;
-        };
-        read_header(&file)
-            .is_some_and(|header| header.instances.iter().any(|name| name == instance))
-            && file.try_lock().is_err()
+        let file = File::open(path).ok()?;
+        let is_its = |header: &Header| header.instances.iter().any(|name| name == instance);
+        read_header(&file).filter(is_its)?;
+        Some(file.try_lock().is_err())
     };
-    step_files(folder).is_ok_and(|files| files.into_iter().any(holds))
+    step_files(folder).ok()?.into_iter().find_map(holds)
 }
 
 fn step_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -121,23 +151,29 @@ fn is_older(about: &fs::Metadata, than: Duration) -> bool {
 }
 
 fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
+    let (commands, unread) = match read_journal(&path.with_extension(WRITES)) {
+        Ok(commands) => (commands, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     let mut left = Left {
-        commands: read_journal(&path.with_extension(WRITES))?,
+        commands,
         path,
         executing: Vec::new(),
         torn: header.broken,
         stale: is_older(&file.metadata()?, STALE),
         header,
-        _locked: file,
+        _locked: None,
+        unread,
     };
     for number in 0..left.header.slots {
-        match read_slot(&left._locked, number) {
+        match read_slot(&file, number) {
             Ok(None) => {}
             Ok(Some(Note::Executing { token, acting })) => left.executing.push((token, acting)),
             Ok(Some(Note::Brought(command))) => left.commands.push(command),
             Err(_) => left.torn = true,
         }
     }
+    left._locked = Some(file);
     Ok(left)
 }
 

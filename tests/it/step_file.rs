@@ -1,9 +1,11 @@
 //! The step file: what a killed worker was doing, and what it knew and Redis did not, is known to the next
 //! process of its host (design section 4).
 
+use crate::support::load::while_it_lasts;
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{SOON, World, eventually, job, submits_of};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 const FOUR: [&str; 2] = ["--threads", "4"];
@@ -147,8 +149,8 @@ fn a_living_daemon_of_the_host_reads_the_file_of_a_killed_one_too() {
     second.wait_log("took over");
     world.wait_ended(&ids, SOON);
     assert_eq!(world.counted("resubmitted_after_unknown"), 2);
-    let of_the_dead = |files: &Vec<std::path::PathBuf>| files.len() == 1;
-    eventually(SOON, || world.step_files(), of_the_dead);
+    let gone = world.step_file(&first.instance(), "steps");
+    eventually(SOON, || gone.exists(), |exists| !exists);
     world.assert_clean_after_kills();
 }
 
@@ -165,7 +167,7 @@ fn bots_that_share_a_host_never_read_each_others_files() {
     let shared = ["--state-dir", folder.to_str().unwrap()];
     let mut stranger = other.daemon(&shared);
     assert_eq!(stranger.stop(), Some(0));
-    assert_eq!(world.step_files().len(), 1);
+    assert!(world.step_file(&daemon.instance(), "steps").exists());
     let _next = world.daemon(&FOUR);
     world.wait_state("a", "done");
     assert_eq!(world.counted("resubmitted_after_unknown"), 1);
@@ -213,7 +215,9 @@ fn a_frozen_daemon_keeps_its_file_and_is_judged_by_its_lease() {
     let second = world.daemon(&short);
     second.wait_log("took over");
     world.wait_field("a", "worker", &second.instance());
-    assert_eq!(world.step_files().len(), 2, "{:?}", world.step_files());
+    for daemon in [&first, &second] {
+        assert!(world.step_file(&daemon.instance(), "steps").exists());
+    }
     first.signal("CONT");
     first.wait_log("was taken over");
     assert_eq!(world.record("a")["request_id"], request);
@@ -225,7 +229,7 @@ fn a_clean_stop_leaves_no_file_and_a_bad_folder_is_78() {
     let (mut world, mut daemon) = World::running();
     world.push(job("a").json());
     world.wait_state("a", "done");
-    assert_eq!(world.step_files().len(), 1);
+    assert!(world.step_file(&daemon.instance(), "steps").exists());
     assert_eq!(daemon.stop(), Some(0));
     assert!(world.step_files().is_empty());
 
@@ -343,4 +347,78 @@ fn a_claim_whose_answer_was_lost_at_the_stop_was_never_begun() {
     let record = world.wait_state("a", "done");
     assert_eq!(record["attempt"], "1");
     assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+}
+
+/// A daemon that was killed while only its step file knew the request id of job `a`; Redis is there again.
+fn killed_with_an_id_of_its_own() -> (World, String) {
+    let (mut world, mut daemon) = World::running();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.kill_redis();
+    hold.release();
+    let polls = |world: &World| world.sandbox.fal.totals().polls;
+    eventually(SOON, || polls(&world), |polls| *polls > 0);
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+    (world, daemon.instance())
+}
+
+/// A link that ends nowhere, in the place of this file.
+fn make_unreadable(path: &Path) {
+    let _ = fs::rename(path, path.with_extension("aside"));
+    std::os::unix::fs::symlink(path, path).unwrap();
+}
+
+#[test]
+fn beside_a_step_file_that_cannot_be_read_the_others_are() {
+    let (mut world, dead) = killed_with_an_id_of_its_own();
+    // As if another process had been killed too, whose journal cannot be read: length, checksum, header.
+    let other = dead.replace("test~", "rest~");
+    let mut bytes = fs::read(world.step_file(&dead, "steps")).unwrap();
+    let end = 8 + u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..end].to_vec()).unwrap();
+    bytes.truncate(8);
+    bytes.extend(header.replace(&dead, &other).bytes());
+    let sum = crc32fast::hash(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    fs::write(world.step_file(&other, "steps"), bytes).unwrap();
+    make_unreadable(&world.step_file(&other, "writes"));
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn whose_step_file_cannot_be_read_is_not_taken_over_before_it_can() {
+    let (mut world, dead) = killed_with_an_id_of_its_own();
+    let journal = world.step_file(&dead, "writes");
+    make_unreadable(&journal);
+
+    let next = world.daemon(&FOUR);
+    // Some looks later.
+    while_it_lasts(Duration::from_secs(3));
+    assert_eq!(world.claims(&dead).len(), 1, "{}", next.log_text());
+    fs::rename(journal.with_extension("aside"), &journal).unwrap();
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert_eq!(next.logged("cannot be read"), 0);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn after_a_lease_the_jobs_of_an_unreadable_step_file_are_taken_without_it() {
+    let (mut world, dead) = killed_with_an_id_of_its_own();
+    make_unreadable(&world.step_file(&dead, "steps"));
+
+    let next = world.daemon(&["--threads", "4", "--lease", "3s"]);
+    next.wait_log("cannot be read");
+    next.wait_log("took over");
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 2);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    assert_eq!(next.logged("cannot be read"), 1, "{}", next.log_text());
+    world.assert_clean_after_kills();
 }

@@ -165,6 +165,12 @@ impl World {
         command
     }
 
+    /// The step file of this instance or, with `writes`, its journal.
+    pub fn step_file(&self, instance: &str, end: &str) -> PathBuf {
+        let folder = self.state_dir().join("fal");
+        folder.join(format!("{instance}.{end}"))
+    }
+
     /// Where daemons of this world keep their step files: all on one host.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join("state")

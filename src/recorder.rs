@@ -84,9 +84,10 @@ struct Open {
     closed: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Journal {
-    file: Option<File>,
+    /// Open from the start: when it is needed there may be no descriptor left.
+    file: File,
     len: u64,
     /// Tokens and numbers of what is in it and Redis has not taken.
     waiting: HashSet<(String, u32)>,
@@ -135,6 +136,7 @@ impl Recorder {
         let made = Recorder::fill(file, &fresh, path, instance, address, slots);
         if made.is_err() {
             let _ = std::fs::remove_file(&fresh); // a full disk still takes an empty one
+            let _ = remove(&folder.join(format!("{instance}.{STEPS}")));
         }
         made
     }
@@ -158,11 +160,16 @@ impl Recorder {
         };
         write_header(&file, &header)?;
         std::fs::rename(fresh, &path)?;
+        let journal = Journal {
+            file: create(&path.with_extension(WRITES))?,
+            len: 0,
+            waiting: HashSet::new(),
+        };
         Ok(Recorder(Some(Open {
             path,
             file,
             header: Mutex::new(header),
-            journal: Mutex::default(),
+            journal: Mutex::new(journal),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         })))
@@ -197,17 +204,21 @@ impl Recorder {
         }
     }
 
-    /// Keeps a write that Redis did not take until it does: the slot is needed for other jobs.
+    /// Keeps a write that Redis did not take until it does, unless it is kept: the slot is needed for other jobs.
     /// `always`: it says what a payment or a message brought, and is kept however large the journal has grown.
     pub(crate) fn keep(&self, token: &str, seq: u32, command: &Command, always: bool) {
         let Some(open) = &self.0 else { return };
         let mut journal = open.journal();
-        if open.closed.load(Ordering::Relaxed) || (journal.len > JOURNAL && !always) {
+        let this = (token.to_owned(), seq);
+        if open.closed.load(Ordering::Relaxed)
+            || (journal.len > JOURNAL && !always)
+            || journal.waiting.contains(&this)
+        {
             return;
         }
-        let written = open.append(&mut journal, command);
+        let written = journal.append(command);
         if open.note(written) {
-            journal.waiting.insert((token.to_owned(), seq));
+            journal.waiting.insert(this);
             open.waiting.store(journal.waiting.len(), Ordering::Release);
         }
     }
@@ -228,9 +239,7 @@ impl Recorder {
         open.waiting.store(journal.waiting.len(), Ordering::Release);
         if journal.waiting.is_empty() {
             journal.len = 0;
-            if let Some(file) = &journal.file {
-                open.note(file.set_len(0));
-            }
+            open.note(journal.file.set_len(0));
         }
     }
 
@@ -253,26 +262,22 @@ impl Recorder {
     }
 }
 
-impl Open {
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn append(&self, journal: &mut Journal, command: &Command) -> io::Result<()> {
-        if journal.file.is_none() {
-            journal.file = Some(create(&self.path.with_extension(WRITES))?);
-        }
-        let Some(file) = &journal.file else {
-            return Ok(());
-        };
+impl Journal {
+    fn append(&mut self, command: &Command) -> io::Result<()> {
         let mut frame = Vec::with_capacity(command.packed.len() + 64);
         frame_of(
             &mut frame,
             &[command.script.as_bytes(), b"\n", &command.packed],
         );
-        file.write_all_at(&frame, journal.len)?;
-        journal.len += frame.len() as u64;
+        self.file.write_all_at(&frame, self.len)?;
+        self.len += frame.len() as u64;
         Ok(())
+    }
+}
+
+impl Open {
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on there is no file.

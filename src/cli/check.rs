@@ -7,6 +7,8 @@ mod memory;
 mod redis;
 mod services;
 
+pub(super) use machine::allow_files;
+
 use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE};
 use crate::config::{Config, Environment, RunArgs};
 use crate::report;

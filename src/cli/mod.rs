@@ -457,6 +457,7 @@ fn run(args: &RunArgs, typed: &[OsString], env: &Environment, started: Instant) 
         report::hide(secret);
     }
     report::install_panic_hook();
+    check::allow_files(&config);
     match daemon::run(&config, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Config(why)) => {

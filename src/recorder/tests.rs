@@ -325,6 +325,21 @@ fn a_file_that_cannot_be_read_is_no_trouble_of_the_others() {
 }
 
 #[test]
+fn a_write_is_kept_though_no_file_can_be_opened_any_more() {
+    let at = tempfile::tempdir().unwrap();
+    let (folder, moved) = (at.path().join("a"), at.path().join("b"));
+    fs::create_dir(&folder).unwrap();
+    let recorder = open(&folder, "a~1");
+    fs::rename(&folder, &moved).unwrap();
+    let one = command("submitted", b"one");
+    recorder.keep("t-1", 1, &one, true);
+    killed(recorder);
+    let left = the_one(&moved);
+    assert_eq!(left.commands, [one]);
+    assert!(!left.torn);
+}
+
+#[test]
 fn a_write_too_long_for_its_slot_leaves_the_step_cut_off() {
     let at = tempfile::tempdir().unwrap();
     let recorder = open(at.path(), "a~1");

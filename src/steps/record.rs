@@ -242,7 +242,13 @@ impl Worker {
             Flushed::Done if flight.closing => LastFlush::Over,
             Flushed::Done => LastFlush::Ours,
             Flushed::Dropped => LastFlush::Over,
-            Flushed::Away => LastFlush::Unsaved,
+            Flushed::Away => {
+                // What a full disk did not keep when it came: there may be room by now.
+                for (seq, _) in &flight.unsaved {
+                    self.keep(flight, *seq, true);
+                }
+                LastFlush::Unsaved
+            }
         }
     }
 

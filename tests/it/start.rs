@@ -55,3 +55,24 @@ fn a_daemon_that_cannot_start_all_its_threads_takes_no_job_and_says_why() {
     assert_eq!(world.events().iter().filter(owned).count(), 0);
     world.assert_clean();
 }
+
+#[test]
+fn a_daemon_allows_itself_the_open_files_it_may_need_and_says_where_it_may_not() {
+    let mut world = World::new();
+    let mut daemon = world.spawn_with_few_files(&["--threads", "4"], 40, 4096);
+    daemon.wait_log(" ready ");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3..5], ["4096", "4096"], "{limits}");
+    let warning = "fewer files may be open than may be needed";
+    assert_eq!(daemon.logged(warning), 0);
+    assert_eq!(daemon.stop(), Some(0));
+
+    let short = world.spawn_with_few_files(&["--threads", "4"], 40, 40);
+    short.wait_log(&format!("{warning} limit=40 "));
+    short.wait_log(" ready ");
+    assert_eq!(short.logged(warning), 1);
+}

@@ -3,7 +3,8 @@
 
 use crate::support::load::while_it_lasts;
 use crate::support::proxy::{Flow, Proxy};
-use crate::support::{SOON, World, eventually, job, submits_of};
+use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -420,5 +421,43 @@ fn after_a_lease_the_jobs_of_an_unreadable_step_file_are_taken_without_it() {
     assert_eq!(submits_of(&world, "a"), 2);
     assert_eq!(world.counted("resubmitted_after_unknown"), 1);
     assert_eq!(next.logged("cannot be read"), 1, "{}", next.log_text());
+    world.assert_clean_after_kills();
+}
+
+/// Room on the disk of a daemon that may fill it later.
+const ROOM: usize = 64 << 20;
+
+/// From now on no file of this daemon grows beyond so many bytes.
+fn leave_room(daemon: &Daemon, bytes: usize) {
+    let limit = Rlimit {
+        current: Some(bytes as u64),
+        maximum: Some(ROOM as u64),
+    };
+    prlimit(Pid::from_raw(daemon.pid() as i32), Resource::Fsize, limit).unwrap();
+}
+
+#[test]
+fn what_a_full_disk_did_not_keep_is_kept_at_the_stop_if_it_has_room_again() {
+    let mut world = World::new();
+    let mut daemon = world.spawn_on_a_full_disk(&FOUR, ROOM);
+    daemon.wait_log(" ready ");
+    // The header fits, and nothing else.
+    let steps = fs::read(world.step_file(&daemon.instance(), "steps")).unwrap();
+    let header = 8 + u32::from_le_bytes(steps[..4].try_into().unwrap()) as usize;
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    leave_room(&daemon, header);
+    world.kill_redis();
+    hold.release();
+    let polls = |world: &World| world.sandbox.fal.totals().polls;
+    eventually(SOON, || polls(&world), |polls| *polls > 0);
+    leave_room(&daemon, ROOM);
+    assert_eq!(daemon.stop(), Some(0));
+    world.sandbox.redis.restart().unwrap();
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
     world.assert_clean_after_kills();
 }

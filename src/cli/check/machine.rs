@@ -4,7 +4,8 @@ use super::memory::Need;
 use super::{Line, Verdict, mb};
 use crate::config::Config;
 use crate::recorder;
-use rustix::process::{Resource, getrlimit};
+use crate::report;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -96,7 +97,7 @@ fn memory(need: Need, (limit, whose): (u64, &str), spool_in_memory: bool) -> Lin
 }
 
 fn open_files(need: Need) -> Line {
-    let limit = getrlimit(Resource::Nofile).current;
+    let limit = getrlimit(Resource::Nofile).maximum; // a daemon raises its own
     let shown = limit.map_or("without a limit".to_owned(), |limit| limit.to_string());
     let found = format!("{shown}, {} may be needed", need.files);
     Line::new(
@@ -106,11 +107,36 @@ fn open_files(need: Need) -> Line {
     )
     .fail_if(
         limit.is_some_and(|limit| limit < need.files),
-        format!(
-            "LimitNOFILE={} in the unit, or ulimit -n",
-            need.files.next_power_of_two()
-        ),
+        more_files(need),
     )
+}
+
+fn more_files(need: Need) -> String {
+    let files = need.files.next_power_of_two();
+    format!("LimitNOFILE={files} in the unit, or ulimit -n")
+}
+
+/// Allows this process as many open files as it may have, where it may need more than it has, and says if that is
+/// still too little.
+pub(in crate::cli) fn allow_files(config: &Config) {
+    let need = Need::of(config);
+    let is_short = |limit: &Rlimit| limit.current.is_some_and(|files| files < need.files);
+    let mut limit = getrlimit(Resource::Nofile);
+    if is_short(&limit) {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let limit = getrlimit(Resource::Nofile);
+    if is_short(&limit) {
+        report::warning(
+            "fewer files may be open than may be needed",
+            &[
+                ("limit", &limit.current.unwrap_or_default()),
+                ("needed", &need.files),
+                ("hint", &more_files(need)),
+            ],
+        );
+    }
 }
 
 fn statfs(path: &Path) -> Option<(u64, u64)> {

@@ -209,6 +209,11 @@ impl World {
         self.spawn_after(&limits, more)
     }
 
+    /// Starts a daemon that may have so many files open, and may allow itself so many.
+    pub fn spawn_with_few_files(&mut self, more: &[&str], soft: u32, hard: u32) -> Daemon {
+        self.spawn_after(&format!("ulimit -Sn {soft}; ulimit -Hn {hard}"), more)
+    }
+
     /// Starts a daemon in the place of a shell that has set limits.
     fn spawn_after(&mut self, limits: &str, more: &[&str]) -> Daemon {
         let command = self.command(more);

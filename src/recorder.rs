@@ -82,6 +82,8 @@ struct Open {
     /// Writes in the journal that Redis has not taken: mostly none, and then nobody locks it.
     waiting: AtomicUsize,
     closed: AtomicBool,
+    /// It passes for whole and is not: that could not be written into it, nor could it be removed.
+    unsaid: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,7 @@ impl Recorder {
             journal: Mutex::new(journal),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            unsaid: AtomicBool::new(false),
         })))
     }
 
@@ -251,13 +254,26 @@ impl Recorder {
         }
     }
 
+    /// Whether a successor would believe a file that cannot say any more what happens. Before anything is paid
+    /// or sent Redis must know that: see [`Recorder::said`].
+    pub(crate) fn is_unsaid(&self) -> bool {
+        (self.0.as_ref()).is_some_and(|open| open.unsaid.load(Ordering::Acquire))
+    }
+
+    /// Redis knows.
+    pub(crate) fn said(&self) {
+        if let Some(open) = &self.0 {
+            open.unsaid.store(false, Ordering::Release);
+        }
+    }
+
     /// After a stop that gave everything back: unless Redis has not taken something, the files go. What
     /// threads note from here on is lost: they only look at requests whose jobs are not ours any more.
     pub(crate) fn close(&self) {
         let Some(open) = &self.0 else { return };
         let journal = open.journal();
         if journal.waiting.is_empty() {
-            open.remove();
+            let _ = open.remove();
         }
     }
 }
@@ -281,9 +297,9 @@ impl Open {
     }
 
     /// From here on there is no file.
-    fn remove(&self) {
+    fn remove(&self) -> io::Result<()> {
         self.closed.store(true, Ordering::Relaxed);
-        let _ = remove(&self.path);
+        remove(&self.path)
     }
 
     /// Says once that the file cannot be written; work goes on, as it would without one. The file says so
@@ -310,9 +326,10 @@ impl Open {
         if std::mem::replace(&mut header.broken, true) {
             return false;
         }
-        // Its place on the disk is taken already, mostly also where nothing more fits.
-        if write_header(&self.file, &header).is_err() {
-            self.remove();
+        // Its place on the disk is taken already, mostly also where nothing more fits. Where a file system became
+        // read-only the file does not go either, and is read when that is over.
+        if write_header(&self.file, &header).is_err() && self.remove().is_err() {
+            self.unsaid.store(true, Ordering::Release);
         }
         true
     }

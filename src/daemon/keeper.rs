@@ -643,6 +643,9 @@ impl Keeper {
     fn reassert(&mut self, emptied: bool) -> Result<(), Fault> {
         self.forgot_at = Some(Instant::now());
         self.session.settle(SETTLE)?;
+        if self.tools.store.torn.load(Ordering::Acquire) {
+            self.session.tell_torn()?;
+        }
         let before = self.tools.store.health.written_again();
         let all = self.all_held();
         let epoch = self.tools.store.identity().epoch;

@@ -273,7 +273,6 @@ fn act(
             if let Err(wait) = still_may_act(worker, flight, &call) {
                 return Outcome::Again(wait);
             }
-            worker.about_to_act(flight);
             let sent = telegram.perform(&call, None);
             worker.note(flight, &call, &sent);
             sent
@@ -351,7 +350,6 @@ fn upload(
             content_type: &piece.content_type,
         });
     let uploads = uploads.collect();
-    worker.about_to_act(flight);
     let sent = telegram.perform_with(call, uploads);
     worker.note(flight, call, &sent);
     let after = plan::after(parcel, progress, sent, fastrand::f64());
@@ -359,15 +357,17 @@ fn upload(
 }
 
 /// The turn, asked of Redis, and a download take their time: the lease is looked at again right before a
-/// call goes out. Where it may not, its turn stays with the job.
+/// call goes out, and that it does is noted. Where it may not, its turn stays with the job.
 fn still_may_act(worker: &Worker, flight: &mut Flight, call: &Call) -> Result<(), Duration> {
-    worker.may_act(flight).map_err(|next| {
-        worker.keep_turn(flight, call);
-        match next {
-            Next::In(wait) => wait,
-            _ => super::REDIS_AWAY,
-        }
-    })
+    let may = worker.may_act(flight);
+    may.and_then(|()| worker.about_to_act(flight))
+        .map_err(|next| {
+            worker.keep_turn(flight, call);
+            match next {
+                Next::In(wait) => wait,
+                _ => super::REDIS_AWAY,
+            }
+        })
 }
 
 /// How long the download of these files may take, all together: as long as the largest allowed, where the size of

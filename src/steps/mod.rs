@@ -175,7 +175,7 @@ pub(crate) fn advance<'a>(
         Phase::Delivering | Phase::Telling
             if !worker.moves_bytes && worker.tools.telegram_rate.is_none() =>
         {
-            worker.about_to_act(flight);
+            let _ = worker.about_to_act(flight); // asked again right before the send
         }
         Phase::Polling | Phase::Collecting | Phase::Delivering | Phase::Telling => {
             if let Some(slot) = &worker.slot {
@@ -340,11 +340,19 @@ impl Worker {
         }
     }
 
-    /// Right before something is paid or sent: from here on its outcome is unknown.
-    fn about_to_act(&self, flight: &Flight) {
+    /// Right before something is paid or sent: from here on its outcome is unknown. If neither the step file nor
+    /// Redis can be told so, it may not be: a successor would take the job for one that was never begun.
+    fn about_to_act(&self, flight: &Flight) -> Result<(), Next> {
         if let Some(slot) = &self.slot {
             slot.act(&flight.token.0, flight.id.as_str());
         }
+        let recorder = &self.tools.recorder;
+        if recorder.is_unsaid() {
+            let told = self.session.tell_torn();
+            told.map_err(|_| Next::In(REDIS_AWAY))?;
+            recorder.said();
+        }
+        Ok(())
     }
 
     /// The exchange is over: its place in the service is another's.

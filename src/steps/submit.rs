@@ -52,6 +52,9 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
             return next;
         }
     }
+    if let Err(next) = worker.about_to_act(flight) {
+        return next;
+    }
     flight.untouched = false;
     let (Some(model), Some(order)) = (flight.model.clone(), &flight.order) else {
         return Next::Over; // before_submit has ended what has no input or no model
@@ -107,7 +110,6 @@ fn undeliverable(worker: &Worker, flight: &mut Flight, has_files: bool) -> Optio
 
 /// The direct call, once more at once if only an old key was refused.
 fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directed {
-    worker.about_to_act(flight);
     let limit = flight.timeout.unwrap_or(worker.tools.policy.job_timeout);
     let limit = limit.min(DIRECT);
     let key = worker.tools.fal.key_number();
@@ -132,7 +134,6 @@ fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directe
 
 /// Puts the request into fal's queue, once more at once if only an old key was refused.
 fn enqueue_at_fal(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Submitted {
-    worker.about_to_act(flight);
     let key = worker.tools.fal.key_number();
     let mut answer = worker.tools.fal.submit(order);
     if let Submitted::Refused(failure) = &answer

@@ -62,7 +62,7 @@ use link::{Health, Held, Opener, Pool};
 use redis::{Cmd, ToRedisArgs, Value};
 use script::{Script, Scripts};
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,8 @@ pub struct Store {
     /// Ends of the last seconds, written again when Redis forgot them.
     ended: Mutex<ended::Ended>,
     bot: OnceLock<rate::Bot>,
+    /// See [`Session::tell_torn`].
+    pub(crate) torn: AtomicBool,
 }
 
 /// One thread's access to the store: not shared, keeps its connection.
@@ -343,6 +345,7 @@ impl Store {
             started: Instant::now(),
             ended: Mutex::default(),
             bot: OnceLock::new(),
+            torn: AtomicBool::new(false),
         }))
     }
 

@@ -50,6 +50,7 @@ impl Session {
             &keys.config,
         ];
         let process = &self.store.process;
+        let torn = self.store.torn.load(Ordering::Acquire);
         let call = Call::new(&self.store.scripts.beat, &names)
             .arg(&me.instance)
             .arg(&me.prefix)
@@ -77,7 +78,8 @@ impl Session {
                 process.started.to_string().as_str(),
             ])
             .arg(&["threads", process.threads.to_string().as_str()])
-            .arg(&["lease", process.lease.as_millis().to_string().as_str()]);
+            .arg(&["lease", process.lease.as_millis().to_string().as_str()])
+            .arg(torn.then_some(&["torn", "1"]));
         let (beat, now) = record::beat(self.script(&call)?)?;
         self.store.learn_time(now);
         self.store.forget_old_ends();
@@ -382,6 +384,16 @@ impl Session {
         let me = self.store.keys.worker(&self.store.identity().instance);
         let mut cmd = redis::cmd("HSET");
         cmd.arg(me).arg("away").arg(text.join(","));
+        self.command(&cmd).map(|_| ())
+    }
+
+    /// Says that nothing may be concluded from the step file of this process, and so do the beats under its later
+    /// names.
+    pub(crate) fn tell_torn(&self) -> Result<(), Fault> {
+        self.store.torn.store(true, Ordering::Release);
+        let me = self.store.keys.worker(&self.store.identity().instance);
+        let mut cmd = redis::cmd("HSET");
+        cmd.arg(me).arg("torn").arg(1);
         self.command(&cmd).map(|_| ())
     }
 

@@ -437,6 +437,34 @@ fn leave_room(daemon: &Daemon, bytes: usize) {
 }
 
 #[test]
+fn a_step_file_that_can_neither_be_written_nor_removed_proves_nothing() {
+    let mut world = World::new();
+    let mut daemon = world.spawn_on_a_full_disk(&FOUR, ROOM);
+    daemon.wait_log(" ready ");
+    world.push(job("before").json());
+    world.wait_state("before", "done");
+    let dead = daemon.instance();
+    // As on a file system that has become read-only: nothing can be written, and nothing goes.
+    let journal = world.step_file(&dead, "writes");
+    let _ = fs::remove_file(&journal);
+    fs::create_dir(&journal).unwrap();
+    leave_room(&daemon, 0);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.kill();
+    hold.release();
+    fs::remove_dir(&journal).unwrap();
+    assert!(world.step_file(&dead, "steps").exists());
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 2);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 1);
+    world.assert_clean_after_kills();
+}
+
+#[test]
 fn what_a_full_disk_did_not_keep_is_kept_at_the_stop_if_it_has_room_again() {
     let mut world = World::new();
     let mut daemon = world.spawn_on_a_full_disk(&FOUR, ROOM);

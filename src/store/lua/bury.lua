@@ -25,7 +25,8 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4], 'death',
   redis.call('HINCRBY', KEYS[8], 'deaths', 1))
 -- Beside the mark, since whoever sweeps takes the claims back, not only who has read the file.
-if ARGV[6] then redis.call('HSET', KEYS[2], 'steps', ARGV[6]) end
+-- One that could not be written any more, nor say so itself, proves nothing: its owner said so here.
+if ARGV[6] and redis.call('HEXISTS', KEYS[2], 'torn') == 0 then redis.call('HSET', KEYS[2], 'steps', ARGV[6]) end
 redis.call('EXPIRE', KEYS[2], 86400)
 redis.call('ZADD', KEYS[7], now, ARGV[1])
 while true do

@@ -489,3 +489,21 @@ fn what_a_full_disk_did_not_keep_is_kept_at_the_stop_if_it_has_room_again() {
     assert_eq!(submits_of(&world, "a"), 1);
     world.assert_clean_after_kills();
 }
+
+#[test]
+fn request_ids_outlive_a_stop_in_which_nothing_can_be_opened() {
+    let mut world = World::new();
+    let mut daemon = world.spawn_with_few_files(&["--threads", "8"], 18, 18);
+    daemon.wait_log(" ready ");
+    let ids: Vec<String> = (0..60).map(|number| format!("f{number}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    let submits = |world: &World| world.sandbox.fal.totals().submits;
+    eventually(SOON, || submits(&world), |submits| *submits >= 20);
+    assert_eq!(daemon.stop(), Some(0));
+
+    let _next = world.daemon(&FOUR);
+    world.wait_ended(&ids, SOON);
+    let again = world.counted("resubmitted_after_unknown");
+    assert_eq!((submits(&world), again), (60, 0), "{}", world.logs());
+    world.assert_clean_after_kills();
+}

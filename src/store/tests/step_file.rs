@@ -50,6 +50,23 @@ fn what_a_step_file_says_is_known_to_whoever_sweeps_up() {
 }
 
 #[test]
+fn what_a_step_file_says_proves_nothing_where_its_owner_said_so_under_any_of_its_names() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    fill(&bench, &one, &["a", "b"]);
+    one.claim_one();
+    assert_eq!(one.session.tell_torn(), Ok(()));
+    one.dies_with(&two, true, Some(&[]));
+    assert_eq!(bench.field("a", "attempt").as_deref(), Some("1"));
+
+    one.store.rename();
+    one.session.beat(0, 0, 0, None).expect("answers");
+    one.claim_one();
+    one.dies_with(&two, true, Some(&[]));
+    assert_eq!(bench.field("b", "attempt").as_deref(), Some("1"));
+}
+
+#[test]
 fn a_send_is_in_doubt_only_where_it_was_under_way() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());

@@ -218,7 +218,7 @@ fn report(
         "outcome",
         "",
     ]);
-    let mut wrong = 0;
+    let (mut wrong, mut failed) = (0, 0);
     for scripted in script {
         let nothing = Seen::default();
         let one = seen.get(scripted.id).unwrap_or(&nothing);
@@ -232,6 +232,7 @@ fn report(
             .len();
         let faults = differences(scripted, one, &messages, paid);
         wrong += usize::from(!faults.is_empty());
+        failed += usize::from(faults.is_empty() && scripted.ends != "done");
         let span = |from: &str, to: &str| match (one.at.get(from), one.at.get(to)) {
             (Some(from), Some(to)) => format!("{} ms", to - from),
             _ => "-".to_owned(),
@@ -281,10 +282,9 @@ fn report(
     }
     writeln!(
         out,
-        "{} jobs in {:.1} s: {done} done, {} failed as they must. {} payments at fal, {} polls, {} messages sent, {} edited.",
+        "{} jobs in {:.1} s: {done} done, {failed} failed as they must. {} payments at fal, {} polls, {} messages sent, {} edited.",
         script.len(),
         took.as_secs_f64(),
-        seen.len().saturating_sub(done),
         totals.submits,
         totals.polls,
         sandbox.telegram.sends_count(),
@@ -534,4 +534,34 @@ fn tail(path: &std::path::Path) -> String {
         let _ = file.read_to_string(&mut text);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_failed_and_should_not_have_is_not_said_to_have_failed_as_it_must() {
+        let sandbox = Sandbox::start().expect("redis-server is installed");
+        let script = script(&sandbox);
+        let failed = || Seen {
+            outcome: "unavailable".to_owned(),
+            ends: 1,
+            ..Seen::default()
+        };
+        let seen = script
+            .iter()
+            .map(|scripted| (scripted.id.to_owned(), failed()));
+        let mut out = Vec::new();
+        let good = report(
+            &mut out,
+            &sandbox,
+            &script,
+            &seen.collect(),
+            Duration::from_secs(1),
+        );
+        assert!(!good.expect("it is written"));
+        let said = String::from_utf8(out).expect("text");
+        assert!(said.contains(": 0 done, 0 failed as they must."), "{said}");
+    }
 }

@@ -6,7 +6,7 @@ use super::bar::Bar;
 use super::child::{WorkerChild, WorkerCommand};
 use super::fal::{Outcome, Script};
 use super::telegram::{ChatKind, Kind, Message};
-use super::{Sandbox, complain, unprinted};
+use super::{Sandbox, complain, is_interrupted, unprinted, watch_for_interrupt};
 use crate::store::view::View;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -16,11 +16,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Set by the first signal: the demo then ends what it has started and goes.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The whole run may take this long.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,8 +62,7 @@ fn try_run(out: &mut impl Write) -> Result<bool, String> {
          Everything stays on this machine; nothing is paid and no message leaves.\n"
     )
     .map_err(unprinted)?;
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
-        .map_err(|error| error.to_string())?;
+    watch_for_interrupt()?;
     let sandbox = Sandbox::start().map_err(|error| error.to_string())?;
     let script = script(&sandbox);
     let redis = sandbox
@@ -152,7 +147,7 @@ fn follow(
         if ended == script.len() || started.elapsed() > LIMIT {
             return Ok(seen);
         }
-        if INTERRUPTED.load(Ordering::Acquire) {
+        if is_interrupted() {
             return Err("interrupted".to_owned());
         }
         if !daemon.is_running() {

@@ -9,7 +9,7 @@ use super::bar::Bar;
 use super::child::{Usage, WorkerChild, WorkerCommand};
 use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
-use super::{Sandbox, complain, unprinted};
+use super::{Sandbox, complain, is_interrupted, unprinted, watch_for_interrupt};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use redis::Connection;
@@ -17,11 +17,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Set by the first signal: what was started is then ended.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How often chats are looked at for what arrived.
 const LOOK: Duration = Duration::from_millis(10);
@@ -127,8 +123,7 @@ pub fn run(options: &Options) -> u8 {
 }
 
 fn try_run(options: &Options) -> Result<bool, String> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
-        .map_err(|error| error.to_string())?;
+    watch_for_interrupt()?;
     let mut steps = Vec::new();
     let measured = measure(options, &mut steps);
     // Minutes of measuring: they are shown, whatever became of the steps behind them.
@@ -136,7 +131,7 @@ fn try_run(options: &Options) -> Result<bool, String> {
         extrapolate(&mut steps);
         print(options, &steps, &mut std::io::stdout()).map_err(unprinted)?;
     }
-    measured.map_err(|why| match INTERRUPTED.load(Ordering::Acquire) {
+    measured.map_err(|why| match is_interrupted() {
         // Ctrl-C reaches worker and Redis too, and their end may be what was seen first.
         true => "interrupted".to_owned(),
         false => why,
@@ -233,7 +228,7 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
             let used = usage(&mut worker)?;
             before = Some((Instant::now(), used, totals.polls, totals.submits));
         }
-        if INTERRUPTED.load(Ordering::Acquire) {
+        if is_interrupted() {
             return Err("interrupted".to_owned());
         }
         if let Some(bar) = &mut bar {

@@ -18,6 +18,7 @@ pub mod telegram;
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fal::FalStandIn;
@@ -62,6 +63,18 @@ impl Sandbox {
     }
 }
 
+/// Set by the first signal: `demo` and `loadtest` then end what they have started and go.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn watch_for_interrupt() -> Result<(), String> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Release))
+        .map_err(|error| error.to_string())
+}
+
+fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
 /// Says something beside the output; nothing is amiss where nobody reads it.
 fn complain(what: &str) {
     let _ = writeln!(io::stderr(), "{what}");
@@ -88,6 +101,8 @@ pub enum SandboxError {
     RedisEnded(String),
     /// redis-server did not answer PING in time.
     RedisSilent(Duration),
+    /// A signal came before redis-server answered.
+    Interrupted,
     /// A signal could not be sent to redis-server.
     Signal(io::Error),
 }
@@ -116,6 +131,7 @@ impl fmt::Display for SandboxError {
                     within.as_secs()
                 )
             }
+            SandboxError::Interrupted => f.write_str("interrupted"),
             SandboxError::Signal(error) => {
                 write!(f, "cannot send a signal to redis-server: {error}")
             }
@@ -130,9 +146,10 @@ impl std::error::Error for SandboxError {
             | SandboxError::Folder(error)
             | SandboxError::Spawn(error)
             | SandboxError::Signal(error) => Some(error),
-            SandboxError::NoRedis | SandboxError::RedisEnded(_) | SandboxError::RedisSilent(_) => {
-                None
-            }
+            SandboxError::NoRedis
+            | SandboxError::RedisEnded(_)
+            | SandboxError::RedisSilent(_)
+            | SandboxError::Interrupted => None,
         }
     }
 }

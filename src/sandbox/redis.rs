@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use super::SandboxError;
+use super::{SandboxError, is_interrupted};
 
 const SETPRIV: &str = "/usr/bin/setpriv";
 /// Names another server program for the tests: an older or newer Redis, Valkey (`tests/servers`).
@@ -216,10 +216,14 @@ impl RedisChild {
                 }
                 return Err(SandboxError::RedisEnded(last_lines(&log)));
             }
-            if Instant::now() > until {
+            let interrupted = is_interrupted();
+            if interrupted || Instant::now() > until {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(SandboxError::RedisSilent(self.options.ready_within));
+                return Err(match interrupted {
+                    true => SandboxError::Interrupted,
+                    false => SandboxError::RedisSilent(self.options.ready_within),
+                });
             }
             std::thread::sleep(Duration::from_millis(3));
         }

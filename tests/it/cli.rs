@@ -7,9 +7,10 @@ use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KEY: &str = "test-id:test-secret";
 const TOKEN: &str = "123456789:AAabcdefghijklmnopqrstuvwxyz_012345";
@@ -876,6 +877,36 @@ fn loadtest_shows_the_steps_that_were_done_when_it_is_interrupted() {
     let rows: Vec<&str> = rows.collect();
     assert_eq!(rows.len(), 2, "{shown}"); // with the head
     assert!(rows[1].starts_with("│     1 ┆"), "{shown}");
+}
+
+#[test]
+fn demo_and_loadtest_hear_a_signal_while_redis_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hangs, born) = (folder.path().join("hangs"), folder.path().join("born"));
+    let script = format!("#!/bin/sh\n: >{}\nexec sleep 60\n", born.display());
+    fs::write(&hangs, script).unwrap();
+    fs::set_permissions(&hangs, PermissionsExt::from_mode(0o755)).unwrap();
+    for command in ["demo", "loadtest"] {
+        let child = Command::new(env!("CARGO_BIN_EXE_fal-worker"))
+            .arg(command)
+            .env("FAL_WORKER_TEST_REDIS_SERVER", &hangs)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually(SOON, || born.exists(), |born| *born);
+        fs::remove_file(&born).unwrap();
+        let asked = Instant::now();
+        let pid = child.id().to_string();
+        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        exits(&output, 1);
+        assert_eq!(err(&output), format!("fal-worker {command}: interrupted\n"));
+        // Without a look at the signal: ten seconds and thirty.
+        assert!(asked.elapsed() < Duration::from_secs(8), "{command}");
+    }
 }
 
 // ---- secrets ----

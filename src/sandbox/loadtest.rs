@@ -10,6 +10,7 @@ use super::child::{Usage, WorkerChild, WorkerCommand};
 use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
 use super::{Sandbox, complain, is_interrupted, unprinted, watch_for_interrupt};
+use crate::steps::gate;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use redis::Connection;
@@ -25,11 +26,10 @@ const LOOK: Duration = Duration::from_millis(10);
 const LEAST: Duration = Duration::from_secs(3);
 /// `--poll-min` of the worker: a picture may lie so long at fal before anybody asks.
 const POLL_MIN: Duration = Duration::from_millis(250);
-/// Part of the threads that may be inside calls to fal, and inside sends by URL, at once.
-const AT_FAL: f64 = 0.75;
-const SENDING: f64 = 0.5;
 /// Above this part of a pool's time in use, waits grow quickly.
 const USABLE: f64 = 0.85;
+/// The most that `--threads` takes.
+const MOST_THREADS: u64 = 512;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -82,8 +82,46 @@ struct Step {
     peak_mib: f64,
     at_fal: u64,
     failed: u64,
-    threads_needed: u64,
+    busy: Busy,
     verdict: Verdict,
+}
+
+/// Threads that are inside calls at any moment, if nobody ever waits for one. Not rounded: what a few users need is
+/// a part of a thread, and multiplied by a hundred it is no hundred threads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Busy {
+    at_fal: f64,
+    sending: f64,
+}
+
+impl Busy {
+    fn times(self, factor: f64) -> Busy {
+        Busy {
+            at_fal: self.at_fal * factor,
+            sending: self.sending * factor,
+        }
+    }
+
+    /// Whether a worker of so many threads has them to spare, in all and within its bulkheads.
+    fn fits(self, threads: u64) -> bool {
+        let (most, most_slow) = gate::places(threads as usize);
+        let room = |places: usize| places as f64 * USABLE;
+        room(threads as usize) >= self.at_fal + self.sending
+            && room(most) >= self.at_fal
+            && room(most_slow) >= self.sending
+    }
+
+    /// So few workers, and so few threads of each, that all fit.
+    fn needs(self) -> (u64, u64) {
+        let mut workers = 1;
+        loop {
+            let each = self.times(1.0 / workers as f64);
+            if let Some(threads) = (1..=MOST_THREADS).find(|threads| each.fits(*threads)) {
+                return (workers, threads);
+            }
+            workers += 1;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -161,7 +199,7 @@ fn extrapolate(steps: &mut [Step]) {
     let held = steps.iter().filter(|step| step.verdict == Verdict::Holds);
     let Some(each) = held
         .max_by_key(|step| step.users)
-        .map(|step| step.threads_needed as f64 / step.users as f64)
+        .map(|step| step.busy.times(1.0 / step.users as f64))
     else {
         return;
     };
@@ -169,8 +207,9 @@ fn extrapolate(steps: &mut [Step]) {
         .iter_mut()
         .filter(|step| step.verdict == Verdict::TooMany)
     {
-        let needed = (each * step.users as f64).ceil() as u64;
-        step.threads_needed = step.threads_needed.max(needed);
+        let all = each.times(step.users as f64);
+        step.busy.at_fal = step.busy.at_fal.max(all.at_fal);
+        step.busy.sending = step.busy.sending.max(all.sending);
     }
 }
 
@@ -415,9 +454,6 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
     let secs = |span: Duration| span.as_secs_f64();
     let rate = seen.beside.len() as f64 / secs(took);
     let generation = secs(options.generation);
-    // A thread's time a job, at fal and at Telegram.
-    let at_fal = secs(options.submit_latency) + (polls + 1.0) * secs(options.latency);
-    let sending = secs(options.send_latency);
     let polling = percentiles(&mut seen.polling);
     // Where jobs stand in line this is no longer the time to the next poll alone.
     let usual = polling.p50.min((generation / 8.0).max(secs(POLL_MIN)));
@@ -426,9 +462,12 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
         true => rate,
         false => users as f64 / (secs(options.cycle()) + usual),
     };
-    let busy = [at_fal / AT_FAL, sending / SENDING, at_fal + sending];
-    let busy = busy.into_iter().fold(0.0, f64::max);
-    let threads_needed = (wanted * busy / USABLE).ceil().max(1.0) as u64;
+    // A thread's time a job, at fal and at Telegram.
+    let busy = Busy {
+        at_fal: secs(options.submit_latency) + (polls + 1.0) * secs(options.latency),
+        sending: secs(options.send_latency),
+    }
+    .times(wanted);
     // Who has nothing yet waits as well, from where the others had theirs.
     let arrives = secs(options.cycle()) + polling.p99;
     for age in seen.open.iter().filter(|age| **age > arrives) {
@@ -438,10 +477,9 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
     let waiting = percentiles(&mut seen.waiting);
     // Jobs at either end of the span count or do not: with few users that is much. Where threads are missing by
     // the count of calls too, it is no chance.
-    let chance = if threads_needed > options.threads {
-        0.0
-    } else {
-        (users as f64).sqrt() / secs(took)
+    let chance = match busy.fits(options.threads) {
+        true => (users as f64).sqrt() / secs(took),
+        false => 0.0,
     };
     let verdict = if seen.failed > 0 {
         Verdict::Broken
@@ -464,7 +502,7 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
         peak_mib: 0.0,
         at_fal: 0,
         failed: seen.failed,
-        threads_needed,
+        busy,
         verdict,
     }
 }
@@ -527,7 +565,10 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
             secs(step.delivery.p99),
             format!("{:.1} %", step.cpu * 100.0),
             format!("{:.1} MiB", step.peak_mib),
-            step.threads_needed.to_string(),
+            match step.busy.needs() {
+                (1, threads) => threads.to_string(),
+                (workers, threads) => format!("{workers} workers of {threads}"),
+            },
             step.verdict.word().to_owned(),
         ]);
     }
@@ -558,6 +599,7 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
 fn to_json(step: &Step, options: &Options) -> Value {
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
     let both = |it: Percentiles| json!({"p50": round(it.p50), "p99": round(it.p99)});
+    let (workers, threads) = step.busy.needs();
     let mut out = BTreeMap::new();
     for (name, value) in [
         ("users", json!(step.users)),
@@ -572,7 +614,8 @@ fn to_json(step: &Step, options: &Options) -> Value {
         ("cpu_cores", json!(round(step.cpu))),
         ("peak_mib", json!(round(step.peak_mib))),
         ("failed", json!(step.failed)),
-        ("threads_needed", json!(step.threads_needed)),
+        ("threads_needed", json!(workers * threads)),
+        ("workers_needed", json!(workers)),
         ("verdict", json!(step.verdict.word())),
     ] {
         out.insert(name, value);
@@ -647,7 +690,7 @@ mod tests {
                 ..options.clone()
             };
             let step = judge(&options, 4, Duration::from_secs(3), seen(3, 0.0), 1.0);
-            assert!(step.threads_needed > 1, "{step:?}");
+            assert!(!step.busy.fits(1), "{step:?}");
             step.verdict
         };
         assert_eq!(verdict(1), Verdict::TooMany);
@@ -701,10 +744,30 @@ mod tests {
             judge(&options(), 100, took, seen(170, 0.1), 5.0),
             judge(&options(), 1000, took, seen(200, 9.0), 1.0),
         ];
-        let (held, own) = (steps[0].threads_needed, steps[1].threads_needed);
+        let (held, own) = (steps[0].busy, steps[1].busy);
         extrapolate(&mut steps);
-        assert_eq!(steps[0].threads_needed, held);
-        assert_eq!(steps[1].threads_needed, own.max(held * 10));
+        assert_eq!(steps[0].busy.at_fal, held.at_fal);
+        let (said, least) = (steps[1].busy, held.times(10.0));
+        assert!(own.at_fal < least.at_fal, "it had fewer polls a job");
+        assert!((said.at_fal - least.at_fal).abs() < 1e-9, "{said:?}");
+        assert!((said.sending - own.sending.max(least.sending)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_one_user_needs_is_multiplied_before_it_is_rounded() {
+        let options = Options {
+            submit_latency: Duration::from_millis(80),
+            send_latency: Duration::from_millis(80),
+            ..options()
+        };
+        let took = Duration::from_secs(20);
+        let mut steps = vec![
+            judge(&options, 1, took, seen(2, 0.1), 5.0),
+            judge(&options, 1000, took, seen(200, 9.0), 1.0),
+        ];
+        extrapolate(&mut steps);
+        let needs = |step: &Step| step.busy.needs();
+        assert_eq!((needs(&steps[0]), needs(&steps[1])), ((1, 1), (1, 84)));
     }
 
     #[test]
@@ -712,7 +775,28 @@ mod tests {
         let took = Duration::from_secs(20);
         let step = judge(&options(), 100, took, seen(170, 0.1), 5.0);
         // 100 users, each every 10 + 0.25 + 2 * 0.08 + 0.8 + 0.3 s: 8.69 jobs a second, of 0.73 s at fal and
-        // 0.8 s of sending, for which half of the threads may be used, and those not all of the time.
-        assert_eq!(step.threads_needed, (8.69_f64 * 1.6 / USABLE).ceil() as u64);
+        // 0.8 s of sending: nine places, for which half of the threads may be used.
+        assert_eq!(step.busy.needs(), (1, 18));
+    }
+
+    #[test]
+    fn bulkheads_are_whole_threads() {
+        let needs = |at_fal, sending| Busy { at_fal, sending }.needs();
+        for (what, at_fal, sending, threads) in [
+            ("nothing", 0.0, 0.0, 1),
+            ("a little of both", 0.4, 0.4, 1),
+            ("both, one after the other", 0.8, 0.8, 2),
+            ("three sends at once are half of six", 2.1, 2.1, 6),
+            ("five are half of ten", 3.6, 3.5, 10),
+            ("two at fal leave two others", 1.6, 0.2, 4),
+            ("of nine as many may be at fal as of eight", 5.2, 0.1, 10),
+        ] {
+            assert_eq!(needs(at_fal, sending), (1, threads), "{what}");
+            let busy = Busy { at_fal, sending };
+            assert!(busy.fits(threads) && (threads == 1 || !busy.fits(threads - 1)));
+        }
+        // 512 threads have 384 places at fal.
+        assert_eq!(needs(384.0 * USABLE, 0.0), (1, 512));
+        assert_eq!(needs(400.0 * USABLE, 0.0), (2, 267));
     }
 }

@@ -99,10 +99,19 @@ struct Rooms {
     breaker: Mutex<Breaker>,
 }
 
+/// How many of so many threads may be inside one service: three quarters, and all but two; and how many in slow
+/// sends: half. At least one each.
+pub(crate) fn places(threads: usize) -> (usize, usize) {
+    // With what is left over one may wait for the bell and one is free, however long a service hangs: from four
+    // threads on it never stops the other's work.
+    let most = (threads * 3 / 4).min(threads.saturating_sub(2)).max(1);
+    (most, (threads / 2).max(1))
+}
+
 impl Gate {
-    /// For a pool of so many threads: three quarters, and all but two, may be inside one service, half
-    /// in slow sends, at least one each.
+    /// For a pool of so many threads.
     pub(crate) fn new(threads: usize) -> Gate {
+        let (most, most_slow) = places(threads);
         Gate {
             fal: Rooms::default(),
             submits: Mutex::default(),
@@ -110,10 +119,8 @@ impl Gate {
             storage: Rooms::default(),
             slow: AtomicUsize::new(0),
             bot: Bot::default(),
-            // With what is left over one may wait for the bell and one is free, however long a service
-            // hangs: from four threads on it never stops the other's work.
-            most: (threads * 3 / 4).min(threads.saturating_sub(2)).max(1),
-            most_slow: (threads / 2).max(1),
+            most,
+            most_slow,
         }
     }
 

@@ -168,6 +168,8 @@ pub struct SubmitEntry {
     pub early: u32,
     /// When the last of them came, or the call that brought the result without a look that found the end.
     pub polled: Option<Instant>,
+    /// Whether a status call has said that it ended, so that its result was a call behind that.
+    pub status_found_end: bool,
     /// Result calls after the end.
     pub fetches: u32,
 }

@@ -51,15 +51,19 @@ pub struct Options {
 }
 
 impl Options {
-    /// The services' own time a job, beside the generation: a submit, the poll that finds it done, the result, and
-    /// the message.
-    fn calls(&self) -> Duration {
-        self.submit_latency + self.latency * 2 + self.send_latency
+    /// The services' own time a job, beside the generation and the time to the look that finds its end, which is seen
+    /// when that call has taken its time: a submit, the message, and the result where the look was at the status.
+    fn calls(&self, looked_at_status: bool) -> Duration {
+        let result = match looked_at_status {
+            true => self.latency,
+            false => Duration::ZERO,
+        };
+        self.submit_latency + result + self.send_latency
     }
 
-    /// From a user's LPUSH to his picture, if nothing ever waits.
+    /// From a user's LPUSH to his picture, if nothing ever waits: the first call behind the end brings it.
     fn cycle(&self) -> Duration {
-        self.generation + self.calls()
+        self.generation + self.latency + self.calls(false)
     }
 }
 
@@ -331,6 +335,8 @@ struct Seen {
     delivery: Vec<f64>,
     waiting: Vec<f64>,
     polling: Vec<f64>,
+    /// Jobs whose end was seen by a look at the status.
+    by_status: usize,
     failed: u64,
 }
 
@@ -427,8 +433,8 @@ impl Crowd {
         let arrived = self.arrived.iter();
         for arrived in arrived.filter(|arrived| arrived.shown >= span.start) {
             let request = arrived.request.as_deref().and_then(|id| by_id.get(id));
-            let Some((completed, polled)) = request.and_then(|it| it.completed.zip(it.polled))
-            else {
+            let times = request.and_then(|it| Some((it.completed?, it.polled?, it)));
+            let Some((completed, polled, request)) = times else {
                 seen.failed += 1;
                 continue;
             };
@@ -441,7 +447,9 @@ impl Crowd {
                     .saturating_duration_since(completed)
                     .as_secs_f64(),
             );
-            let waiting = beside.saturating_sub(options.calls() + polling);
+            let by_status = request.status_found_end;
+            seen.by_status += usize::from(by_status);
+            let waiting = beside.saturating_sub(options.calls(by_status) + polling);
             seen.waiting.push(waiting.as_secs_f64());
             seen.polling.push(polling.as_secs_f64());
         }
@@ -455,21 +463,30 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
     let rate = seen.beside.len() as f64 / secs(took);
     let generation = secs(options.generation);
     let polling = percentiles(&mut seen.polling);
-    // Where jobs stand in line this is no longer the time to the next poll alone.
-    let usual = polling.p50.min((generation / 8.0).max(secs(POLL_MIN)));
+    let latency = secs(options.latency);
+    // Where jobs stand in line this is no longer the time to the next poll, and of that call, alone.
+    let usual = polling
+        .p50
+        .min((generation / 8.0).max(secs(POLL_MIN)) + latency);
+    let by_status = seen.by_status as f64 / seen.beside.len().max(1) as f64;
     let wanted = match options.cycle().is_zero() {
         // Nothing takes any time but the worker itself: what they got is all that can be said.
         true => rate,
-        false => users as f64 / (secs(options.cycle()) + usual),
+        // Whatever was seen, nobody has his result in less than one call.
+        false => {
+            let found = (generation + usual).max(latency) + by_status * latency;
+            users as f64 / (found + secs(options.calls(false)))
+        }
     };
     // A thread's time a job, at fal and at Telegram.
     let busy = Busy {
-        at_fal: secs(options.submit_latency) + (polls + 1.0) * secs(options.latency),
+        at_fal: secs(options.submit_latency) + (polls + 1.0) * latency,
         sending: secs(options.send_latency),
     }
     .times(wanted);
     // Who has nothing yet waits as well, from where the others had theirs.
-    let arrives = secs(options.cycle()) + polling.p99;
+    let calls = options.calls(seen.by_status > 0);
+    let arrives = generation + secs(calls) + polling.p99;
     for age in seen.open.iter().filter(|age| **age > arrives) {
         seen.beside.push(age - generation);
         seen.waiting.push(age - arrives);
@@ -485,7 +502,7 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
         Verdict::Broken
     } else if rate == 0.0 || rate < 0.85 * wanted - chance {
         Verdict::TooMany
-    } else if waiting.p99 > (generation / 10.0).max(1.0) {
+    } else if waiting.p99 > (generation / 10.0).max(1.0) || !busy.fits(options.threads) {
         Verdict::Slow
     } else {
         Verdict::Holds
@@ -587,7 +604,7 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
         out,
         "wait: LPUSH to picture, less the generation. delivery: fal's COMPLETED to picture; most of it is the time to \
          the next poll. CPU: of one core, the worker alone. holds: nobody waits for a thread; slow: one in a hundred \
-         does for over a second (or a tenth of the generation); too many: jobs come faster than they go."
+         does for over a second (or a tenth of the generation), or more threads are needed; too many: jobs come faster than they go."
     )?;
     writeln!(
         out,
@@ -665,6 +682,40 @@ mod tests {
     }
 
     #[test]
+    fn no_call_is_counted_twice() {
+        let ms = |wanted: f64| (100.0 / wanted * 1000.0).round();
+        let judged = |by_status| {
+            let seen = Seen {
+                by_status,
+                ..seen(170, 0.1)
+            };
+            judge(&options(), 100, Duration::from_secs(20), seen, 5.0)
+        };
+        // A submit, the generation, the time to the look's end, and the message.
+        assert_eq!(ms(judged(0).wanted), 250.0 + 10_000.0 + 300.0 + 800.0);
+        // Half of the jobs had their result by a call behind that look.
+        assert_eq!(ms(judged(85).wanted), 11_350.0 + 40.0);
+        assert_eq!(options().calls(false), Duration::from_millis(1050));
+        assert_eq!(options().calls(true), Duration::from_millis(1130));
+    }
+
+    #[test]
+    fn a_step_does_not_hold_with_fewer_threads_than_it_is_said_to_need() {
+        let verdict = |threads| {
+            let options = Options {
+                threads,
+                ..options()
+            };
+            let took = Duration::from_secs(20);
+            let step = judge(&options, 100, took, seen(170, 0.1), 5.0);
+            assert_eq!(step.busy.needs(), (1, 18));
+            step.verdict
+        };
+        assert_eq!(verdict(17), Verdict::Slow);
+        assert_eq!(verdict(18), Verdict::Holds);
+    }
+
+    #[test]
     fn a_step_that_measured_nothing_does_not_hold() {
         for (users, took_s) in [(1, 3), (10, 3), (100, 3), (100, 20)] {
             let took = Duration::from_secs(took_s);
@@ -675,7 +726,7 @@ mod tests {
 
     #[test]
     fn chance_is_no_excuse_where_threads_are_missing() {
-        // Four users want 1.23 a second.
+        // Four users want 1.74 a second.
         let options = Options {
             generation: Duration::from_secs(1),
             latency: Duration::from_millis(500),
@@ -774,8 +825,8 @@ mod tests {
     fn the_threads_needed_are_the_time_in_calls_within_the_bulkheads() {
         let took = Duration::from_secs(20);
         let step = judge(&options(), 100, took, seen(170, 0.1), 5.0);
-        // 100 users, each every 10 + 0.25 + 2 * 0.08 + 0.8 + 0.3 s: 8.69 jobs a second, of 0.73 s at fal and
-        // 0.8 s of sending: nine places, for which half of the threads may be used.
+        // 100 users, each every 10 + 0.25 + 0.8 + 0.3 s: 8.81 jobs a second, of 0.73 s at fal and 0.8 s of sending:
+        // nine places, for which half of the threads may be used.
         assert_eq!(step.busy.needs(), (1, 18));
     }
 

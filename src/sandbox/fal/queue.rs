@@ -237,6 +237,7 @@ impl State {
             polls: 0,
             early: 0,
             polled: None,
+            status_found_end: false,
             fetches: 0,
         };
         self.jobs.push(Job {

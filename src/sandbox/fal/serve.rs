@@ -304,6 +304,7 @@ impl Shared {
         };
         state.jobs[at].entry.polls += 1;
         state.jobs[at].entry.polled = Some(state.clock);
+        state.jobs[at].entry.status_found_end |= matches!(state.jobs[at].phase, Phase::Done(_));
         let job = &state.jobs[at];
         // Whoever has read what failed may ask whether that was the end of it.
         if job.entry.fetches > 0 && job.entry.billed {

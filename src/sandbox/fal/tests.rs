@@ -104,9 +104,23 @@ fn a_request_goes_from_submit_to_a_file_that_is_a_picture() {
         (MODEL, br#"{"prompt":"a cat"}"#.as_slice())
     );
     assert!(entry.polls >= 1 && entry.fetches == 1 && entry.billed && !entry.cancelled);
+    assert!(entry.status_found_end && entry.polled >= entry.completed);
     assert_eq!(client.fal.submits_for("a cat").len(), 1);
     assert!(client.fal.submits_for("a dog").is_empty());
     assert_eq!(client.fal.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_result_that_no_status_call_found_is_told_apart() {
+    let client = Client::new();
+    let submitted = client.submit(MODEL);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.get(&submitted["response_url"]).status != 200 {
+        assert!(Instant::now() < deadline, "no result");
+    }
+    let id = submitted["request_id"].as_str().expect("id");
+    let entry = client.fal.request(id).expect("in the ledger");
+    assert!(!entry.status_found_end && entry.polled >= entry.completed);
 }
 
 #[test]

@@ -11,9 +11,10 @@ use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
 use super::{Sandbox, complain, is_interrupted, unprinted, watch_for_interrupt};
 use crate::steps::gate;
+use crate::store::view::{View, field};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use redis::Connection;
+use redis::{Connection, IntoConnectionInfo};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IsTerminal, Write};
@@ -86,6 +87,8 @@ struct Step {
     peak_mib: f64,
     at_fal: u64,
     failed: u64,
+    /// Kind and error of the first that failed, as far as that is known.
+    first_failure: String,
     busy: Busy,
     verdict: Verdict,
 }
@@ -189,7 +192,7 @@ fn measure(options: &Options, steps: &mut Vec<Step>) -> Result<(), String> {
             complain(&format!(
                 "{users} users: {:.1} jobs/s, {}",
                 step.rate,
-                step.verdict.word()
+                step.words()
             ));
         }
         steps.push(step);
@@ -248,6 +251,7 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
         .flags(["--max-in-flight", &(users * 2).max(2000).to_string()])
         // It is this machine that is asked, not what Telegram grants a bot.
         .flags(["--telegram-rate", "off", "--progress", "off"])
+        .flags(["--job-timeout", &job_timeout(options.generation)])
         .state(&state)
         .start()
         .map_err(|error| format!("the worker could not be started: {error}"))?;
@@ -285,10 +289,54 @@ fn step(options: &Options, users: u64) -> Result<Step, String> {
     let took = start.elapsed();
     let totals = sandbox.fal.totals();
     worker.kill();
+    let seen = crowd.seen(&sandbox, start..start + took, options);
+    let first_failure = match seen.failed {
+        0 => String::new(),
+        _ => first_failure(&sandbox).unwrap_or_else(|why| why),
+    };
     let polls = (totals.polls - polls) as f64 / (totals.submits - submits).max(1) as f64;
     let cpu = (used.cpu - used_before.cpu).as_secs_f64() / took.as_secs_f64();
-    let seen = crowd.seen(&sandbox, start..start + took, options);
-    Ok(judge(options, users, took, seen, polls).with(at_fal, cpu, &used))
+    let peak_mib = used.peak_kib as f64 / 1024.0;
+    Ok(Step {
+        at_fal,
+        cpu,
+        peak_mib,
+        first_failure,
+        ..judge(options, users, took, seen, polls)
+    })
+}
+
+/// `--job-timeout` for generations of this length, or long ones would all fail; no more than it takes.
+fn job_timeout(generation: Duration) -> String {
+    let secs = generation.as_secs().saturating_mul(2).saturating_add(600);
+    format!("{}s", secs.min(24 * 3600))
+}
+
+/// `kind: error` of the first job that failed, as its event has it.
+fn first_failure(sandbox: &Sandbox) -> Result<String, String> {
+    let redis = sandbox.redis.url().into_connection_info();
+    let redis = redis.map_err(|error| error.to_string())?;
+    let mut view =
+        View::open(&redis.into(), "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
+    let mut last = "0".to_owned();
+    loop {
+        let page = view
+            .events_after(&last, 500)
+            .map_err(|fault| fault.to_string())?;
+        for event in &page {
+            if field(event, "event") == "failed" {
+                return Ok(format!(
+                    "{}: {}",
+                    field(event, "kind"),
+                    field(event, "error")
+                ));
+            }
+            last.clone_from(&event.0);
+        }
+        if page.len() < 500 {
+            return Ok(String::new());
+        }
+    }
 }
 
 fn usage(worker: &mut WorkerChild) -> Result<Usage, String> {
@@ -519,19 +567,19 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
         peak_mib: 0.0,
         at_fal: 0,
         failed: seen.failed,
+        first_failure: String::new(),
         busy,
         verdict,
     }
 }
 
 impl Step {
-    fn with(self, at_fal: u64, cpu: f64, used: &Usage) -> Step {
-        let peak_mib = used.peak_kib as f64 / 1024.0;
-        Step {
-            at_fal,
-            cpu,
-            peak_mib,
-            ..self
+    /// The verdict, and why a job failed.
+    fn words(&self) -> String {
+        let word = self.verdict.word();
+        match self.first_failure.as_str() {
+            "" => word.to_owned(),
+            why => format!("{word} ({why})"),
         }
     }
 }
@@ -590,6 +638,15 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
         ]);
     }
     writeln!(out, "{table}")?;
+    for step in steps.iter().filter(|step| step.failed > 0) {
+        writeln!(
+            out,
+            "{} users: {} {}",
+            step.users,
+            step.failed,
+            step.words()
+        )?;
+    }
     let ms = |span: Duration| span.as_millis();
     writeln!(
         out,
@@ -631,6 +688,7 @@ fn to_json(step: &Step, options: &Options) -> Value {
         ("cpu_cores", json!(round(step.cpu))),
         ("peak_mib", json!(round(step.peak_mib))),
         ("failed", json!(step.failed)),
+        ("first_failure", json!(step.first_failure)),
         ("threads_needed", json!(workers * threads)),
         ("workers_needed", json!(workers)),
         ("verdict", json!(step.verdict.word())),
@@ -679,6 +737,43 @@ mod tests {
         };
         assert_eq!(verdict(failed), Verdict::Broken);
         assert_eq!(verdict(Seen::default()), Verdict::TooMany);
+    }
+
+    #[test]
+    fn the_first_job_that_failed_says_why() {
+        let sandbox = Sandbox::start().expect("redis-server is installed");
+        assert_eq!(first_failure(&sandbox).as_deref(), Ok(""));
+        for (event, kind, error) in [
+            ("done", "", ""),
+            ("failed", "timeout", "not finished after 600 s"),
+            ("failed", "unavailable", "fal answered 500"),
+        ] {
+            let fields = ["event", event, "kind", kind, "error", error];
+            let words = [&["XADD", "fal:events", "*"][..], &fields].concat();
+            sandbox.redis.ask(&words).expect("answers");
+        }
+        let why = first_failure(&sandbox).expect("Redis answers");
+        let seen = Seen {
+            failed: 2,
+            ..seen(170, 0.1)
+        };
+        let step = Step {
+            first_failure: why,
+            ..judge(&options(), 100, Duration::from_secs(20), seen, 5.0)
+        };
+        let mut out = Vec::new();
+        print(&options(), &[step], &mut out).expect("it is written");
+        let said = String::from_utf8(out).expect("text");
+        let line = "\n100 users: 2 JOBS FAILED (timeout: not finished after 600 s)\n";
+        assert!(said.contains(line), "{said}");
+    }
+
+    #[test]
+    fn a_long_generation_has_the_time_it_takes() {
+        let timeout = |secs| job_timeout(Duration::from_secs(secs));
+        assert_eq!(timeout(0), "600s");
+        assert_eq!(timeout(900), "2400s");
+        assert_eq!(timeout(u64::MAX), "86400s", "the most that the flag takes");
     }
 
     #[test]

@@ -65,13 +65,7 @@ fn try_run(out: &mut impl Write) -> Result<bool, String> {
     watch_for_interrupt()?;
     let sandbox = Sandbox::start().map_err(|error| error.to_string())?;
     let script = script(&sandbox);
-    let redis = sandbox
-        .redis
-        .url()
-        .into_connection_info()
-        .map_err(|error| error.to_string())?;
-    let mut view =
-        View::open(&redis.into(), "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
+    let mut view = view(&sandbox)?;
     let folder = tempfile::Builder::new()
         .prefix("fal-worker-demo-")
         .tempdir()
@@ -99,6 +93,13 @@ fn try_run(out: &mut impl Write) -> Result<bool, String> {
         writeln!(out, "\nThe last lines of the worker's log:\n{log}").map_err(unprinted)?;
     }
     Ok(good)
+}
+
+/// Looks into the sandbox's Redis.
+pub(super) fn view(sandbox: &Sandbox) -> Result<View, String> {
+    let redis = sandbox.redis.url().into_connection_info();
+    let redis = redis.map_err(|error| error.to_string())?;
+    View::open(&redis.into(), "fal", "fal:inbox").map_err(|fault| fault.to_string())
 }
 
 /// The worker, as an operator would start it.

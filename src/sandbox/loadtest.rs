@@ -7,14 +7,15 @@
 
 use super::bar::Bar;
 use super::child::{Usage, WorkerChild, WorkerCommand};
+use super::demo;
 use super::faults::{Fault, Rule};
 use super::redis::RedisOptions;
 use super::{Sandbox, complain, is_interrupted, unprinted, watch_for_interrupt};
 use crate::steps::gate;
-use crate::store::view::{View, field};
+use crate::store::view::field;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use redis::{Connection, IntoConnectionInfo};
+use redis::Connection;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IsTerminal, Write};
@@ -314,10 +315,7 @@ fn job_timeout(generation: Duration) -> String {
 
 /// `kind: error` of the first job that failed, as its event has it.
 fn first_failure(sandbox: &Sandbox) -> Result<String, String> {
-    let redis = sandbox.redis.url().into_connection_info();
-    let redis = redis.map_err(|error| error.to_string())?;
-    let mut view =
-        View::open(&redis.into(), "fal", "fal:inbox").map_err(|fault| fault.to_string())?;
+    let mut view = demo::view(sandbox)?;
     let mut last = "0".to_owned();
     loop {
         let page = view
@@ -574,6 +572,12 @@ fn judge(options: &Options, users: u64, took: Duration, mut seen: Seen, polls: f
 }
 
 impl Step {
+    /// Workers, and threads of each; `None` where it is not for want of threads that too few jobs went through.
+    fn needs(&self, options: &Options) -> Option<(u64, u64)> {
+        let in_vain = self.verdict == Verdict::TooMany && self.busy.fits(options.threads);
+        (!in_vain).then(|| self.busy.needs())
+    }
+
     /// The verdict, and why a job failed.
     fn words(&self) -> String {
         let word = self.verdict.word();
@@ -599,7 +603,11 @@ fn percentiles(values: &mut [f64]) -> Percentiles {
 fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<()> {
     if options.json {
         let all: Vec<Value> = steps.iter().map(|step| to_json(step, options)).collect();
-        return writeln!(out, "{:#}", json!({"steps": all}));
+        return writeln!(
+            out,
+            "{:#}",
+            json!({"steps": all, "telegram_rate": "off", "fal_at_once": "any"})
+        );
     }
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header([
@@ -619,7 +627,12 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
         column.set_cell_alignment(CellAlignment::Right);
     }
     for step in steps {
-        let secs = |value: f64| format!("{value:.1} s");
+        // Waits that grow for as long as the step lasts are cut off by its end.
+        let more = match step.verdict {
+            Verdict::TooMany => "> ",
+            Verdict::Holds | Verdict::Slow | Verdict::Broken => "",
+        };
+        let secs = |value: f64| format!("{more}{value:.1} s");
         table.add_row([
             step.users.to_string(),
             format!("{:.1}", step.rate),
@@ -630,9 +643,10 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
             secs(step.delivery.p99),
             format!("{:.1} %", step.cpu * 100.0),
             format!("{:.1} MiB", step.peak_mib),
-            match step.busy.needs() {
-                (1, threads) => threads.to_string(),
-                (workers, threads) => format!("{workers} workers of {threads}"),
+            match step.needs(options) {
+                None => "-".to_owned(),
+                Some((1, threads)) => threads.to_string(),
+                Some((workers, threads)) => format!("{workers} workers of {threads}"),
             },
             step.verdict.word().to_owned(),
         ]);
@@ -661,11 +675,14 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
         out,
         "wait: LPUSH to picture, less the generation. delivery: fal's COMPLETED to picture; most of it is the time to \
          the next poll. CPU: of one core, the worker alone. holds: nobody waits for a thread; slow: one in a hundred \
-         does for over a second (or a tenth of the generation), or more threads are needed; too many: jobs come faster than they go."
+         does for over a second (or a tenth of the generation), or more threads are needed; too many: jobs come faster than they go, and waits (>) grow for as long as they do; \
+         threads needed -: not for want of threads: the machine, its open files, or a call beyond the worker's time \
+         limits."
     )?;
     writeln!(
         out,
-        "Telegram itself takes 30 messages a second from a bot: {:.0} users of such jobs.",
+        "Telegram itself takes 30 messages a second from a bot, {:.0} users of such jobs: here --telegram-rate is off. fal \
+         runs 2 to 40 requests of an account at once: here any number.",
         30.0 * options.cycle().as_secs_f64()
     )
 }
@@ -673,7 +690,7 @@ fn print(options: &Options, steps: &[Step], out: &mut impl Write) -> io::Result<
 fn to_json(step: &Step, options: &Options) -> Value {
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
     let both = |it: Percentiles| json!({"p50": round(it.p50), "p99": round(it.p99)});
-    let (workers, threads) = step.busy.needs();
+    let needs = step.needs(options);
     let mut out = BTreeMap::new();
     for (name, value) in [
         ("users", json!(step.users)),
@@ -689,8 +706,10 @@ fn to_json(step: &Step, options: &Options) -> Value {
         ("peak_mib", json!(round(step.peak_mib))),
         ("failed", json!(step.failed)),
         ("first_failure", json!(step.first_failure)),
-        ("threads_needed", json!(workers * threads)),
-        ("workers_needed", json!(workers)),
+        (
+            "threads_needed",
+            json!(needs.map(|(workers, threads)| workers * threads)),
+        ),
         ("verdict", json!(step.verdict.word())),
     ] {
         out.insert(name, value);
@@ -737,6 +756,36 @@ mod tests {
         };
         assert_eq!(verdict(failed), Verdict::Broken);
         assert_eq!(verdict(Seen::default()), Verdict::TooMany);
+    }
+
+    #[test]
+    fn threads_are_named_only_where_they_are_missing() {
+        let took = Duration::from_secs(20);
+        let judged = |users| judge(&options(), users, took, seen(40, 9.0), 5.0);
+        let printed = |step| {
+            let mut out = Vec::new();
+            print(&options(), &[step], &mut out).expect("it is written");
+            String::from_utf8(out).expect("text")
+        };
+        // 8.81 jobs a second would fit into 32 threads, and there were two.
+        let step = judged(100);
+        assert_eq!(
+            (step.verdict, step.needs(&options())),
+            (Verdict::TooMany, None)
+        );
+        assert!(to_json(&step, &options())["threads_needed"].is_null());
+        let said = printed(step);
+        assert!(said.contains(" - ┆ too many"), "{said}");
+        assert!(said.contains("> 2.0 s"), "its waits are cut: {said}");
+        let step = judged(10_000);
+        assert_eq!(step.needs(&options()), Some((4, 416)));
+        let json = to_json(&step, &options());
+        assert_eq!(json["threads_needed"], 1664);
+        let said = printed(step);
+        assert!(said.contains(" 4 workers of 416 ┆ too many"), "{said}");
+        // Where jobs go as they come, the waits are whole.
+        let holds = judge(&options(), 100, took, seen(170, 0.1), 5.0);
+        assert!(!printed(holds).contains("> "));
     }
 
     #[test]

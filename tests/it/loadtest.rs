@@ -18,6 +18,8 @@ fn step(args: &[&str]) -> Value {
     );
     assert!(output.status.success(), "{out}{err}");
     let mut answer: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}"));
+    assert_eq!(answer["telegram_rate"], "off", "{answer}");
+    assert_eq!(answer["fal_at_once"], "any", "{answer}");
     answer["steps"][0].take()
 }
 

@@ -1,6 +1,6 @@
 //! What a process that is gone left behind.
 
-use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, WRITES, offset};
+use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, SUM, WRITES, offset};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -262,7 +262,7 @@ fn read_frame(file: &File, at: u64, most: usize) -> io::Result<Option<Vec<u8>>> 
     }
     let mut payload = vec![0; len];
     file.read_exact_at(&mut payload, at + FRAME as u64)?;
-    if crc32fast::hash(&payload) != sum {
+    if SUM.checksum(&payload) != sum {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok(Some(payload))

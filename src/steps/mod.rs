@@ -351,6 +351,7 @@ impl Worker {
             let told = self.session.tell_torn();
             told.map_err(|_| Next::In(REDIS_AWAY))?;
             recorder.said();
+            return Err(Next::Now); // that write took its time: whether it may act is asked once more
         }
         Ok(())
     }

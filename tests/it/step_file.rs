@@ -13,18 +13,7 @@ const FOUR: [&str; 2] = ["--threads", "4"];
 
 #[test]
 fn a_request_id_that_redis_never_got_outlives_its_worker() {
-    let (mut world, mut daemon) = World::running();
-    let hold = world.sandbox.fal.hold("fal.submit");
-    world.push(job("a").json());
-    assert!(hold.wait_arrived(1, SOON));
-    world.kill_redis();
-    hold.release();
-    // It goes on with the request, so it knows the id; only Redis does not.
-    let polls = |world: &World| world.sandbox.fal.totals().polls;
-    eventually(SOON, || polls(&world), |polls| *polls > 0);
-    daemon.kill();
-    world.sandbox.redis.restart().unwrap();
-
+    let (mut world, _) = killed_with_an_id_of_its_own();
     let mut next = world.daemon(&FOUR);
     let record = world.wait_state("a", "done");
     assert_eq!(
@@ -358,6 +347,7 @@ fn killed_with_an_id_of_its_own() -> (World, String) {
     assert!(hold.wait_arrived(1, SOON));
     world.kill_redis();
     hold.release();
+    // It goes on with the request, so it knows the id; only Redis does not.
     let polls = |world: &World| world.sandbox.fal.totals().polls;
     eventually(SOON, || polls(&world), |polls| *polls > 0);
     daemon.kill();

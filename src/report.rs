@@ -10,6 +10,7 @@ mod flood;
 mod line;
 mod logger;
 pub mod metrics;
+mod outlet;
 mod refusals;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ mod tests;
 pub use line::{Fields, Shown, Value, misleads};
 pub use log::Level;
 pub use logger::{
-    Style, hide, init_logging, install_panic_hook, line, tell_held_back, without_secrets,
+    Style, hide, init_logging, install_panic_hook, line, lines_lost, tell_held_back,
+    without_secrets,
 };
 pub use refusals::{At, Refusals};
 

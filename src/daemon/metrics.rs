@@ -223,6 +223,14 @@ fn moments(all: &mut Families) {
     ] {
         all.count(name, help, count);
     }
+    all.counts(
+        (
+            "fal_worker_log_lines_lost_total",
+            "Lines of the log that nobody took, since its reader had stopped.",
+        ),
+        &[],
+        [(vec![], report::lines_lost())],
+    );
 }
 
 /// Statuses that tell something by themselves; the others are told by their class.

@@ -2,7 +2,9 @@
 
 use super::flood::{Flood, Held, Sort};
 use super::line::{self, Fields, Shown};
+use super::outlet::{self, Outlet};
 use anstream::{AutoStream, ColorChoice};
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use memchr::memmem::Finder;
@@ -98,6 +100,7 @@ pub fn init_logging(style: Style) {
         .filter_level(LevelFilter::Info)
         .parse_filters(filter.as_deref().unwrap_or("info"))
         .format(move |out, record| write_record(out, style, color, record))
+        .target(Target::Pipe(Box::new(Outlet::stderr())))
         .build();
     let most = logger.filter();
     if log::set_boxed_logger(Box::new(Gate(logger))).is_ok() {
@@ -164,8 +167,8 @@ pub fn line(level: Level, sentence: &str, fields: &Fields<'_>) {
     }
 }
 
-/// Tells what was held back of lines that came too fast. Called every second or so, since the last of a
-/// flood has no line behind it; with `all` also what would have to wait for the end of its span.
+/// Tells what was held back of lines that came too fast, and how many lines nobody took. Called every second or so,
+/// since the last of a flood has no line behind it; with `all` also what would have to wait for the end of its span.
 pub fn tell_held_back(all: bool) {
     let now = Instant::now();
     let told = if all {
@@ -174,6 +177,12 @@ pub fn tell_held_back(all: bool) {
         FLOOD.over(now)
     };
     told.iter().for_each(tell);
+    outlet::tell_lost(|count| write_line(Level::Warn, "log lines lost", &[("count", &count)]));
+}
+
+/// Lines that nobody took: whoever reads stderr had stopped.
+pub fn lines_lost() -> u64 {
+    outlet::lost()
 }
 
 /// `lines held back`: so many of one sort, and the jobs they were about.

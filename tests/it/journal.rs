@@ -4,6 +4,10 @@ use crate::support::{SOON, World, eventually, job, said};
 use fal_worker::sandbox::faults::{Fault, Rule};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const JOBS: usize = 1000;
@@ -155,4 +159,63 @@ fn in_json_each_line_is_an_object_with_the_same_keys() {
         (Some("info"), Some("good"))
     );
     assert!(done["total_ms"].is_number(), "{done}");
+}
+
+/// Both ends of a named pipe in which nothing has room.
+fn full_pipe(world: &World) -> (std::path::PathBuf, File) {
+    let path = world.folder.path().join("log");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let mut pipe = File::options();
+    pipe.read(true).write(true);
+    pipe.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let mut pipe = pipe.open(&path).unwrap();
+    while pipe.write(&[b'.'; 4096]).is_ok() {}
+    (path, pipe)
+}
+
+#[test]
+fn a_reader_of_the_log_that_stops_stops_no_job() {
+    let mut world = World::new();
+    let (path, mut pipe) = full_pipe(&world);
+    let mut daemon = world.spawn_logging_to(&path, &["--threads", "2"]);
+    let ids: Vec<String> = (0..20).map(|number| format!("unread-{number}")).collect();
+    let entries: Vec<String> = ids.iter().map(|id| job(id).json()).collect();
+    world.push_all(&entries);
+    let states = world.wait_ended(&ids, SOON);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+
+    // It reads again: what comes from now on is there, and how much was lost is said.
+    world.push(job("read").json());
+    let mut read = String::new();
+    let mut read_on = || {
+        let mut some = [0; 4096];
+        match pipe.read(&mut some) {
+            Ok(count) => read.push_str(std::str::from_utf8(&some[..count]).unwrap()),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        read.clone()
+    };
+    eventually(SOON, &mut read_on, |read| read.contains("log lines lost"));
+    world.push(job("read-too").json());
+    eventually(SOON, &mut read_on, |read| {
+        read.contains("job done job=read-too")
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    let read = eventually(SOON, &mut read_on, |read| read.contains(" stopped "));
+    let lost = read.lines().find(|line| line.contains("log lines lost"));
+    let (_, count) = lost.unwrap().rsplit_once("count=").unwrap();
+    // Of each job at least its begin and its end.
+    assert!(count.parse::<usize>().unwrap() > 2 * ids.len(), "{count}");
+}
+
+#[test]
+fn a_daemon_whose_log_nobody_reads_stops_when_it_is_told() {
+    let mut world = World::new();
+    let (path, _pipe) = full_pipe(&world);
+    let mut daemon = world.spawn_logging_to(&path, &[]);
+    world.push(job("only").json());
+    let states = world.wait_ended(&["only".to_owned()], SOON);
+    assert_eq!(states, ["done"]);
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -214,6 +214,11 @@ impl World {
         self.spawn_after(&format!("ulimit -Sn {soft}; ulimit -Hn {hard}"), more)
     }
 
+    /// Starts a daemon that logs into a named pipe.
+    pub fn spawn_logging_to(&mut self, pipe: &Path, more: &[&str]) -> Daemon {
+        self.spawn_after(&format!("exec 2>'{}'", pipe.display()), more)
+    }
+
     /// Starts a daemon in the place of a shell that has set limits.
     fn spawn_after(&mut self, limits: &str, more: &[&str]) -> Daemon {
         let command = self.command(more);

@@ -349,7 +349,7 @@ impl Engine {
     fn is_bot_refused(&self, worker: &Worker) -> bool {
         let gate = &worker.tools.gate;
         if gate.may_ask_for_bot(Instant::now()) {
-            steps::probe(worker, Service::Telegram { slow: false });
+            steps::probe(worker, Service::Telegram { slow: false }, None);
             if !gate.is_bot_refused() {
                 self.scheduler.hurry_deliveries();
             }
@@ -367,7 +367,7 @@ impl Engine {
         match gate.enter(Service::Fal, false, Instant::now()) {
             Entry::Go(_) => true,
             Entry::Wait(_) => false,
-            Entry::Probe(_inside) => steps::probe(worker, Service::Fal),
+            Entry::Probe(inside) => steps::probe(worker, Service::Fal, inside.probe()),
         }
     }
 

@@ -53,15 +53,33 @@ pub(crate) struct Inside<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     service: Service,
-    /// Whose one probe it is.
-    probe: Option<Service>,
+    probe: Option<Probe>,
     counted: bool,
+}
+
+/// Which probe of a breaker somebody is: its outcome alone says when the next one may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    of: Service,
+    number: u64,
+}
+
+impl Place {
+    /// Of the probe that has it.
+    pub(crate) fn probe(&self) -> Option<Probe> {
+        self.probe
+    }
 }
 
 impl Inside<'_> {
     /// Keeps the place beyond this guard's life.
     pub(crate) fn keep(mut self) -> Option<Place> {
         self.place.take()
+    }
+
+    /// Of the probe that has it.
+    pub(crate) fn probe(&self) -> Option<Probe> {
+        self.place.and_then(|place| place.probe)
     }
 }
 
@@ -155,7 +173,7 @@ impl Gate {
     pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
         let rooms = self.rooms(service);
         let slow = matches!(service, Service::Telegram { slow: true });
-        let place = |probe: Option<Service>| Inside {
+        let place = |probe: Option<Probe>| Inside {
             gate: self,
             place: Some(Place {
                 service,
@@ -177,8 +195,13 @@ impl Gate {
         }
         match self.verdict(service, now) {
             (_, Verdict::Closed) => Entry::Go(place(None)),
-            (Service::Submits, Verdict::Probe) => Entry::Go(place(Some(Service::Submits))),
-            (of, Verdict::Probe) => Entry::Probe(place(Some(of))),
+            (of, Verdict::Probe(number)) => {
+                let inside = place(Some(Probe { of, number }));
+                match of {
+                    Service::Submits => Entry::Go(inside),
+                    _ => Entry::Probe(inside),
+                }
+            }
             (_, Verdict::Open(wait)) => {
                 drop(place(None));
                 Entry::Wait(wait)
@@ -195,8 +218,8 @@ impl Gate {
                 self.slow.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        if let Some(service) = place.probe {
-            self.breaker(service).probe_ended();
+        if let Some(probe) = place.probe {
+            self.breaker(probe.of).probe_ended(probe.number);
         }
     }
 
@@ -248,10 +271,13 @@ impl Gate {
         self.breaker(service).good()
     }
 
-    /// The service did not answer, or only a gateway in front of it did. True when it counts as away
-    /// from now on.
-    pub(crate) fn failed(&self, service: Service, now: Instant) -> bool {
-        self.breaker(service).bad(now)
+    /// The service did not answer, or only a gateway in front of it did. `asked`: the probe that was not answered, if
+    /// it was one. True when the service counts as away from now on.
+    pub(crate) fn failed(&self, service: Service, asked: Option<Probe>, now: Instant) -> bool {
+        let breaker = std::mem::discriminant(&service);
+        let its_own = asked.filter(|probe| std::mem::discriminant(&probe.of) == breaker);
+        self.breaker(service)
+            .bad(its_own.map(|probe| probe.number), now)
     }
 
     /// Telegram refuses the bot: what would be paid for now could not be delivered.
@@ -302,13 +328,16 @@ impl Gate {
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Closed,
-    Probe,
+    /// This one may ask.
+    Probe(u64),
     Open(Duration),
 }
 
 #[derive(Debug, Default)]
 struct Breaker {
     failures: u32,
+    /// Probes so far.
+    probes: u64,
     open: Option<Open>,
 }
 
@@ -316,16 +345,18 @@ struct Breaker {
 struct Open {
     next_probe: Instant,
     wait: Duration,
-    probing: bool,
+    /// The one under way.
+    probing: Option<u64>,
 }
 
 impl Breaker {
     fn verdict(&mut self, now: Instant) -> Verdict {
         match &mut self.open {
             None => Verdict::Closed,
-            Some(open) if !open.probing && open.next_probe <= now => {
-                open.probing = true;
-                Verdict::Probe
+            Some(open) if open.probing.is_none() && open.next_probe <= now => {
+                self.probes += 1;
+                open.probing = Some(self.probes);
+                Verdict::Probe(self.probes)
             }
             Some(_) => Verdict::Open(self.wait(now)),
         }
@@ -335,31 +366,32 @@ impl Breaker {
     fn wait(&self, now: Instant) -> Duration {
         match &self.open {
             None => Duration::ZERO,
-            Some(open) if open.probing => open.wait,
+            Some(open) if open.probing.is_some() => open.wait,
             Some(open) => open.next_probe.saturating_duration_since(now),
         }
     }
 
     fn good(&mut self) -> bool {
-        std::mem::take(self).open.is_some()
+        self.failures = 0;
+        self.open.take().is_some()
     }
 
-    fn bad(&mut self, now: Instant) -> bool {
+    fn bad(&mut self, probe: Option<u64>, now: Instant) -> bool {
         self.failures += 1;
         match &mut self.open {
-            Some(open) if open.probing => {
+            Some(open) if open.probing.is_some() && open.probing == probe => {
                 open.wait = (open.wait * 2).min(LAST_PROBE);
                 open.next_probe = now + open.wait;
-                open.probing = false;
+                open.probing = None;
                 false
             }
-            // A step that was inside when it opened.
+            // A step that was inside when it opened: its time limit may come long after.
             Some(_) => false,
             None if self.failures >= OPENS_AFTER => {
                 self.open = Some(Open {
                     next_probe: now + FIRST_PROBE,
                     wait: FIRST_PROBE,
-                    probing: false,
+                    probing: None,
                 });
                 true
             }
@@ -369,9 +401,11 @@ impl Breaker {
 
     /// A probe that brought neither an answer nor a failure (it panicked, or went another way) must not
     /// keep the breaker open for ever.
-    fn probe_ended(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.probing = false;
+    fn probe_ended(&mut self, probe: u64) {
+        if let Some(open) = &mut self.open
+            && open.probing == Some(probe)
+        {
+            open.probing = None;
         }
     }
 }
@@ -384,9 +418,16 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..OPENS_AFTER {
             assert_eq!(breaker.verdict(now), Verdict::Closed);
-            breaker.bad(now);
+            breaker.bad(None, now);
         }
         breaker
+    }
+
+    fn probe(breaker: &mut Breaker, now: Instant) -> u64 {
+        match breaker.verdict(now) {
+            Verdict::Probe(number) => number,
+            verdict => panic!("{verdict:?} in place of a probe"),
+        }
     }
 
     #[test]
@@ -394,14 +435,14 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 0..4 {
-            breaker.bad(now);
+            breaker.bad(None, now);
         }
         breaker.good();
         for _ in 0..4 {
-            breaker.bad(now);
+            breaker.bad(None, now);
             assert_eq!(breaker.verdict(now), Verdict::Closed);
         }
-        breaker.bad(now);
+        breaker.bad(None, now);
         assert_eq!(breaker.verdict(now), Verdict::Open(FIRST_PROBE));
     }
 
@@ -413,15 +454,15 @@ mod tests {
             let wait = Duration::from_millis(wait_ms);
             assert_eq!(breaker.verdict(now), Verdict::Open(wait));
             now += wait;
-            assert_eq!(breaker.verdict(now), Verdict::Probe);
+            let probe = probe(&mut breaker, now);
             assert!(
                 matches!(breaker.verdict(now), Verdict::Open(_)),
                 "a second probe"
             );
-            breaker.bad(now);
+            breaker.bad(Some(probe), now);
         }
         now += LAST_PROBE;
-        assert_eq!(breaker.verdict(now), Verdict::Probe);
+        probe(&mut breaker, now);
         breaker.good();
         assert_eq!(breaker.verdict(now), Verdict::Closed);
     }
@@ -431,9 +472,25 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         for _ in 0..50 {
-            breaker.bad(now + Duration::from_millis(400));
+            breaker.bad(None, now + Duration::from_millis(400));
         }
-        assert_eq!(breaker.verdict(now + FIRST_PROBE), Verdict::Probe);
+        let first = probe(&mut breaker, now + FIRST_PROBE);
+        // Nor do they let a second one go while the first is out, or stand for its failure.
+        let later = now + FIRST_PROBE * 4;
+        for _ in 0..50 {
+            breaker.bad(None, later);
+            assert_eq!(breaker.verdict(later), Verdict::Open(FIRST_PROBE));
+        }
+        breaker.bad(Some(first), later);
+        assert_eq!(breaker.verdict(later), Verdict::Open(FIRST_PROBE * 2));
+        // What is left of a probe that is over is no word about the next one.
+        let later = later + FIRST_PROBE * 2;
+        let second = probe(&mut breaker, later);
+        breaker.probe_ended(first);
+        breaker.bad(Some(first), later);
+        assert_eq!(breaker.verdict(later), Verdict::Open(FIRST_PROBE * 2));
+        breaker.probe_ended(second);
+        probe(&mut breaker, later);
     }
 
     #[test]
@@ -498,7 +555,7 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(4);
         for _ in 0..OPENS_AFTER {
-            gate.failed(Service::Fal, now);
+            gate.failed(Service::Fal, None, now);
         }
         assert!(gate.is_open(Service::Fal));
         let later = now + FIRST_PROBE;
@@ -520,7 +577,7 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(8);
         for _ in 0..OPENS_AFTER {
-            gate.failed(Service::Submits, now);
+            gate.failed(Service::Submits, None, now);
             gate.answered(Service::Fal); // the polls between them
         }
         assert!(gate.refuses_submits(now) && !gate.is_open(Service::Fal));
@@ -533,7 +590,11 @@ mod tests {
         let probe = gate.enter_to_submit(later).expect("the probe");
         assert!(gate.refuses_submits(later));
         assert!(gate.enter_to_submit(later).is_none(), "a second one");
-        gate.failed(Service::Submits, later);
+        // One that was inside says no more about it than a probe of something else.
+        gate.failed(Service::Submits, None, later);
+        gate.failed(Service::Fal, probe.probe(), later);
+        assert!(gate.enter_to_submit(later + FIRST_PROBE).is_none());
+        gate.failed(Service::Submits, probe.probe(), later);
         drop(probe);
         assert_eq!(gate.wait_to_submit(later), Some(FIRST_PROBE * 2));
         let later = later + FIRST_PROBE * 2;
@@ -551,8 +612,8 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(8);
         for _ in 0..OPENS_AFTER {
-            gate.failed(Service::Submits, now);
-            gate.failed(Service::Fal, now);
+            gate.failed(Service::Submits, None, now);
+            gate.failed(Service::Fal, None, now);
         }
         let later = now + FIRST_PROBE;
         assert_eq!(gate.wait_to_submit(later), None);

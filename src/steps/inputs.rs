@@ -198,7 +198,7 @@ fn url_of(
     {
         answer = worker.tools.fal.store_file(&mut file, &name, kind);
     }
-    heard(worker, answer.as_ref().err());
+    heard(worker, &storage, answer.as_ref().err());
     drop(storage);
     let url = answer.map_err(|failure| {
         Trouble::Failed(match failure.kind {
@@ -213,14 +213,13 @@ fn url_of(
 
 fn fetch(worker: &Worker, telegram: &Telegram, id: &str) -> Result<Fetched, Trouble> {
     let path = {
-        let _inside = enter(worker, Service::Telegram { slow: false })?;
+        let inside = enter(worker, Service::Telegram { slow: false })?;
         let answer = telegram.file_path(id, MAX_BYTES);
+        let heard = |refusal: Option<&Refusal>| worker.telegram_heard_by(refusal, inside.probe());
         match &answer {
-            Err(NoFile::Away(refusal)) => worker.telegram_heard(Some(refusal)),
-            Err(NoFile::Operator(text)) => {
-                worker.telegram_heard(Some(&Refusal::Operator(text.clone())));
-            }
-            Ok(_) | Err(_) => worker.telegram_heard(None),
+            Err(NoFile::Away(refusal)) => heard(Some(refusal)),
+            Err(NoFile::Operator(text)) => heard(Some(&Refusal::Operator(text.clone()))),
+            Ok(_) | Err(_) => heard(None),
         }
         answer.map_err(|why| no_file(worker, why))?
     };
@@ -264,11 +263,11 @@ fn enter(worker: &Worker, service: Service) -> Result<Inside<'_>, Trouble> {
 }
 
 /// Notes whether the storage is there; says once that it went away, and that it is back.
-fn heard(worker: &Worker, failed: Option<&Failure>) {
+fn heard(worker: &Worker, inside: &Inside<'_>, failed: Option<&Failure>) {
     let gate = &worker.tools.gate;
     match failed {
         Some(failure) if !failure.spoke => {
-            if gate.failed(Service::Storage, Instant::now()) {
+            if gate.failed(Service::Storage, inside.probe(), Instant::now()) {
                 worker.tools.inputs.outage.failed(&failure.text);
             }
         }

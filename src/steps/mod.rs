@@ -226,7 +226,9 @@ fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next
         .enter(service, !worker.moves_bytes, Instant::now())
     {
         Entry::Go(inside) => Ok(inside),
-        Entry::Probe(inside) if is_probe_itself || probe(worker, service) => Ok(inside),
+        Entry::Probe(inside) if is_probe_itself || probe(worker, service, inside.probe()) => {
+            Ok(inside)
+        }
         Entry::Probe(_) => Err(Next::In(REDIS_AWAY)),
         // The more there are the later: threads that go round among thousands of steps that may not go in
         // would cost more than the work. Without jitter: claimed jobs keep their order.
@@ -238,22 +240,23 @@ fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next
     }
 }
 
-/// A free question to a service that counts as away: whether it answers.
-pub(crate) fn probe(worker: &Worker, service: Service) -> bool {
+/// A free question to a service that counts as away: whether it answers. `asking`: which of its probes that is, where
+/// its breaker lets one go.
+pub(crate) fn probe(worker: &Worker, service: Service, asking: Option<gate::Probe>) -> bool {
     match service {
         Service::Fal | Service::Submits => {
             let away = worker.tools.fal.probe() == Probe::Away;
-            worker.fal_heard(if away {
-                Heard::Silence("the probe was not answered")
-            } else {
-                Heard::Answer
-            });
+            let heard = match away {
+                true => Heard::Silence("the probe was not answered"),
+                false => Heard::Answer,
+            };
+            worker.fal_heard_by(heard, asking);
             !away
         }
         Service::Telegram { .. } => match &worker.tools.telegram {
             Some(telegram) => {
                 let answer = telegram.get_me();
-                worker.telegram_heard(answer.as_ref().err());
+                worker.telegram_heard_by(answer.as_ref().err(), asking);
                 !matches!(answer, Err(Refusal::NotSent(_) | Refusal::Unknown(_)))
             }
             None => true,
@@ -363,6 +366,11 @@ impl Worker {
         }
     }
 
+    /// Which probe its step is, if it is one.
+    fn asking(&self) -> Option<gate::Probe> {
+        self.place.get().and_then(|place| place.probe())
+    }
+
     /// The same as [`Worker::fal_heard`] of a submit, which alone can tell that fal takes requests.
     fn submit_heard(&self, heard: Heard<'_>) {
         self.fal_heard(heard);
@@ -370,7 +378,7 @@ impl Worker {
         match heard {
             Heard::Silence(why) => {
                 let now = Instant::now();
-                gate.failed(Service::Submits, now);
+                gate.failed(Service::Submits, self.asking(), now);
                 // Of fal as a whole it is said already.
                 if gate.refuses_submits(now) {
                     outage.failed(why);
@@ -386,9 +394,14 @@ impl Worker {
 
     /// Notes for the breaker; says once that fal went away, and once that it is back.
     fn fal_heard(&self, heard: Heard<'_>) {
+        self.fal_heard_by(heard, self.asking());
+    }
+
+    fn fal_heard_by(&self, heard: Heard<'_>, asked: Option<gate::Probe>) {
         match heard {
             Heard::Silence(why) => {
-                if self.tools.gate.failed(Service::Fal, Instant::now()) {
+                let gate = &self.tools.gate;
+                if gate.failed(Service::Fal, asked, Instant::now()) {
                     self.tools.fal_outage.failed(why);
                 }
             }
@@ -402,10 +415,15 @@ impl Worker {
 
     /// The same for Telegram: what it refused, if it did not do it.
     fn telegram_heard(&self, refusal: Option<&Refusal>) {
+        self.telegram_heard_by(refusal, self.asking());
+    }
+
+    fn telegram_heard_by(&self, refusal: Option<&Refusal>, asked: Option<gate::Probe>) {
         let telegram = Service::Telegram { slow: false };
         match refusal {
             Some(refusal @ (Refusal::NotSent(_) | Refusal::Unknown(_))) => {
-                if self.tools.gate.failed(telegram, Instant::now()) {
+                let gate = &self.tools.gate;
+                if gate.failed(telegram, asked, Instant::now()) {
                     self.tools.telegram_outage.failed(&refusal.to_string());
                 }
             }

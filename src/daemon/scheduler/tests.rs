@@ -824,7 +824,7 @@ fn paid_jobs_pass_a_new_one_that_waits_for_fal() {
     let scheduler = scheduler(2);
     let gate = Gate::new(4);
     for _ in 0..5 {
-        gate.failed(Service::Fal, Instant::now());
+        gate.failed(Service::Fal, None, Instant::now());
     }
     scheduler.claimed([named("new", Phase::Submitting)].into_iter());
     scheduler.claimed([named("paid", Phase::Delivering)].into_iter());
@@ -836,7 +836,7 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     let scheduler = scheduler(2);
     let gate = Gate::new(4);
     for _ in 0..5 {
-        gate.failed(Service::Fal, Instant::now());
+        gate.failed(Service::Fal, None, Instant::now());
     }
     let far = Instant::now() + Duration::from_secs(60);
     scheduler.park(named("other", Phase::Polling), far);

@@ -13,8 +13,8 @@ use std::collections::HashSet;
 const DEPTH: usize = 128;
 /// Levels of a result in which texts are looked for.
 const TEXT_DEPTH: usize = 8;
-/// Longest URL that is not a `data:` URI.
-const LONGEST_URL: usize = 8 << 10;
+/// Longest URL that is not a `data:` URI: HTTP libraries take up to 65,534 bytes.
+const LONGEST_URL: usize = 60 << 10;
 
 /// What a result holds.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -221,17 +221,46 @@ fn is_side(key: &str) -> bool {
         || key.ends_with("_preview")
 }
 
+fn starts(text: &str, scheme: &str) -> bool {
+    text.get(..scheme.len())
+        .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+}
+
+fn is_http(text: &str) -> bool {
+    starts(text, "https://") || starts(text, "http://")
+}
+
+/// What no URL holds as it is.
+fn is_no_part(c: char) -> bool {
+    c.is_whitespace() || c.is_control()
+}
+
 fn is_url(text: &str) -> bool {
-    let starts = |scheme: &str| {
-        text.get(..scheme.len())
-            .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
-    };
-    if starts("data:") {
+    if starts(text, "data:") {
         return text.contains(',');
     }
-    let plain =
-        text.len() <= LONGEST_URL && !text.chars().any(|c| c.is_whitespace() || c.is_control());
-    plain && (starts("https://") || starts("http://")) && text.len() > "https://".len()
+    let plain = text.len() <= LONGEST_URL && !text.chars().any(is_no_part);
+    plain && is_http(text) && text.len() > "https://".len()
+}
+
+/// A URL from where only one may stand: what it cannot hold, such as the blanks of a file's name, is encoded.
+fn mended(text: String) -> Option<String> {
+    if is_url(&text) {
+        return Some(text);
+    }
+    let text = text.trim();
+    let (_, rest) = text.split_once("://").filter(|_| is_http(text))?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let mut url = String::new();
+    for c in text.chars().filter(|_| !host.contains(is_no_part)) {
+        if is_no_part(c) {
+            let bytes = c.to_string().into_bytes();
+            url.extend(bytes.iter().map(|byte| format!("%{byte:02X}")));
+        } else {
+            url.push(c);
+        }
+    }
+    is_url(&url).then_some(url)
 }
 
 /// An object with a string `url`.
@@ -251,7 +280,7 @@ fn file(members: &Members) -> Option<File> {
             .filter(|n| *n <= f64::from(u32::MAX))
             .map(|n| n as u32)
     };
-    let url = text(get(&["url"])?).filter(|url| is_url(url))?;
+    let url = text(get(&["url"])?).and_then(mended)?;
     Some(finished(File {
         url,
         content_type: get(&["content_type", "contentType", "mime_type"]).and_then(text),
@@ -399,10 +428,8 @@ fn urls_in(raw: &RawValue, depth: usize, urls: &mut HashSet<String>) {
     if depth > DEPTH + 1 {
         return;
     }
-    if let Some(url) = text(raw) {
-        if is_url(&url) {
-            urls.insert(url);
-        }
+    if let Some(text) = text(raw) {
+        urls.extend(mended(text));
     } else if let Some(members) = Members::of(raw) {
         members
             .iter()

@@ -213,3 +213,29 @@ fn depth_is_bounded_and_needs_little_stack() {
     // As much as a pool thread has.
     std::thread::Builder::new().stack_size(256 << 10).spawn(work).unwrap().join().unwrap();
 }
+
+#[test]
+fn what_a_url_cannot_hold_is_encoded_where_only_a_url_may_stand() {
+    for (given, url) in [
+        ("https://h.fal.media/files/a b.png", "https://h.fal.media/files/a%20b.png"),
+        (" https://h.fal.media/a.png\n", "https://h.fal.media/a.png"),
+        ("https://h.fal.media/\u{a0}\u{7}.png?x=1 2", "https://h.fal.media/%C2%A0%07.png?x=1%202"),
+    ] {
+        let result = serde_json::json!({"images": [{"url": given}]}).to_string();
+        assert_eq!(urls(&result), [url], "{given}");
+        let input = serde_json::json!({"image": {"url": given}}).to_string();
+        assert_eq!(echoes(&result, &input, Vec::new()), [0], "an echo stays one: {given}");
+    }
+    // Elsewhere it may be a sentence.
+    let spoken = r#"{"output": "https://h.fal.media/a.png is yours"}"#;
+    assert_eq!(outputs(spoken).items, some_texts(&["https://h.fal.media/a.png is yours"]));
+}
+
+#[test]
+fn a_url_may_be_as_long_as_a_request_can_carry() {
+    let url = |length: usize| format!("https://h.fal.media/a.png?{}", "y".repeat(length));
+    for (url, found) in [(url(9_000), 1), (url(65_000), 0)] {
+        let result = serde_json::json!({"images": [{"url": url}]}).to_string();
+        assert_eq!(urls(&result).len(), found, "{} bytes", url.len());
+    }
+}

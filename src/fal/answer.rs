@@ -533,12 +533,15 @@ const TYPES: &[(&str, Kind, Anew)] = &[
     ("no_media_generated", Kind::NoOutput, Anew::No),
 ];
 
+/// The type that says that a file of the input could not be had.
+const UNFETCHED: &str = "file_download_error";
+
 /// Types that say "the input is wrong", under whatever status.
 const INPUT_TYPES: &[&str] = &[
     "image_too_small",
     "image_too_large",
     "image_load_error",
-    "file_download_error",
+    UNFETCHED,
     "face_detection_error",
     "file_too_large",
     "feature_not_supported",
@@ -600,6 +603,7 @@ fn classify(status: u16, headers: &Headers, body: &[u8]) -> Failure {
     ];
     let known = words.iter().flatten().find_map(|word| by_type(word));
     let word = words.iter().flatten().next().map(|word| &**word);
+    let unfetched = words.iter().flatten().any(|word| word == UNFETCHED);
     let message = detail
         .as_ref()
         .map(|detail| &*detail.message)
@@ -633,6 +637,7 @@ fn classify(status: u16, headers: &Headers, body: &[u8]) -> Failure {
         retry_after: wait(answer.header("retry-after")),
         // Its word about a job is taken for its own.
         spoke: remedy != Remedy::RetryStep || fal_spoke(status, headers, body.is_object()),
+        unfetched,
     }
 }
 

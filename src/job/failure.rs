@@ -119,6 +119,8 @@ pub struct Failure {
     /// The service itself answered, however badly: it is there. Not a time-out, a broken connection or
     /// a gateway in front of it.
     pub spoke: bool,
+    /// fal could not fetch a file that the input names.
+    pub unfetched: bool,
 }
 
 impl Failure {
@@ -132,6 +134,7 @@ impl Failure {
             units: None,
             retry_after: None,
             spoke: true,
+            unfetched: false,
         }
     }
 }

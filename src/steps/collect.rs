@@ -1,7 +1,7 @@
 //! Collect: the result is fetched at once, since it vanishes at fal within minutes, and recorded
 //! together with the intent to deliver it.
 
-use super::{Heard, Worker, job};
+use super::{Heard, Worker, inputs, job};
 use crate::fal::{self, Found, Handle};
 use crate::job::answer::{Collected, Directed, Item};
 use crate::job::flight::Flight;
@@ -35,6 +35,11 @@ pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collect
         Collected::Failed(failure) => Heard::of(failure),
         Collected::Output(_) | Collected::NotYet | Collected::Missing => Heard::Answer,
     });
+    if let Collected::Failed(failure) = &answer
+        && failure.unfetched
+    {
+        inputs::forget(worker, flight);
+    }
     let found = match &answer {
         Collected::Output(output) => summary(worker, flight, &output.json),
         Collected::NotYet | Collected::Missing | Collected::Failed(_) => FoundSummary::default(),
@@ -51,6 +56,11 @@ pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directe
         Directed::Failed(failure, _) => worker.fal_heard(Heard::of(failure)),
         // A call that ran into its time limit says nothing about fal.
         Directed::Unknown(..) => {}
+    }
+    if let Directed::Failed(failure, _) = &answer
+        && failure.unfetched
+    {
+        inputs::forget(worker, flight);
     }
     let found = match &answer {
         Directed::Output(output, _) => summary(worker, flight, &output.json),

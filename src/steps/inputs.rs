@@ -9,6 +9,7 @@ use crate::http::Spooled;
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::Flight;
 use crate::job::inputs::{self, KEPT, OF_A_FILE};
+use crate::job::spec;
 use crate::job::state::{self, Next};
 use crate::job::{Charged, Phase};
 use crate::report;
@@ -209,6 +210,35 @@ fn url_of(
     // Without this note the file is only uploaded once more.
     let _ = worker.session.note_upload(telegram.bot(), id, &url, KEPT);
     Ok(url)
+}
+
+/// fal could not fetch what the input names: whichever job has one of these files next brings it anew.
+pub(super) fn forget(worker: &Worker, flight: &Flight) {
+    let Some(telegram) = &worker.tools.telegram else {
+        return; // no file came from there
+    };
+    if worker.tools.store.health.is_away() {
+        return; // the failure in hand matters more
+    }
+    let read;
+    let files = match &flight.order {
+        Some(order) => &order.files,
+        None => {
+            let Ok(Some(entry)) = worker.session.entry(&flight.id) else {
+                return;
+            };
+            let Ok(spec) = spec::parse(&entry, None) else {
+                return;
+            };
+            read = spec.files;
+            &read
+        }
+    };
+    if !files.is_empty() {
+        let ids: Vec<&str> = files.files().map(|(_, id)| id).collect();
+        // Where that fails one more job may fail for it.
+        let _ = (worker.session).forget_uploads(telegram.bot(), ids.into_iter());
+    }
 }
 
 fn fetch(worker: &Worker, telegram: &Telegram, id: &str) -> Result<Fetched, Trouble> {

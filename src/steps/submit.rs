@@ -82,6 +82,11 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
         Submitted::Accepted(_) => Heard::Answer,
     });
+    if let Submitted::Refused(failure) = &answer
+        && failure.unfetched
+    {
+        inputs::forget(worker, flight);
+    }
     let accepted = matches!(answer, Submitted::Accepted(_));
     if accepted {
         worker.watch(flight);

@@ -23,4 +23,17 @@ impl Session {
             .arg(kept.as_secs());
         self.command(&cmd).map(|_| ())
     }
+
+    /// These files are not where they were put, or nobody can fetch them there.
+    pub(crate) fn forget_uploads<'a>(
+        &self,
+        bot: &str,
+        file_ids: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Fault> {
+        let mut cmd = redis::cmd("DEL");
+        file_ids.for_each(|id| {
+            cmd.arg(self.store.keys.upload(bot, id));
+        });
+        self.command(&cmd).map(|_| ())
+    }
 }

@@ -715,3 +715,29 @@ fn a_redis_that_is_away_while_files_move_delays_the_submit() {
     );
     world.assert_clean();
 }
+
+#[test]
+fn a_file_that_fal_could_not_fetch_is_brought_anew_by_the_next_job() {
+    let (mut world, _daemon) = World::running();
+    let id = photo(&world, 1);
+    let detail = json!([{"loc": ["body", "image_url"], "msg": "Failed to download", "type": "file_download_error"}]);
+    let broken = Script::new(Outcome::error(422, json!({ "detail": detail })));
+    world.sandbox.fal.model("fal-ai/broken", broken);
+    let push = |world: &mut World, name: &str, model: &str| {
+        let entry = job(name).with("model", model);
+        world.push(entry.with("input_files", json!({"image_url": id})).json());
+    };
+    push(&mut world, "a", "fal-ai/broken");
+    let record = world.wait_state("a", "dead");
+    assert_eq!(record["kind"], "invalid_input");
+    push(&mut world, "b", "fal-ai/flux/dev");
+    world.wait_state("b", "done");
+    let uploads = world.sandbox.fal.uploads();
+    assert_eq!(uploads.len(), 2, "the first URL may lead nowhere");
+    assert!(inputs_of(&world, "b")[0].contains(&uploads[1].url));
+    // What was fetched well is used again.
+    push(&mut world, "c", "fal-ai/flux/dev");
+    world.wait_state("c", "done");
+    assert_eq!(world.sandbox.fal.uploads().len(), 2);
+    world.assert_clean();
+}

@@ -11,6 +11,7 @@ fn failed(charged: Charged, units: Option<&str>) -> Failure {
         units: units.map(str::to_owned),
         retry_after: None,
         spoke: true,
+        unfetched: false,
     }
 }
 

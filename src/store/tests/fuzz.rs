@@ -188,6 +188,7 @@ fn stepped(mut flight: Flight) -> String {
         units: Some("1.5".to_owned()),
         retry_after: None,
         spoke: false,
+        unfetched: false,
     };
     let output = Output {
         json: r#"{"images":[]}"#.to_owned(),

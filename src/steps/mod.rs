@@ -60,6 +60,8 @@ use std::time::{Duration, Instant};
 
 /// How long a flight waits for a Redis that is away before it looks again.
 const REDIS_AWAY: Duration = Duration::from_millis(250);
+/// And for one that answers and refuses its write: until a person has mended a rule, or a key of another program.
+const REDIS_REFUSES: Duration = Duration::from_secs(5);
 
 /// What all threads share, built once at start. First settings and clients, which stay as they are, but for secrets
 /// that change; then state, each piece with its own lock or counter.
@@ -142,10 +144,10 @@ pub(crate) fn advance<'a>(
             Flushed::Done => {}
             Flushed::Dropped => return Next::Over,
             // Results vanish at fal within minutes: reading goes on without Redis, all else waits.
-            Flushed::Away
+            Flushed::Kept(_)
                 if !flight.closing
                     && matches!(flight.phase, Phase::Polling | Phase::Collecting) => {}
-            Flushed::Away => return Next::In(REDIS_AWAY),
+            Flushed::Kept(wait) => return Next::In(wait),
         }
     }
     worker.heed_cancel(flight);

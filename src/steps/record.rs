@@ -2,7 +2,7 @@
 //! not take it. What a refused write means is decided here: another owner, a Redis that forgot, a request nobody
 //! needs.
 
-use super::{REDIS_AWAY, Snapshot, Worker, job, minutes};
+use super::{REDIS_AWAY, REDIS_REFUSES, Snapshot, Worker, job, minutes};
 use crate::fal::Handle;
 use crate::job::answer::Cancelled;
 use crate::job::failure::Kind;
@@ -13,6 +13,7 @@ use crate::recorder::Command;
 use crate::report;
 use crate::store::{Call, Denied, Fault, Written};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What became of the writes of a flight.
 #[derive(Debug, PartialEq)]
@@ -21,8 +22,8 @@ pub(super) enum Flushed {
     Done,
     /// The job is not ours any more.
     Dropped,
-    /// Redis is away; they stay with the flight.
-    Away,
+    /// Redis is away, or refuses one; they stay with the flight, for so long at least.
+    Kept(Duration),
 }
 
 /// What a flight is at the stop, after the last try to write what is unsaved.
@@ -62,17 +63,19 @@ impl Worker {
         flight.unsaved.reserve_exact(1);
         flight.unsaved.push_back((seq, write));
         let flushed = self.flush_with(flight, Some((seq, call)));
-        if flushed == Flushed::Away {
+        if let Flushed::Kept(_) = flushed {
             self.keep(flight, seq, always);
         }
         match flushed {
             Flushed::Done => change.next,
             Flushed::Dropped => Next::Over,
-            Flushed::Away if flight.closing => Next::In(REDIS_AWAY),
-            Flushed::Away if matches!(flight.phase, Phase::Polling | Phase::Collecting) => {
+            Flushed::Kept(_)
+                if !flight.closing
+                    && matches!(flight.phase, Phase::Polling | Phase::Collecting) =>
+            {
                 change.next
             }
-            Flushed::Away => Next::In(REDIS_AWAY),
+            Flushed::Kept(wait) => Next::In(wait),
         }
     }
 
@@ -143,20 +146,21 @@ impl Worker {
                         .is_err()
                     {
                         flight.unsaved.push_front((seq, write));
-                        return Flushed::Away;
+                        return Flushed::Kept(REDIS_AWAY);
                     }
                     return Flushed::Dropped;
                 }
                 Err(fault) => {
-                    if let Fault::Refused(why) = &fault {
-                        let id = flight.id.as_str();
-                        report::warning(
-                            "redis refused a write, it is tried again",
-                            &[("job", &id), ("why", &why.as_str())],
-                        );
-                    }
                     flight.unsaved.push_front((seq, write));
-                    return Flushed::Away;
+                    let Fault::Refused(why) = fault else {
+                        return Flushed::Kept(REDIS_AWAY);
+                    };
+                    let id = flight.id.as_str();
+                    report::warning(
+                        "redis refused a write, it is tried again",
+                        &[("job", &id), ("why", &why.as_str())],
+                    );
+                    return Flushed::Kept(REDIS_REFUSES);
                 }
             }
         }
@@ -242,7 +246,7 @@ impl Worker {
             Flushed::Done if flight.closing => LastFlush::Over,
             Flushed::Done => LastFlush::Ours,
             Flushed::Dropped => LastFlush::Over,
-            Flushed::Away => {
+            Flushed::Kept(_) => {
                 // What a full disk did not keep when it came: there may be room by now.
                 for (seq, _) in &flight.unsaved {
                     self.keep(flight, *seq, true);

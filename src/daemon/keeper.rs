@@ -410,7 +410,9 @@ impl Keeper {
         if self.shared.is_empty() {
             return Ok(());
         }
-        for old in self.session.configure(&self.shared, missing_only)? {
+        let changed = self.session.configure(&self.shared, missing_only)?;
+        // The one that holds for nobody: the command `retry` reads it.
+        for old in changed.iter().filter(|old| old.name != "max_wait") {
             report::warning(
                 "a limit that holds for all workers was changed",
                 &[

@@ -8,6 +8,7 @@ use httparse::Status;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// From a connection to the end of its request.
@@ -107,6 +108,7 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "Error",
     }
@@ -247,7 +249,12 @@ pub(crate) fn answer(request: &[u8], page: &dyn Fn(&Asked<'_>) -> Option<Page>) 
                 path: target.split('?').next().unwrap_or_default(),
                 headers: parsed.headers,
             };
-            Some(page(&asked).unwrap_or_else(|| Page::error(404)))
+            // A crash, which its hook has logged, is one guest's: the thread has others.
+            let page = catch_unwind(AssertUnwindSafe(|| page(&asked)));
+            Some(page.map_or_else(
+                |_| Page::error(500),
+                |page| page.unwrap_or_else(|| Page::error(404)),
+            ))
         }
     }
 }
@@ -258,6 +265,7 @@ mod tests {
 
     fn status(request: &str) -> Option<u16> {
         let page = |asked: &Asked<'_>| {
+            assert_ne!(asked.path, "/crash");
             (asked.path == "/healthz").then(|| Page::text(200, "ok\n".to_owned()))
         };
         answer(request.as_bytes(), &page).map(|page| page.status)
@@ -339,5 +347,10 @@ mod tests {
             .unwrap()
             + 4;
         assert_eq!(said.len() - body, size);
+    }
+
+    #[test]
+    fn a_page_that_crashes_costs_its_guest_the_page() {
+        assert_eq!(status("GET /crash HTTP/1.1\r\n\r\n"), Some(500));
     }
 }

@@ -116,6 +116,8 @@ struct Status {
 /// What the thread is to show now.
 pub(crate) struct Sign {
     key: Key,
+    /// Of the flight, which may end meanwhile: while this stands nothing else gets its address.
+    _named: Weak<()>,
     epoch: u64,
     chat: ChatId,
     call: Call,
@@ -535,6 +537,7 @@ impl Inner {
         };
         Some(Sign {
             key,
+            _named: watched.alive.clone(),
             epoch: watched.epoch,
             chat: watched.chat.clone(),
             call,

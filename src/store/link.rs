@@ -484,7 +484,10 @@ impl Link {
 
     /// The same, packed.
     pub(crate) fn call_packed(&mut self, packed: &[u8]) -> Result<Value, RedisError> {
+        // After a panic in here half of the answer may be left, and would be taken for the next one's.
+        let broken = std::mem::replace(&mut self.broken, true);
         let answer = self.con.req_packed_command(packed);
+        self.broken = broken;
         self.used = Instant::now();
         let answer = answer.and_then(Value::extract_error);
         if let Err(error) = &answer
@@ -512,9 +515,10 @@ impl Line {
         match self {
             Line::Own(con) => exchange(con).map_err(|error| fault_of_own(&error)),
             Line::Borrowed(link) => {
+                let broken = std::mem::replace(&mut link.broken, true); // as in `call_packed`
                 let answer = exchange(&mut link.con);
                 link.used = Instant::now();
-                link.broken |= answer.as_ref().is_err_and(breaks);
+                link.broken = broken || answer.as_ref().is_err_and(breaks);
                 answer.map_err(|error| fault(&error))
             }
         }
@@ -583,7 +587,7 @@ impl r2d2::ManageConnection for Opener {
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
-        if !self.health.trusts(link.asked) {
+        if link.broken || !self.health.trusts(link.asked) {
             return Err((ErrorKind::Io, "it may be dead").into());
         }
         if link.used.elapsed() >= IDLE_CHECK {

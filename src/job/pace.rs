@@ -448,6 +448,8 @@ struct Known {
     /// Submitted since Redis was last asked what others learnt.
     asks: bool,
     used: u64,
+    /// When Redis was last told and asked, or it came here, in uses.
+    told: u64,
     /// Measurements that may begin, and when they were last counted.
     room: f64,
     counted: UnixMs,
@@ -499,13 +501,21 @@ impl Paces {
         known.pace = Pace::new(samples).map(Arc::new);
     }
 
-    /// What Redis is to be told and asked: some models, each with what was learnt since (perhaps nothing).
+    /// What Redis is to be told and asked: some models, each with what was learnt since (perhaps nothing). Those
+    /// whose turn is longest ago come first: where more are in use than one exchange takes, each has its turn.
     pub(crate) fn take_news(&mut self) -> Vec<(String, Vec<u32>)> {
         let due =
             (self.models.iter_mut()).filter(|(_, known)| known.asks || !known.fresh.is_empty());
-        due.take(EXCHANGED)
+        let mut due: Vec<_> = due.collect();
+        if due.len() > EXCHANGED {
+            due.select_nth_unstable_by_key(EXCHANGED, |(_, known)| known.told);
+            due.truncate(EXCHANGED);
+        }
+        self.uses += 1; // behind whatever has come here so far
+        due.into_iter()
             .map(|(model, known)| {
                 known.asks = false;
+                known.told = self.uses;
                 (model.clone(), std::mem::take(&mut known.fresh))
             })
             .collect()
@@ -547,6 +557,7 @@ impl Paces {
             }
             let new = Known {
                 room: MEASURED as f64,
+                told: self.uses,
                 ..Known::default()
             };
             self.models.insert(model.to_owned(), new);

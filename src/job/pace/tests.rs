@@ -1,6 +1,6 @@
 use super::*;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 
 const BOUNDS: PollBounds = PollBounds {
     min: Duration::from_millis(250),
@@ -729,4 +729,35 @@ fn of_many_models_the_longest_unused_is_forgotten() {
         told += some;
     }
     assert_eq!(told, MODELS);
+}
+
+#[test]
+fn of_more_models_than_one_exchange_takes_each_has_its_turn() {
+    let mut paces = Paces::default();
+    let busy: Vec<String> = (0..EXCHANGED * 5).map(|n| format!("a/{n}")).collect();
+    let mut told = HashSet::new();
+    // All of them are used between any two exchanges, the first also when it was just told.
+    for exchange in 1..=5 {
+        for model in &busy {
+            paces.learn(model, Duration::from_secs(1));
+        }
+        told.extend(paces.take_news().into_iter().map(|(model, _)| model));
+        assert_eq!(told.len(), EXCHANGED * exchange);
+    }
+
+    // One that comes anew neither waits for ever nor passes those that wait.
+    let mut exchanges = 0;
+    paces.learn("a/new", Duration::from_secs(1));
+    loop {
+        exchanges += 1;
+        for model in &busy {
+            paces.begin(model, UnixMs(0));
+        }
+        let news = paces.take_news();
+        assert_eq!(news.len(), EXCHANGED);
+        if news.iter().any(|(model, _)| model == "a/new") {
+            break;
+        }
+    }
+    assert_eq!(exchanges, 6);
 }

@@ -20,6 +20,7 @@ pub use headers::Headers;
 pub use hosts::FileHosts;
 pub(crate) use hosts::Place;
 
+use crate::report;
 use idle::Reusing;
 use resolver::{CachingResolver, Unasked};
 use socket::{Limits, Sockets, Trace};
@@ -534,7 +535,7 @@ fn reason(error: &ureq::Error) -> String {
             {
                 "reading the bytes to send failed".into()
             }
-            kind => kind.to_string(),
+            _ => report::in_words(error),
         },
         ureq::Error::Timeout(_) => "timed out".into(),
         ureq::Error::HostNotFound => "host not found".into(),

@@ -26,6 +26,7 @@ pub use refusals::{At, Refusals};
 use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -477,6 +478,16 @@ pub fn warning(sentence: &str, fields: &Fields<'_>) {
 pub fn telegram_held(chat: &str, wait: Duration) {
     let wait_s = wait.as_secs();
     warning("telegram held", &[("chat", &chat), ("wait_s", &wait_s)]);
+}
+
+/// An error of the system in few words: those of its kind, and where std has none for it, the system's own.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    // No system has an error of this number: it is of the kind that std calls uncategorized.
+    let no_kind = io::Error::from_raw_os_error(i32::MAX).kind();
+    match error.kind() {
+        kind if kind == no_kind => error.to_string(),
+        kind => kind.to_string(),
+    }
 }
 
 /// Detail, shown with `RUST_LOG=debug`.

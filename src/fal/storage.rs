@@ -5,6 +5,7 @@ use super::{CONNECT, Fal, OTHER_BYTES};
 use crate::http::{Answer, Body, Bounds, Broken, Place, Request, Service, Spooled};
 use crate::job::Charged;
 use crate::job::failure::{Failure, Kind, Remedy};
+use crate::report;
 use serde::Deserialize;
 use serde_json::json;
 use std::io::Seek;
@@ -48,9 +49,12 @@ impl Fal {
             let text = "fal's storage gave an answer that cannot be used";
             return Err(passing(text.to_owned(), None));
         };
-        file.file
-            .rewind()
-            .map_err(|error| passing(format!("temporary file: {}", error.kind()), None))?;
+        file.file.rewind().map_err(|error| {
+            passing(
+                format!("temporary file: {}", report::in_words(&error)),
+                None,
+            )
+        })?;
         // No key: the URL alone gives the right to write there, and its host may be anybody's.
         let put = self.http.exchange(Request {
             service: Service::Files,

@@ -817,3 +817,17 @@ fn failed_downloads_say_whether_another_try_helps() {
     assert_eq!(error, DownloadError::HostNotAllowed("127.0.0.1".into()));
     assert_eq!(server.connections(), 0);
 }
+
+#[test]
+fn what_std_has_no_word_for_is_told_in_the_words_of_the_system() {
+    for (code, expected) in [
+        (23, "Too many open files in system (os error 23)"),
+        (24, "Too many open files (os error 24)"),
+        (105, "No buffer space available (os error 105)"),
+        (111, "connection refused"),
+        (104, "connection reset"),
+    ] {
+        let error = io::Error::from_raw_os_error(code);
+        assert_eq!(reason(&error.into()), expected);
+    }
+}

@@ -175,9 +175,8 @@ fn state(config: &Config) -> Line {
     let locks = tempfile::tempfile_in(&dir.path).map(|file| file.try_lock().is_ok());
     let free = statfs(&dir.path).map_or(0, |(free, _)| free);
     match locks {
-        Err(error) => {
-            line(format!("no file can be made: {}", error.kind())).is(Verdict::Fail, advice)
-        }
+        Err(error) => line(format!("no file can be made: {}", report::in_words(&error)))
+            .is(Verdict::Fail, advice),
         Ok(false) => line("files cannot be locked there".to_owned())
             .is(Verdict::Fail, "put it on a local file system"),
         Ok(true) => line(format!("writable, locks, {} free", mb(free))).warn_if(
@@ -194,7 +193,7 @@ fn spool(need: Need, folder: &Path, in_memory: bool) -> Line {
         return Line::new(
             "tmpdir",
             tried,
-            format!("no file can be made: {}", error.kind()),
+            format!("no file can be made: {}", report::in_words(&error)),
         )
         .is(
             Verdict::Fail,
@@ -222,7 +221,7 @@ fn roots(config: &Config) -> Option<Line> {
     }
     let advice = "apt-get install ca-certificates, or let SSL_CERT_FILE name a bundle in PEM";
     let count = |path: &Path| {
-        let text = fs::read(path).map_err(|error| error.kind().to_string())?;
+        let text = fs::read(path).map_err(|error| report::in_words(&error))?;
         let mark = b"-----BEGIN CERTIFICATE-----";
         Ok(text.windows(mark.len()).filter(|part| part == mark).count())
     };

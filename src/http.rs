@@ -15,6 +15,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use download::disk;
 pub use download::{DownloadError, DownloadRules, Spooled, spool_data_uri};
 pub use headers::Headers;
 pub use hosts::FileHosts;

@@ -137,5 +137,6 @@ fn parked(flight: &Flight, due_ms: Option<u64>) -> Value {
         // It has a place among the messages that its bot or its chat may get.
         "turn_at": flight.turn.as_ref().map(|turn| turn.at.0),
         "file_missing_since": flight.unfetched_since.map(|at| at.0),
+        "no_room": flight.no_room,
     })
 }

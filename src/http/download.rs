@@ -64,8 +64,15 @@ pub enum DownloadError {
     Short,
     /// A `data:` URI that is none: no repeat makes it one.
     Unreadable,
-    /// The transfer broke, or the local disk is full.
+    /// The transfer broke.
     Broken(String),
+    /// It came, and could not be kept: trouble of this machine, and of no host.
+    Disk {
+        /// The folder of temporary files (`TMPDIR`).
+        folder: String,
+        /// What the system says.
+        why: String,
+    },
     /// Another status that brings no file (also a redirect too many).
     Status(u16),
 }
@@ -74,7 +81,7 @@ impl DownloadError {
     /// Whether the same download may succeed later.
     pub fn retryable(&self) -> bool {
         match self {
-            DownloadError::Short | DownloadError::Broken(_) => true,
+            DownloadError::Short | DownloadError::Broken(_) | DownloadError::Disk { .. } => true,
             DownloadError::Status(status) => matches!(status, 408 | 425 | 429 | 500..),
             DownloadError::HostNotAllowed(_)
             | DownloadError::Gone(_)
@@ -93,6 +100,12 @@ impl fmt::Display for DownloadError {
             DownloadError::Short => f.write_str("the file ended early"),
             DownloadError::Unreadable => f.write_str("the data URI cannot be read"),
             DownloadError::Broken(text) => f.write_str(text),
+            DownloadError::Disk { folder, why } => {
+                write!(
+                    f,
+                    "a temporary file could not be written in {folder}: {why}"
+                )
+            }
             DownloadError::Status(status) => write!(f, "the file's host answered {status}"),
         }
     }
@@ -347,8 +360,12 @@ impl Spool {
     }
 }
 
-fn disk(error: io::Error) -> DownloadError {
-    DownloadError::Broken(format!("temporary file: {}", error.kind()))
+/// A temporary file cannot be made, written or read.
+pub(crate) fn disk(error: io::Error) -> DownloadError {
+    DownloadError::Disk {
+        folder: std::env::temp_dir().display().to_string(),
+        why: error.to_string(),
+    }
 }
 
 /// The content of a `data:[<type>][;…][;base64],…` URI (models give them with `sync_mode`), as if it had

@@ -295,6 +295,8 @@ pub struct Flight {
     pub turn: Option<Box<Turn>>,
     /// Since when the file that is next cannot be fetched.
     pub unfetched_since: Option<UnixMs>,
+    /// Why this machine cannot keep that file, where it is not the file's host that does not give it.
+    pub no_room: Option<Box<str>>,
     /// Since when this owner's tries to deliver came to nothing.
     pub in_vain_since: Option<UnixMs>,
     /// While it lives, the chat is shown signs of life.

@@ -68,7 +68,9 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
             return finish(worker, flight, progress, &items);
         }
         let limit = worker.tools.delivery_timeout.as_secs();
-        let text = format!("not delivered within {limit} s");
+        let why = flight.no_room.take();
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        let text = format!("not delivered within {limit} s{why}");
         return give_up(worker, flight, final_failure(Kind::Telegram, text));
     }
     let ping_due = match target.ping {
@@ -211,7 +213,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
     match after {
         After::Go(progress) => {
             flight.step_tries = 0;
-            flight.unfetched_since = None;
+            (flight.unfetched_since, flight.no_room) = (None, None);
             flight.in_vain_since = None;
             if plan::is_finished(parcel, &progress) {
                 return Step::Finished(progress);
@@ -313,6 +315,7 @@ fn upload(
         Ok(here) => here,
         Err(outcome) => return outcome,
     };
+    flight.no_room = None;
     // What they turned out to be may choose another rung; the files at hand stay the right ones.
     let parcel = &Parcel {
         items: &here.items,
@@ -436,12 +439,31 @@ fn not_fetched(
     progress: &Progress,
     error: &DownloadError,
 ) -> Outcome {
-    let (job, why) = (job(flight), error.to_string());
-    report::warning(
-        "a file could not be fetched",
-        &[("job", &job.job), ("why", &why.as_str())],
-    );
-    let left = patience_left(worker, flight);
+    let why = error.to_string();
+    let mut left = patience_left(worker, flight);
+    flight.no_room = None;
+    if let DownloadError::Disk {
+        folder,
+        why: system,
+    } = error
+    {
+        let (job, folder, system) = (job(flight).job, folder.as_str(), system.as_str());
+        report::warning(
+            "a temporary file could not be written",
+            &[("job", &job), ("folder", &folder), ("why", &system)],
+        );
+        flight.no_room = Some(why.into());
+        if !plan::has_link(parcel, progress) {
+            // It is here, paid for, and nothing can stand for it: the same wait as for a Telegram that is away.
+            deadline::in_vain(worker, flight);
+            left = Duration::MAX;
+        }
+    } else {
+        report::warning(
+            "a file could not be fetched",
+            &[("job", &job(flight).job), ("why", &why.as_str())],
+        );
+    }
     if error.retryable() && !left.is_zero() {
         let wait = crate::job::schedule::backoff(
             flight.step_tries,
@@ -452,7 +474,7 @@ fn not_fetched(
         flight.step_tries = flight.step_tries.saturating_add(1);
         return Outcome::Again(wait.min(left));
     }
-    flight.unfetched_since = None;
+    (flight.unfetched_since, flight.no_room) = (None, None);
     let problem = match error {
         DownloadError::HostNotAllowed(_) => DownloadProblem::HostNotAllowed,
         DownloadError::TooBig { .. } => DownloadProblem::TooBig,

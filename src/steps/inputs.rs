@@ -263,6 +263,7 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
         NoFile::Missing => Trouble::Missing,
         NoFile::TooBig => final_failure(Kind::FileTooBig, "the file is over 20 MB"),
         NoFile::Local(text) => final_failure(Kind::Telegram, &text),
+        NoFile::Disk(text) => Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text)),
         NoFile::Wait(wait) => Trouble::Away(wait, "Telegram has been asked too often"),
         NoFile::Away(refusal) => {
             let text = format!("Telegram: {refusal}");

@@ -303,6 +303,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        no_room: None,
         in_vain_since: None,
         alive: None,
     };

@@ -4,6 +4,8 @@
 use super::refusal::{Cause, Refusal, classify};
 use super::{CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, quote, without_token};
 use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
+use crate::report;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -34,6 +36,8 @@ pub enum NoFile {
     Operator(String),
     /// Its server names a file of this machine that cannot be taken.
     Local(String),
+    /// This machine cannot keep or open it now.
+    Disk(String),
 }
 
 /// A file on its way.
@@ -159,6 +163,7 @@ impl Telegram {
                 self.note(401, &token);
                 NoFile::Operator("the token is refused".to_owned())
             }
+            disk @ DownloadError::Disk { .. } => NoFile::Disk(disk.to_string()),
             other => NoFile::Away(Refusal::Broke(quote(&other.to_string(), &token))),
         })
     }
@@ -185,10 +190,17 @@ impl Telegram {
             Ok(Some(file)) => Ok(file),
             Ok(None) => Err(NoFile::TooBig),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NoFile::Missing),
-            Err(error) => refused(&format!(
-                "the file of the local Bot API server cannot be read: {}",
-                error.kind()
-            )),
+            Err(error) => {
+                let why = report::in_words(&error);
+                let why = format!("the file of the local Bot API server cannot be read: {why}");
+                // These pass: too many files are open, there is no memory, the disk has trouble.
+                let passes = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO];
+                let code = Errno::from_io_error(&error);
+                Err(match code.is_some_and(|code| passes.contains(&code)) {
+                    true => NoFile::Disk(why),
+                    false => NoFile::Local(why),
+                })
+            }
         }
     }
 

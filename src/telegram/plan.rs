@@ -384,6 +384,14 @@ pub fn after_download(parcel: &Parcel<'_>, progress: &Progress, problem: Downloa
     After::Go(p)
 }
 
+/// Whether a text with its link could stand for the file of an [`Op::Upload`].
+pub fn has_link(parcel: &Parcel<'_>, progress: &Progress) -> bool {
+    match parcel.items.get(progress.item) {
+        Some(Item::File(file)) => !is_data(&file.url),
+        Some(Item::Text(_)) | None => true,
+    }
+}
+
 /// The progress once the files of an upload, the first `got` of them, are here, and `parcel` says what
 /// they turned out to be ([`seen`]): a photo that cannot be one goes as a document at once, an album may
 /// have to be smaller. Call [`next`] again; the files at hand stay the right ones.

@@ -33,6 +33,7 @@ mod limits;
 mod listen;
 mod load;
 mod loadtest;
+mod local_disk;
 mod look;
 mod main_job;
 mod metrics;

@@ -228,6 +228,15 @@ fn delivering(facts: &Facts, said: Option<&Value>) -> Verdict {
     if facts.is_away("bot") {
         return bot_refused(new("delivering", sentences, Finish::Over));
     }
+    let no_room = said.and_then(|said| said["no_room"].as_str());
+    if let (Some(at), Some(why)) = (missing, no_room) {
+        let since = since(facts, at);
+        sentences.push(format!(
+            "Its worker could not keep its file {since}: {why}."
+        ));
+        let finish = Finish::Unknown("a person must make room, or name another TMPDIR".into());
+        return new("worker_disk", sentences, finish);
+    }
     if let Some(at) = missing {
         sentences.push(format!(
             "Its file could not be fetched from fal's file host {}.",

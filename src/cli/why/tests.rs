@@ -730,6 +730,19 @@ fn cases() -> Vec<Case> {
             "When it ends cannot be known",
         ),
         (
+            "a file for which there is no room",
+            running(
+                &[("phase", "delivering")],
+                json!({"file_missing_since": NOW - 9000, "no_room": "a temporary file could not be written in /x: full"}),
+            ),
+            "worker_disk",
+            &[
+                "could not keep its file for 9.0s",
+                ": a temporary file could not be written in /x: full.",
+            ],
+            "When it ends cannot be known",
+        ),
+        (
             "telling",
             running(
                 &[

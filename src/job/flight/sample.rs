@@ -80,6 +80,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
         clock_set_by: None,
         turn: None,
         unfetched_since: None,
+        no_room: None,
         in_vain_since: None,
         alive: None,
     }

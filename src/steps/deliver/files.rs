@@ -2,7 +2,7 @@
 //! given to Telegram from there. Never more of one in memory than a buffer.
 
 use super::{Outcome, fetch, no_page, not_fetched, patience_left};
-use crate::http::{DownloadError, Spooled};
+use crate::http::{DownloadError, Spooled, disk};
 use crate::job::answer::Item;
 use crate::job::flight::Flight;
 use crate::steps::Worker;
@@ -75,10 +75,8 @@ pub(super) fn load(
             }
         };
         room -= file.len.min(room);
-        let shape = shape(&mut file).map_err(|error| {
-            let broken = DownloadError::Broken(format!("temporary file: {}", error.kind()));
-            not_fetched(worker, flight, parcel, progress, &broken)
-        })?;
+        let shape = shape(&mut file)
+            .map_err(|error| not_fetched(worker, flight, parcel, progress, &disk(error)))?;
         let looks = Looks {
             head: &file.head,
             len: file.len,

@@ -336,7 +336,14 @@ fn signals() -> Result<Receiver<&'static str>, StartError> {
             std::process::exit(130);
         }
     })
-    .map_err(|error| StartError::Internal(format!("cannot handle signals: {error}")))?;
+    .map_err(|error| {
+        // Its words leave out what the system said.
+        let why = match error {
+            ctrlc::Error::System(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        StartError::Internal(format!("cannot handle signals: {why}"))
+    })?;
     Ok(receive)
 }
 

@@ -11,7 +11,7 @@ use crate::steps::gate::Gate;
 use crate::steps::rotation::Rotation;
 use crate::steps::signs::Signs;
 use crate::steps::{Cancels, Lease, Tools};
-use crate::store::{Access, Defaults, Store};
+use crate::store::{Access, Defaults, NoStore, Store};
 use crate::telegram::Telegram;
 use crate::telegram::plan::TransferLimits;
 use std::path::PathBuf;
@@ -31,8 +31,12 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         connections: config.redis_connections,
     };
     let me = process::own(&config.name, config.threads.pool, config.lease);
-    let store = Store::new(&access, config.retention, me)
-        .map_err(|fault| StartError::Config(format!("--redis-url: {fault}")))?;
+    let store = Store::new(&access, config.retention, me).map_err(|error| match error {
+        NoStore::Redis(fault) => StartError::Config(format!("--redis-url: {fault}")),
+        NoStore::Threads(error) => StartError::Internal(format!(
+            "cannot start the threads that open connections to Redis: {error}"
+        )),
+    })?;
     if let Some(token) = &config.bot_token {
         store.set_bot(token.expose());
     }

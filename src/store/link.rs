@@ -9,6 +9,8 @@ use super::topology::Topology;
 use crate::config::Server;
 use crate::report;
 use redis::{Cmd, Connection, ConnectionLike, ErrorKind, RedisError, Value};
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -27,6 +29,8 @@ const IDLE_CHECK: Duration = Duration::from_secs(30);
 const CHECKOUT: Duration = Duration::from_millis(2500);
 /// The same, while others get theirs.
 const LONGEST_CHECKOUT: Duration = Duration::from_secs(15);
+/// Threads in which the pool opens connections: r2d2's own number.
+const OPENERS: usize = 3;
 
 /// Why a call on the store brought nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -609,17 +613,37 @@ pub(crate) type Pool = r2d2::Pool<Opener>;
 /// A connection taken from it.
 pub(crate) type Held = r2d2::PooledConnection<Opener>;
 
-/// A pool of at most `size` connections, opened when first needed.
-pub(crate) fn pool(opener: Opener, size: u32) -> Pool {
-    r2d2::Pool::builder()
+/// A pool of at most `size` connections, opened when first needed. `Err`: this machine has no more threads for us.
+pub(crate) fn pool(opener: Opener, size: u32) -> io::Result<Pool> {
+    threads_can_start(OPENERS)?;
+    let builder = r2d2::Pool::builder()
         .max_size(size)
         .min_idle(Some(0))
         .max_lifetime(None)
         .idle_timeout(None)
         .test_on_check_out(true)
         .connection_timeout(CHECKOUT)
-        .error_handler(Box::new(r2d2::NopErrorHandler))
-        .build_unchecked(opener)
+        .error_handler(Box::new(r2d2::NopErrorHandler));
+    // It panics where it cannot start its threads, which others may have taken since we looked. What it had started
+    // by then ends.
+    std::panic::catch_unwind(AssertUnwindSafe(|| builder.build_unchecked(opener)))
+        .map_err(|_| rustix::io::Errno::AGAIN.into())
+}
+
+/// Starts so many threads, all there at once, and ends them.
+fn threads_can_start(number: usize) -> io::Result<()> {
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    let threads: io::Result<Vec<_>> = (0..number)
+        .map(|_| {
+            let ended = ended.clone();
+            std::thread::Builder::new().spawn(move || ended.recv().is_err())
+        })
+        .collect();
+    drop(end);
+    for thread in threads? {
+        let _ = thread.join();
+    }
+    Ok(())
 }
 
 /// Takes a connection; gives up as soon as an attempt to open one failed, so that no thread waits out

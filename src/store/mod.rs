@@ -318,9 +318,18 @@ pub struct Defaults {
     pub max_wait: Option<Duration>,
 }
 
+/// Why there is no store.
+#[derive(Debug)]
+pub enum NoStore {
+    /// The address cannot be used.
+    Redis(Fault),
+    /// This machine does not let its threads start.
+    Threads(std::io::Error),
+}
+
 impl Store {
     /// Prepares the store; nothing is connected yet.
-    pub fn new(access: &Access, keep: Keep, process: Process) -> Result<Arc<Store>, Fault> {
+    pub fn new(access: &Access, keep: Keep, process: Process) -> Result<Arc<Store>, NoStore> {
         let health = Arc::new(Health::default());
         let keys = Keys::new(&access.namespace, &access.inbox);
         let opener = Opener::new(
@@ -328,12 +337,12 @@ impl Store {
             config::slot(&keys.inbox),
             health.clone(),
         )
-        .map_err(|error| link::fault(&error))?;
+        .map_err(|error| NoStore::Redis(link::fault(&error)))?;
         let guard = matches!(access.redis.way, Way::Cluster { .. }).then(|| keys.never());
         let identity = Identity::new(&process.name, 0);
         Ok(Arc::new(Store {
             keys,
-            pool: link::pool(opener.clone(), access.connections),
+            pool: link::pool(opener.clone(), access.connections).map_err(NoStore::Threads)?,
             opener,
             scripts: Scripts::new(guard.as_deref()),
             health,

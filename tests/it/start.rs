@@ -2,6 +2,8 @@
 
 use crate::support::{SOON, World, eventually, job, submits_of};
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn a_daemon_that_cannot_start_all_its_threads_takes_no_job_and_says_why() {
@@ -75,4 +77,58 @@ fn a_daemon_allows_itself_the_open_files_it_may_need_and_says_where_it_may_not()
     short.wait_log(&format!("{warning} limit=40 "));
     short.wait_log(" ready ");
     assert_eq!(short.logged(warning), 1);
+}
+
+#[test]
+fn a_daemon_that_cannot_start_the_threads_of_its_pool_of_connections_says_so() {
+    let mut world = World::new();
+    // There is room for one thread with so large a stack, which is the one that waits for signals, and no second.
+    let mut daemon = world.spawn_with_large_stacks(&["--threads", "2"], 512, 850);
+    assert_eq!(daemon.wait_exit(SOON), Some(70), "{}", daemon.log_text());
+    let log = daemon.log_text();
+    let said = "ERROR not started: cannot start the threads that open connections to Redis: ";
+    assert!(log.contains(said) && !log.contains("panic"), "{log}");
+}
+
+#[test]
+fn whatever_number_of_threads_a_user_may_have_no_start_panics() {
+    // Only root may become somebody who has no threads yet.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut world = World::new();
+    // Above ours may lie a folder that is root's alone.
+    let place = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = place.path().join("fal-worker");
+    std::fs::copy(env!("CARGO_BIN_EXE_fal-worker"), &program).unwrap();
+    let mut codes = BTreeMap::new();
+    for threads in 1..=20 {
+        let mut daemon = world.spawn_with_few_threads(&program, &["--threads", "2"], threads);
+        let code = eventually(
+            SOON,
+            || (daemon.ended(), daemon.logged(" ready ")),
+            |(ended, ready)| ended.is_some() || *ready > 0,
+        );
+        let log = daemon.log_text();
+        match code {
+            // A container may have no other users.
+            (Some(_), _) if log.starts_with("setpriv: ") => return,
+            (Some(code), _) => {
+                assert_eq!(code, Some(70), "{threads}: {log}");
+                let why = "Resource temporarily unavailable (os error 11)";
+                assert!(
+                    log.contains("ERROR not started: cannot "),
+                    "{threads}: {log}"
+                );
+                assert!(log.contains(why), "{threads}: {log}");
+                assert!(!log.contains("panic"), "{threads}: {log}");
+            }
+            (None, _) => {
+                daemon.stop();
+            }
+        }
+        codes.insert(threads, code.0);
+    }
+    assert!(codes[&1].is_some() && codes[&20].is_none(), "{codes:?}");
 }

@@ -219,6 +219,35 @@ impl World {
         self.spawn_after(&format!("exec 2>'{}'", pipe.display()), more)
     }
 
+    /// Starts a daemon that may have so much address space, where each thread that asks for no size of its stack gets
+    /// so much of it; both in MiB.
+    pub fn spawn_with_large_stacks(&mut self, more: &[&str], stack: usize, all: usize) -> Daemon {
+        let limits = format!(
+            "export MALLOC_ARENA_MAX=1 RUST_MIN_STACK={}; ulimit -v {}",
+            stack << 20,
+            all << 10
+        );
+        self.spawn_after(&limits, more)
+    }
+
+    /// Starts a daemon as a user of its own who may have so many threads and read this program. Only root may do that.
+    pub fn spawn_with_few_threads(
+        &mut self,
+        program: &Path,
+        more: &[&str],
+        threads: u32,
+    ) -> Daemon {
+        let mut like = self.command(more);
+        like.env("FAL_WORKER_STATE_DIR", "off"); // ours is not theirs
+        let (user, limit) = (
+            format!("--reuid={}", 64_000 + threads),
+            format!("--nproc={threads}"),
+        );
+        let words = ["setpriv", &user, "--clear-groups", "prlimit", &limit, "--"];
+        let words = [&words.map(OsStr::new)[..], &[program.as_os_str()]].concat();
+        self.spawn_by(&words, &like)
+    }
+
     /// Starts a daemon in the place of a shell that has set limits.
     fn spawn_after(&mut self, limits: &str, more: &[&str]) -> Daemon {
         let command = self.command(more);

@@ -264,6 +264,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     chats: HashMap<i64, Chat>,
+    /// Of public chats, without the `@`.
+    names: HashMap<String, i64>,
     files: HashMap<String, FileSeen>,
     sent: Sent,
     next_file: u64,
@@ -353,6 +355,7 @@ impl TelegramStandIn {
             by_url: Mutex::default(),
             state: Mutex::new(State {
                 chats: HashMap::new(),
+                names: HashMap::new(),
                 files: HashMap::new(),
                 sent: Sent::default(),
                 next_file: 0,
@@ -405,6 +408,12 @@ impl TelegramStandIn {
             .chats
             .entry(chat)
             .or_insert_with(|| Chat::new(kind));
+    }
+
+    /// Makes a public supergroup known, also by this name (without the `@`).
+    pub fn add_public_chat(&self, chat: i64, name: &str) {
+        self.add_chat_of_kind(chat, ChatKind::Supergroup);
+        lock(&self.shared.state).names.insert(name.to_owned(), chat);
     }
 
     fn with_chat<R>(&self, id: i64, change: impl FnOnce(&mut Chat) -> R) -> R {
@@ -656,7 +665,8 @@ impl TelegramStandIn {
     }
 
     /// What a correct client never does, each with its kind before the colon: `bad-request`, `dead-chat`, `too-early`,
-    /// `fetch-host`, `foreign-secret`, `ignored`, `content-type`, `broken-json`, `expect`, or a status.
+    /// `fetch-host`, `foreign-secret`, `ignored`, `content-type`, `broken-json`, `part-name`, `file-name`, `expect`, or
+    /// a status.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.violations).clone()
     }

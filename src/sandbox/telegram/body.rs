@@ -131,6 +131,13 @@ pub fn read(request: &Request) -> Result<Call<'_>, u16> {
             "content-type: a body of type \"{other}\" is not looked at"
         )),
     }
+    for (at, file) in call.files.iter().enumerate() {
+        let again = call.files[..at].iter().any(|other| other.part == file.part);
+        if again || !file.part.is_ascii() {
+            let text = format!("part-name: \"{}\" is not ASCII, or there twice", file.part);
+            call.complaints.push(text);
+        }
+    }
     let total: usize = call
         .arguments
         .iter()

@@ -168,9 +168,45 @@ pub(super) fn input_media<'a>(
             value["parse_mode"].as_str().unwrap_or(""),
         )
         .map_err(|text| error(&text))?,
-        spoiler: flag("has_spoiler") && matches!(kind, Kind::Photo | Kind::Video | Kind::Animation),
+        spoiler: flag("has_spoiler") && can_be_hidden(kind),
         keep_as_file: in_album || flag("disable_content_type_detection"),
     })
+}
+
+/// Spoilers are a thing of these alone (section 2).
+pub(super) fn can_be_hidden(kind: Kind) -> bool {
+    matches!(kind, Kind::Photo | Kind::Video | Kind::Animation)
+}
+
+/// The media type that upstream takes from the name of an upload (section 8).
+fn type_by_name(name: &str) -> &'static str {
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    match extension.to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "mp4" => "video/mp4",
+        "mov" => "video/quicktime",
+        "mp3" => "audio/mpeg",
+        "m4a" => "audio/mp4",
+        "pdf" => "application/pdf",
+        "zip" => "application/zip",
+        _ => "application/octet-stream",
+    }
+}
+
+/// Whether a name has the form of section 8, and an extension that says what the file is. Of a photo the content
+/// decides.
+pub(super) fn is_sound_name(name: &str, kind: Kind, looks: Looks) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    let fits = match (looks, type_by_name(name)) {
+        (Looks::Unknown, _) => true,
+        // One family of files: what of it this is takes a closer look.
+        (Looks::Mp4, "video/mp4" | "video/quicktime" | "audio/mp4") => true,
+        (looks, named) => looks.media_type() == named,
+    };
+    (1..=60).contains(&name.len()) && name.bytes().all(plain) && (fits || kind == Kind::Photo)
 }
 
 /// File id or URL syntax, file size, length of caption or text.
@@ -374,25 +410,7 @@ pub(super) fn check_button(button: &Value) -> Result<(), Refusal> {
         Value::String(_) | Value::Number(_) => {}
         _ => return Err(error("Field \"text\" must be of type String")),
     }
-    let actions = [
-        "callback_data",
-        "url",
-        "copy_text",
-        "web_app",
-        "login_url",
-        "pay",
-        "callback_game",
-    ];
-    let switches = [
-        "switch_inline_query",
-        "switch_inline_query_current_chat",
-        "switch_inline_query_chosen_chat",
-    ];
-    let has_action = actions
-        .iter()
-        .chain(&switches)
-        .any(|name| !button[*name].is_null());
-    if !has_action {
+    if actions(button) == 0 {
         return Err(error("Text buttons are unallowed in the inline keyboard"));
     }
     if let Some(url) = button["url"].as_str() {
@@ -407,6 +425,24 @@ pub(super) fn check_button(button: &Value) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// How many things a button does.
+fn actions(button: &Value) -> usize {
+    let actions = [
+        "callback_data",
+        "url",
+        "copy_text",
+        "web_app",
+        "login_url",
+        "pay",
+        "callback_game",
+        "switch_inline_query",
+        "switch_inline_query_current_chat",
+        "switch_inline_query_chosen_chat",
+    ];
+    let given = actions.iter().filter(|name| !button[**name].is_null());
+    given.count()
 }
 
 /// What upstream refuses in a keyboard.
@@ -427,6 +463,10 @@ pub(super) fn check_buttons(keyboard: &Keyboard) -> Result<(), Refusal> {
         .any(|button| button["callback_data"].as_str().is_some_and(data_invalid))
     {
         return Err(bad("BUTTON_DATA_INVALID"));
+    }
+    // Exactly one of them (section 2).
+    if buttons.iter().any(|button| actions(button) > 1) {
+        return Err(bad("BUTTON_TYPE_INVALID"));
     }
     Ok(())
 }
@@ -459,6 +499,7 @@ pub(super) fn file_json(file: &FileSeen) -> Value {
     if file.kind != Kind::Photo {
         value["mime_type"] = file.media_type.into();
         if let Some(name) = &file.upload_name {
+            value["mime_type"] = type_by_name(name).into();
             value["file_name"] = name.as_str().into();
         }
     }

@@ -242,9 +242,12 @@ impl Shared {
                 kind,
                 source: Some(source),
                 text: markup::parse(&call.text("caption"), &mode).map_err(bad)?,
-                spoiler: call.flag("has_spoiler"),
+                spoiler: call.flag("has_spoiler") && can_be_hidden(kind),
                 keep_as_file: call.flag("disable_content_type_detection"),
             };
+        }
+        if call.flag("has_spoiler") && !can_be_hidden(kind) {
+            self.violation(format!("ignored: has_spoiler of send{}", kind.title()));
         }
         let (reply, keyboard) = (reply_target(call)?, keyboard(call)?);
         let messages = self.send(call, reply, keyboard, vec![item], Wording::Single)?;
@@ -531,9 +534,11 @@ impl Shared {
         if text.is_empty() {
             return Err(bad("chat_id is empty"));
         }
-        let Ok(id) = text.trim().parse::<i64>() else {
-            return Err(bad("chat not found"));
+        let id = match text.strip_prefix('@') {
+            Some(name) => state.names.get(name).copied(),
+            None => text.trim().parse::<i64>().ok(),
         };
+        let id = id.ok_or_else(|| bad("chat not found"))?;
         if (1..10_000_000).contains(&id) {
             state
                 .chats
@@ -568,6 +573,14 @@ impl Shared {
                 let looks = media::look(upload.bytes);
                 if item.kind == Kind::Photo {
                     check_photo(looks)?;
+                }
+                if !is_sound_name(&upload.file_name, item.kind, looks) {
+                    self.violation(format!(
+                        "file-name: \"{}\" of a {} that is {}",
+                        upload.file_name,
+                        item.kind.field(),
+                        looks.media_type()
+                    ));
                 }
                 FileSeen {
                     file_id: String::new(),
@@ -832,15 +845,25 @@ impl Shared {
     }
 
     pub(super) fn delete_one(&self, call: &Call<'_>) -> Result<Done, Refusal> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let chat_id = self.find_chat(state, call)?;
-        let id = call.integer("message_id").filter(|id| *id > 0);
-        let id = id.ok_or_else(|| bad("message identifier is not specified"))?;
-        let removed = chat_of(state, chat_id)?.messages.remove(&id);
+        let not_found = || bad("message to delete not found");
+        let (chat_id, id, wait) = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let chat_id = self.find_chat(state, call)?;
+            let id = call.integer("message_id").filter(|id| *id > 0);
+            let id = id.ok_or_else(|| bad("message identifier is not specified"))?;
+            if !chat_of(state, chat_id)?.messages.contains_key(&id) {
+                return Err(not_found());
+            }
+            (chat_id, id, self.flood(state, chat_id, 1.0, true)?)
+        };
+        self.stop.sleep(wait);
+        let removed = chat_of(&mut lock(&self.state), chat_id)?
+            .messages
+            .remove(&id);
         removed
             .map(|_| Done::plain(Value::Bool(true)))
-            .ok_or_else(|| bad("message to delete not found"))
+            .ok_or_else(not_found)
     }
 
     pub(super) fn delete_many(&self, call: &Call<'_>) -> Result<Done, Refusal> {
@@ -854,7 +877,11 @@ impl Shared {
         if ids.len() > 100 {
             return Err(bad("too many message identifiers specified"));
         }
-        let chat = chat_of(state, chat_id)?;
+        let wait = self.flood(state, chat_id, 1.0, true)?;
+        drop(guard);
+        self.stop.sleep(wait);
+        let mut guard = lock(&self.state);
+        let chat = chat_of(&mut guard, chat_id)?;
         for id in ids.iter().filter_map(Value::as_i64) {
             chat.messages.remove(&id);
         }

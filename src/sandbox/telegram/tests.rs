@@ -899,6 +899,14 @@ fn keyboards_are_checked_in_form_and_in_content() {
             "BUTTON_DATA_INVALID",
         ),
         (
+            button(json!({"text": "x", "callback_data": "a", "url": "https://a.example/"})),
+            "BUTTON_TYPE_INVALID",
+        ),
+        (
+            button(json!({"text": "x", "callback_data": "a", "switch_inline_query": ""})),
+            "BUTTON_TYPE_INVALID",
+        ),
+        (
             button(json!({"text": "x", "url": "nothing"})),
             "inline keyboard button URL 'nothing' is invalid: Wrong HTTP URL",
         ),
@@ -1080,5 +1088,136 @@ fn what_only_a_wrong_client_does_is_noted() {
     assert_eq!(
         kinds,
         ["bad-request", "foreign-secret", "expect", "content-type"]
+    );
+}
+
+#[test]
+fn deletions_have_the_limits_of_any_call() {
+    let bot = Bot::new();
+    for chat in [5, 5, 5, 5, 6, 6] {
+        bot.telegram.plant_message(chat, Kind::Text, false);
+    }
+    let limited = |per_second: f64, burst: f64| {
+        let chat = Rate { per_second, burst };
+        bot.telegram.set_limits(Limits {
+            chat,
+            ..bot_limits()
+        });
+    };
+    limited(0.25, 2.0);
+    bot.ok("deleteMessage", json!({"chat_id": 5, "message_id": 1}));
+    let two = json!({"chat_id": 5, "message_ids": [2, 99]});
+    bot.ok("deleteMessages", two);
+    for (method, args) in [
+        ("deleteMessage", json!({"chat_id": 5, "message_id": 3})),
+        (
+            "deleteMessages",
+            json!({"chat_id": 5, "message_ids": [3, 4]}),
+        ),
+    ] {
+        let (code, text) = bot.refused(method, args);
+        assert_eq!(code, 429, "{method}");
+        assert!(
+            text.starts_with("Too Many Requests: retry after "),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        bot.telegram.messages(5).len(),
+        2,
+        "what is refused does nothing"
+    );
+
+    // A short wait is held, as for a send.
+    limited(5.0, 1.0);
+    bot.ok("deleteMessage", json!({"chat_id": 6, "message_id": 1}));
+    let began = Instant::now();
+    bot.ok("deleteMessage", json!({"chat_id": 6, "message_id": 2}));
+    assert!(began.elapsed() >= Duration::from_millis(100));
+}
+
+#[test]
+fn a_public_chat_is_found_by_its_name() {
+    let bot = Bot::new();
+    bot.telegram.add_public_chat(-1_000_000_000_042, "news");
+    let sent = bot.ok("sendMessage", json!({"chat_id": "@news", "text": "x"}));
+    assert_eq!(sent["chat"]["id"], -1_000_000_000_042i64);
+    bot.ok(
+        "editMessageText",
+        json!({"chat_id": "@news", "message_id": sent["message_id"], "text": "y"}),
+    );
+    assert_eq!(bot.telegram.messages(-1_000_000_000_042)[0].text, "y");
+    // Never a user, and no other name.
+    for chat in ["@new", "news", "@5", "@"] {
+        let refused = bot.refused("sendMessage", json!({"chat_id": chat, "text": "x"}));
+        assert_eq!(refused, bad_request("chat not found"), "{chat}");
+    }
+}
+
+#[test]
+fn the_type_of_an_upload_follows_its_name_and_odd_names_are_noted() {
+    let bot = Bot::new();
+    let picture = media::png(8, 8, Some(1));
+    let send = |name: &str| {
+        let files = [("document", name, picture.as_slice())];
+        let args = [("chat_id", "5")];
+        let got = bot.upload("sendDocument", &args, &files);
+        got.json()["result"]["document"]["mime_type"].clone()
+    };
+    assert_eq!(send("a.png"), "image/png");
+    assert_eq!(bot.telegram.violations(), Vec::<String>::new());
+    assert_eq!(send("a.bin"), "application/octet-stream");
+    assert_eq!(send("a.MP4"), "video/mp4");
+    assert_eq!(send("кот.png"), "image/png");
+    let long = format!("{}.png", "x".repeat(60));
+    assert_eq!(send(&long), "image/png");
+    let found = bot.telegram.violations();
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(
+        found.iter().all(|text| text.starts_with("file-name: ")),
+        "{found:?}"
+    );
+
+    // Of a photo the content decides.
+    let photo = [("photo", "a.webp", picture.as_slice())];
+    bot.upload("sendPhoto", &[("chat_id", "5")], &photo);
+    assert_eq!(bot.telegram.violations().len(), 4);
+    let parts = [("f", "a.png", picture.as_slice()), ("f", "b.png", &picture)];
+    bot.upload(
+        "sendDocument",
+        &[("chat_id", "5"), ("document", "attach://f")],
+        &parts,
+    );
+    assert!(bot.telegram.violations()[4].starts_with("part-name: "));
+}
+
+#[test]
+fn only_what_is_seen_can_be_hidden_behind_a_spoiler() {
+    let bot = Bot::new();
+    let (picture, video) = (media::png(8, 8, Some(1)), media::mp4_head(1));
+    for (number, (method, part, name, bytes, hidden)) in [
+        ("sendPhoto", "photo", "a.png", &picture, true),
+        ("sendVideo", "video", "a.mp4", &video, true),
+        ("sendAnimation", "animation", "a.mp4", &video, true),
+        ("sendDocument", "document", "a.png", &picture, false),
+        ("sendAudio", "audio", "a.mp3", &media::mp3_head(1), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let args = [("chat_id", "5"), ("has_spoiler", "true")];
+        let got = bot.upload(method, &args, &[(part, name, bytes.as_slice())]);
+        assert_eq!(got.status, 200, "{method}");
+        let message = &bot.telegram.messages(5)[number];
+        assert_eq!(message.spoiler, hidden, "{method}");
+        let shown = got.json()["result"]["has_media_spoiler"].clone();
+        assert_eq!(shown.as_bool().unwrap_or(false), hidden, "{method}");
+    }
+    assert_eq!(
+        bot.telegram.violations(),
+        [
+            "ignored: has_spoiler of sendDocument",
+            "ignored: has_spoiler of sendAudio"
+        ]
     );
 }

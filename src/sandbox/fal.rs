@@ -4,6 +4,7 @@
 //! and notes whatever a correct client never does. It parses for itself and knows no type of the worker.
 //! Time passes without a thread: what happened since the last request is worked out when one comes.
 
+mod headers;
 mod queue;
 mod serve;
 mod storage;

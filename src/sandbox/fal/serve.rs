@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::headers::Wishes;
 use super::queue::{End, Event, Job, NewJob, Phase, State};
 use super::{CancelledAnswer, Outcome, Script, Shared};
 use crate::sandbox::http::{Gate, Handler, Payload, Request, Response, lock};
@@ -192,29 +193,10 @@ impl Shared {
         if let Some(refusal) = self.refuse_key(request, stem).or_else(|| self.locked_out()) {
             return refusal;
         }
-        let start_within = match request
-            .header("x-fal-request-timeout")
-            .map(str::parse::<f64>)
-        {
-            None => None,
-            Some(Ok(seconds)) if seconds > 0.1 && seconds < 1e9 => {
-                Some(Duration::from_secs_f64(seconds))
-            }
-            Some(_) => {
-                return Response::json(
-                    400,
-                    r#"{"detail":"Invalid X-Fal-Request-Timeout header","error_type":"bad_request"}"#,
-                )
-                .with_header("X-Fal-Error-Type", "bad_request");
-            }
+        let Wishes { start_within, low } = match self.wishes(request) {
+            Ok(wishes) => wishes,
+            Err(refusal) => return refusal,
         };
-        let priority = request.header("x-fal-queue-priority").unwrap_or("normal");
-        if !matches!(priority, "normal" | "low") {
-            return Response::json(
-                400,
-                r#"{"detail":"Invalid X-Fal-Queue-Priority","error_type":"bad_request"}"#,
-            );
-        }
         if let Err(refusal) = self.json_input(request) {
             return refusal;
         }
@@ -235,7 +217,6 @@ impl Shared {
         if most.is_some_and(|most| state.normal.len() + state.low.len() > most) {
             return detail(429, "Queue length limit reached");
         }
-        let low = priority == "low";
         let disappears = matches!(script.outcome, Outcome::Disappear);
         let at = state.accept(NewJob {
             request,
@@ -532,6 +513,10 @@ impl Shared {
             .refuse_key(request, &stem)
             .or_else(|| self.locked_out())
         {
+            return refusal;
+        }
+        // Without a queue none of them changes anything here; their forms are the same.
+        if let Err(refusal) = self.wishes(request) {
             return refusal;
         }
         if let Err(refusal) = self.json_input(request) {

@@ -780,3 +780,83 @@ fn a_poll_after_the_result_and_a_foreign_secret_are_violations() {
         "{found:?}"
     );
 }
+
+#[test]
+fn headers_of_a_submit_have_their_forms() {
+    let client = Client::new();
+    let direct = format!("{}/{MODEL}", client.fal.run_url());
+    let lifecycle = "X-Fal-Object-Lifecycle-Preference";
+    let refused = [
+        ("X-Fal-Request-Timeout", "soon"),
+        ("X-Fal-Queue-Priority", "high"),
+        ("X-Fal-Queue-Priority", "Low"),
+        ("X-Fal-Retry-Config", "3"),
+        ("X-Fal-Retry-Config", "{\"timeout\":"),
+        (lifecycle, "3600"),
+        (lifecycle, "{\"expiration_duration_seconds\":\"3600\"}"),
+        (lifecycle, "{\"expiration_duration_seconds\":-1}"),
+        (lifecycle, "{\"initial_acl\":\"private\"}"),
+        ("X-Fal-Tags", "no value"),
+        ("X-Fal-Tags", "Key=1"),
+        (
+            "X-Fal-Tags",
+            "a=1,b=2,c=3,d=4,e=5,f=6,g=7,h=8,i=9,j=10,k=11",
+        ),
+    ];
+    for (name, value) in refused {
+        let header = [("Content-Type", "application/json"), (name, value)];
+        for got in [
+            client.post(MODEL, &header[1..], "{}"),
+            client.call("POST", &direct, &header, "{}"),
+        ] {
+            assert_eq!(
+                (
+                    got.status,
+                    &got.json()["error_type"],
+                    got.header("X-Fal-Error-Type")
+                ),
+                (400, &json!("bad_request"), Some("bad_request")),
+                "{name}: {value}"
+            );
+        }
+    }
+    assert!(client.fal.submits().is_empty());
+    assert_eq!(client.fal.violations(), Vec::<String>::new());
+
+    for (name, value) in [
+        ("X-Fal-Request-Timeout", "1.5"),
+        ("X-Fal-Queue-Priority", "low"),
+        ("X-Fal-Retry-Config", "{\"timeout\":{\"retries\":0}}"),
+        (
+            lifecycle,
+            "{\"expiration_duration_seconds\":null,\"initial_acl\":{}}",
+        ),
+        (lifecycle, "{\"expiration_duration_seconds\":3600}"),
+        ("X-Fal-Tags", "team=a b,env=x"),
+        ("X-Fal-No-Retry", "yes"),
+        ("X-Fal-Store-IO", "0"),
+        ("X-App-Fal-Disable-Fallback", "true"),
+        ("X-Fal-Runner-Hint", "any"),
+    ] {
+        let got = client.post(MODEL, &[(name, value)], "{}");
+        assert_eq!(got.status, 200, "{name}: {value}");
+    }
+    assert_eq!(client.fal.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn headers_that_mean_nothing_to_fal_are_noted() {
+    let client = Client::new();
+    for (name, value) in [
+        ("X-Fal-Request-Start-Timeout", "5"),
+        ("X-Fal-Store-IO", "false"),
+        ("X-Fal-No-Retry", "0"),
+        ("X-App-Fal-Disable-Fallback", "on"),
+    ] {
+        let got = client.post(MODEL, &[(name, value)], "{}");
+        assert_eq!(got.status, 200, "{name}");
+        let last = client.fal.violations().pop().unwrap_or_default();
+        let expected = format!("header: {}: {value}", name.to_ascii_lowercase());
+        assert_eq!(last, expected);
+    }
+}

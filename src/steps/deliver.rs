@@ -63,14 +63,17 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     flight.completed_at.get_or_insert(now);
     if deadline::is_over(worker, flight, now) {
         let progress = Progress::parse(&flight.rung).unwrap_or_default();
-        if progress.item >= items.len() {
-            // Only what comes after the result is open: the old status message, a sound.
-            return finish(worker, flight, progress, &items);
-        }
         let limit = worker.tools.delivery_timeout.as_secs();
         let why = flight.no_room.take();
         let why = why.map_or(String::new(), |why| format!(": {why}"));
         let text = format!("not delivered within {limit} s{why}");
+        if plan::is_there(&items, &progress) {
+            // Only what comes after the result is open: a rest of its caption, the old status message, a sound.
+            if progress.item < items.len() {
+                went_without(flight, &text);
+            }
+            return finish(worker, flight, progress, &items);
+        }
         return give_up(worker, flight, final_failure(Kind::Telegram, text));
     }
     let ping_due = match target.ping {
@@ -194,7 +197,13 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
     if flight.doubt == Doubt::Send || known.is_none() {
         let (settled, resent) = match plan::resumed_in_doubt(parcel, &progress) {
             Ok(resumed) => resumed,
-            Err(failure) => return Step::Failed(failure),
+            Err(failure) => match plan::without(parcel, &progress) {
+                Some(progress) => {
+                    went_without(flight, &failure.text);
+                    (progress, false)
+                }
+                None => return Step::Failed(failure),
+            },
         };
         let change = state::delivery_progress(flight, settled.to_text(), resent);
         return Step::Go(worker.record(flight, change));
@@ -210,8 +219,11 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         Outcome::Again(wait) => return Step::Go(park(worker, flight, Next::In(wait))),
         Outcome::After(after) => *after,
     };
+    if let After::Without { failure, .. } = &after {
+        went_without(flight, &failure.text);
+    }
     match after {
-        After::Go(progress) => {
+        After::Go(progress) | After::Without { progress, .. } => {
             flight.step_tries = 0;
             (flight.unfetched_since, flight.no_room) = (None, None);
             flight.in_vain_since = None;
@@ -253,6 +265,14 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             Step::Go(park(worker, flight, Next::In(wait)))
         }
     }
+}
+
+/// The file is in the chat, and what should follow it there is not.
+fn went_without(flight: &Flight, why: &str) {
+    report::warning(
+        "a text could not follow its file",
+        &[("job", &flight.id.as_str()), ("why", &why)],
+    );
 }
 
 /// Makes the call.

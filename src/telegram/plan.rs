@@ -46,7 +46,9 @@ use compose::{
     upload,
 };
 use kind::{SendKind, held_kind, is_data, kind};
-use outcome::{after_epilogue, delivered, failure, fall_back, growing, in_doubt, mend, other};
+use outcome::{
+    after_epilogue, delivered, failure, fall_back, growing, in_doubt, mend, next_message, other,
+};
 use progress::{editing, is_last, settled};
 use rung::{upload_rung, way};
 use std::time::Duration;
@@ -199,6 +201,14 @@ pub enum After {
         /// an edit never does, and is repeated without end.
         resend: bool,
     },
+    /// This message cannot be had, but it only follows a file that is in the chat: the result is there without
+    /// it. Go on with [`next`].
+    Without {
+        /// To record and go on with.
+        progress: Progress,
+        /// What it failed of.
+        failure: Failure,
+    },
     /// The delivery has failed for good.
     Failed(Failure),
     /// No job's fault: the progress stays as it is, all sends wait for the operator.
@@ -287,10 +297,26 @@ pub fn after(
     outcome: Result<Sent, Refusal>,
     jitter: f64,
 ) -> After {
-    let mut p = settled(parcel, progress.clone());
+    let p = settled(parcel, progress.clone());
     if p.item >= parcel.items.len() {
         return after_epilogue(p, outcome, jitter);
     }
+    // Whom nothing reaches any more gets nothing further, file or not.
+    let reached = !matches!(outcome, Err(Refusal::Unreachable(_)));
+    let without = reached.then(|| without(parcel, &p)).flatten();
+    match (after_message(parcel, p, outcome, jitter), without) {
+        (After::Failed(failure), Some(progress)) => After::Without { progress, failure },
+        (after, _) => after,
+    }
+}
+
+/// The same for a message of the result.
+fn after_message(
+    parcel: &Parcel<'_>,
+    mut p: Progress,
+    outcome: Result<Sent, Refusal>,
+    jitter: f64,
+) -> After {
     let together = album::count(parcel, &p);
     let outcome = if together > 1 {
         match album::after(parcel, p.clone(), together, outcome, jitter) {
@@ -360,6 +386,20 @@ pub fn after(
     }
 }
 
+/// Whether all files of the result are in the chat, and at most texts that follow the last one are missing.
+pub fn is_there(items: &[Item], p: &Progress) -> bool {
+    p.item >= items.len() || (p.item + 1 == items.len() && follows_its_file(items, p))
+}
+
+fn follows_its_file(items: &[Item], p: &Progress) -> bool {
+    p.part > 0 && matches!(items.get(p.item), Some(Item::File(_)))
+}
+
+/// The progress without the message under way, where it only follows a file that is in the chat.
+pub fn without(parcel: &Parcel<'_>, progress: &Progress) -> Option<Progress> {
+    follows_its_file(parcel.items, progress).then(|| next_message(parcel, progress.clone()))
+}
+
 /// What follows when the file of an [`Op::Upload`] could not be had: the text with its link, useless
 /// perhaps but honest. A `data:` URI has none.
 pub fn after_download(parcel: &Parcel<'_>, progress: &Progress, problem: DownloadProblem) -> After {
@@ -412,7 +452,7 @@ pub fn fetched(parcel: &Parcel<'_>, progress: &Progress, got: usize) -> Progress
 
 /// For a job found in phase `delivering` whose owner may have died inside the call of this progress:
 /// the progress to go on with, and whether its next call may show a second message (to be counted and
-/// warned about). A ping in doubt is not repeated. `Err`: the fifth send is in doubt.
+/// warned about). A ping in doubt is not repeated. `Err`: the fifth send is in doubt; see [`without`].
 pub fn resumed_in_doubt(
     parcel: &Parcel<'_>,
     progress: &Progress,
@@ -434,7 +474,9 @@ pub fn resumed_in_doubt(
     match in_doubt(p, true, "the worker died".into(), 0.0) {
         After::Unknown { progress, .. } => Ok((progress, true)),
         After::Failed(failure) => Err(failure),
-        After::Go(progress) | After::Wait { progress, .. } => Ok((progress, false)),
+        After::Go(progress) | After::Wait { progress, .. } | After::Without { progress, .. } => {
+            Ok((progress, false))
+        }
         After::OperatorTrouble(text) => Err(failure(Kind::Telegram, text)),
     }
 }

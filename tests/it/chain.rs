@@ -117,6 +117,26 @@ fn a_chat_that_takes_no_files_gets_a_text_with_the_link() {
 }
 
 #[test]
+fn a_caption_whose_rest_is_refused_fails_no_job_whose_file_is_in_the_chat() {
+    let (mut world, daemon) = World::running();
+    let unknown = Fault::telegram(400, "Bad Request: SOMETHING_NEW");
+    world
+        .sandbox
+        .faults
+        .add(Rule::always("tg.sendmessage", unknown));
+    let entry = job("a").chat(CHAT).telegram("caption", "word ".repeat(300));
+    world.push(entry.json());
+    let record = world.wait_state("a", "done");
+    assert_eq!(
+        record["message_ids"],
+        format!("[{}]", only(&world, CHAT).id)
+    );
+    assert_eq!(calls(&world, CHAT), ["sendphoto 200"]);
+    daemon.wait_log("a text could not follow its file job=a");
+    world.assert_clean();
+}
+
+#[test]
 fn a_topic_that_is_gone_is_left_out() {
     let (mut world, _daemon) = World::running();
     world.push(job("a").chat(CHAT).telegram("message_thread_id", 9).json());

@@ -61,6 +61,21 @@ fn a_result_that_is_in_the_chat_is_delivered_though_its_status_message_cannot_go
 }
 
 #[test]
+fn a_file_that_is_in_the_chat_is_delivered_though_the_rest_of_its_caption_cannot_go() {
+    let mut world = World::new();
+    let held = Rule::always("tg.sendmessage", Fault::telegram_429(60));
+    world.sandbox.faults.add(held);
+    let daemon = world.daemon(&SHORT);
+    let entry = job("a").chat(CHAT).telegram("caption", "word ".repeat(300));
+    world.push(entry.json());
+    let record = world.wait_state("a", "done");
+    let ids: Vec<i64> = serde_json::from_str(&record["message_ids"]).unwrap();
+    assert_eq!(ids.len(), 1, "{record:?}");
+    daemon.wait_log("a text could not follow its file job=a");
+    world.assert_clean();
+}
+
+#[test]
 fn what_went_out_of_a_delivery_whose_time_is_over_stays_and_is_remembered() {
     let mut world = World::new();
     let first = two_parts(&world);

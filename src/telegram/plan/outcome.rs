@@ -34,13 +34,13 @@ pub(super) fn delivered(parcel: &Parcel<'_>, mut p: Progress, edited: bool, sent
         .extend(kinds.map(|(item, kind)| format!("{item}:{kind}")));
     p.file_ids.extend(sent.file_ids);
     p.last_id = id;
-    next_message(parcel, p)
+    After::Go(next_message(parcel, p))
 }
 
-pub(super) fn next_message(parcel: &Parcel<'_>, mut p: Progress) -> After {
+pub(super) fn next_message(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
     p.part += 1;
     (p.sends, p.repeats, p.waits, p.fixed_text) = (0, 0, 0, false);
-    After::Go(settled(parcel, p))
+    settled(parcel, p)
 }
 
 /// An outcome that nobody knows. `fresh`: it may have made a message.
@@ -210,7 +210,9 @@ pub(super) fn repaired(
         }
         Repair::TextEmpty => match parcel.items.get(p.item) {
             // A caption that shows nothing is not missed.
-            Some(Item::File(_)) if p.part > 0 => return Err(Box::new(next_message(parcel, p))),
+            Some(Item::File(_)) if p.part > 0 => {
+                return Err(Box::new(After::Go(next_message(parcel, p))));
+            }
             Some(_) | None => p.fixed_text = true,
         },
         Repair::ReplyGone => p.no_reply = true,

@@ -171,6 +171,7 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
         );
         progress = match after(parcel, &progress, outcome, 0.5) {
             After::Go(progress)
+            | After::Without { progress, .. }
             | After::Wait { progress, .. }
             | After::Unknown { progress, .. } => progress,
             After::Failed(failure) => return (calls, End::Failed(failure)),

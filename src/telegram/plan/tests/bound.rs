@@ -110,6 +110,12 @@ fn every_ladder_ends_within_a_bound() {
                     assert!(progress != was, "{context}: went on without a change");
                     progress
                 }
+                After::Without { progress, .. } => {
+                    settling += 1;
+                    assert!(was.part > 0, "{context}: an item is left out");
+                    assert!(progress != was, "{context}: went on without a change");
+                    progress
+                }
                 After::Wait {
                     progress, counted, ..
                 } => {

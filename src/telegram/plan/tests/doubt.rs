@@ -269,6 +269,45 @@ fn a_crash_counts_as_a_send_in_doubt_but_not_as_an_edit_in_doubt() {
 }
 
 #[test]
+fn a_text_that_its_owners_die_of_is_left_out_once_its_file_is_in_the_chat() {
+    let (items, target) = (
+        [photo()],
+        Target {
+            caption: Some("word ".repeat(300)),
+            ..albums::fresh()
+        },
+    );
+    let parcel = parcel(&items, &target);
+    let fifth = |part| Progress {
+        part,
+        way: Way::Url,
+        sends: 4,
+        ..Progress::default()
+    };
+    for part in [0, 1] {
+        assert!(resumed_in_doubt(&parcel, &fifth(part)).is_err());
+        let left = without(&parcel, &fifth(part));
+        assert_eq!(left.is_some(), part == 1);
+        assert!(left.is_none_or(|left| next(&parcel, &left) == Op::Finished));
+    }
+    // Nor is it worth a failure when the time is over.
+    for (part, there) in [(0, false), (1, true)] {
+        assert_eq!(is_there(&items, &fifth(part)), there);
+    }
+    let text = [Item::Text("word ".repeat(3000))];
+    assert!(
+        !is_there(&text, &fifth(1))
+            && is_there(
+                &text,
+                &Progress {
+                    item: 1,
+                    ..fifth(0)
+                }
+            )
+    );
+}
+
+#[test]
 fn progress_is_short_and_survives_versions() {
     assert_eq!(Progress::default().to_text(), "");
     let progress = Progress {

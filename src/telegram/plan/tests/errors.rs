@@ -16,6 +16,7 @@ fn action(parcel: &Parcel<'_>, refusal: Refusal) -> String {
     };
     match after(parcel, &start, Err(refusal), 0.0) {
         After::Go(progress) => same(&progress),
+        After::Without { .. } => "the file goes without it".to_owned(),
         After::Wait {
             progress,
             for_,

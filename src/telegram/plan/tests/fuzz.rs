@@ -145,6 +145,7 @@ fn any_delivery(input: &[u8]) -> Outcome {
         };
         p = match after(&parcel, &p, outcome, 0.5) {
             After::Go(progress)
+            | After::Without { progress, .. }
             | After::Wait { progress, .. }
             | After::Unknown { progress, .. } => progress,
             After::Failed(failure) => return Ok(format!("failed {:?}", failure.kind)),

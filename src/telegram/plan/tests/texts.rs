@@ -299,6 +299,78 @@ fn a_caption_that_shows_nothing_is_not_sent_after_its_file() {
 }
 
 #[test]
+fn a_file_that_is_in_the_chat_is_delivered_whatever_becomes_of_the_texts_after_it() {
+    let (items, target) = (
+        [photo()],
+        Target {
+            caption: Some("word ".repeat(1500)),
+            ..albums::fresh()
+        },
+    );
+    let parcel = parcel(&items, &target);
+    let (file, text) = ("sendPhoto url +cap", "sendMessage +re");
+    let thread_gone = || Refusal::Repair(Repair::ThreadGone);
+    let sent = Sent {
+        message_ids: vec![7],
+        ..Sent::default()
+    };
+    // What the first of two texts comes to, and how often it went out.
+    #[rustfmt::skip]
+    let table = [
+        ("a 400 that nobody knows", vec![other()], 1),
+        ("our mistake", vec![Refusal::Bug("chat_id is empty".into())], 1),
+        ("a topic that is gone", vec![thread_gone(), thread_gone()], 2),
+        ("too long, again and again", vec![Refusal::Repair(Repair::TextTooLong); 2], 2),
+        ("never an answer", vec![unknown(); 5], 5),
+    ];
+    for (name, refusals, times) in table {
+        let mut progress = match after(&parcel, &Progress::default(), Ok(sent.clone()), 0.0) {
+            After::Go(progress) => progress,
+            after => panic!("{name}: {after:?}"),
+        };
+        for (number, refusal) in refusals.into_iter().enumerate() {
+            assert_eq!(progress.part, 1, "{name}");
+            progress = match (
+                number + 1 == times,
+                after(&parcel, &progress, Err(refusal), 0.0),
+            ) {
+                (false, After::Go(progress) | After::Unknown { progress, .. })
+                | (true, After::Without { progress, .. }) => progress,
+                (_, after) => panic!("{name}: {after:?}"),
+            };
+        }
+        assert_eq!((progress.part, progress.sends), (2, 0), "{name}");
+        let After::Go(progress) = after(&parcel, &progress, Ok(Sent::default()), 0.0) else {
+            panic!("{name}")
+        };
+        assert_eq!(next(&parcel, &progress), Op::Finished, "{name}");
+    }
+    finishes(&parcel, vec![], &[file, text, text]);
+}
+
+#[test]
+fn a_user_who_is_gone_after_the_file_gets_nothing_more() {
+    let (items, target) = (
+        [photo()],
+        Target {
+            caption: Some("word ".repeat(1500)),
+            ..albums::fresh()
+        },
+    );
+    let parcel = parcel(&items, &target);
+    let there = Progress {
+        part: 1,
+        way: Way::Url,
+        ..Progress::default()
+    };
+    let gone = Err(Refusal::Unreachable("blocked".into()));
+    let After::Failed(failure) = after(&parcel, &there, gone, 0.0) else {
+        panic!()
+    };
+    assert_eq!(failure.kind, Kind::ChatUnreachable);
+}
+
+#[test]
 fn a_fixed_text_takes_the_place_of_one_message_only() {
     let (items, target) = ([Item::Text("word ".repeat(2000))], target());
     let parcel = parcel(&items, &target);

@@ -209,7 +209,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         return Step::Go(worker.record(flight, change));
     }
     if plan::is_finished(parcel, &progress) {
-        return Step::Finished(progress);
+        return over(flight, parcel, progress);
     }
     if let Err(next) = worker.may_act(flight) {
         return Step::Go(park(worker, flight, next));
@@ -228,7 +228,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             (flight.unfetched_since, flight.no_room) = (None, None);
             flight.in_vain_since = None;
             if plan::is_finished(parcel, &progress) {
-                return Step::Finished(progress);
+                return over(flight, parcel, progress);
             }
             let change = state::delivery_went_on(flight, progress.to_text());
             Step::Go(worker.record(flight, change))
@@ -265,6 +265,15 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             Step::Go(park(worker, flight, Next::In(wait)))
         }
     }
+}
+
+/// Nothing is left to send.
+fn over(flight: &mut Flight, parcel: &Parcel<'_>, progress: Progress) -> Step {
+    let Some(failure) = plan::lost(parcel.items, &progress) else {
+        return Step::Finished(progress);
+    };
+    flight.rung = progress.to_text(); // what went out is remembered
+    Step::Failed(failure)
 }
 
 /// The file is in the chat, and what should follow it there is not.

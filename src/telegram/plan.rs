@@ -11,6 +11,9 @@
 //! after the last item:  delete the status message (if it was not edited) ──> ping ──> finished
 //! ```
 //!
+//! An item that a chat which forbids texts does not take as a file either is passed over: the others go out,
+//! then the delivery fails ([`lost`]). A text that only follows a file is no reason to fail ([`After::Without`]).
+//!
 //! Progress changes only by answers, so the rung is right again after a restart. One rule the ladder
 //! never breaks: after an outcome nobody knows, the same call is repeated, never another one made.
 //!
@@ -161,7 +164,7 @@ pub enum Op {
         /// All of them together must not be larger.
         max_bytes: u64,
     },
-    /// Everything is done.
+    /// Everything is done, or what the chat takes of it (see [`lost`]).
     Finished,
 }
 
@@ -388,7 +391,26 @@ fn after_message(
 
 /// Whether all files of the result are in the chat, and at most texts that follow the last one are missing.
 pub fn is_there(items: &[Item], p: &Progress) -> bool {
-    p.item >= items.len() || (p.item + 1 == items.len() && follows_its_file(items, p))
+    let over = p.item >= items.len();
+    p.lost == 0 && (over || (p.item + 1 == items.len() && follows_its_file(items, p)))
+}
+
+/// Why a delivery that is over has failed all the same: what the chat does not take of its result.
+pub fn lost(items: &[Item], p: &Progress) -> Option<Failure> {
+    let (lost, all) = (p.lost, items.len());
+    if lost == 0 {
+        return None;
+    }
+    if lost < all || !p.message_ids.is_empty() {
+        let text = format!("the chat takes no texts: {lost} of {all} parts did not arrive");
+        return Some(failure(Kind::Telegram, text));
+    }
+    let has_files = items.iter().any(|item| matches!(item, Item::File(_)));
+    let text = match has_files {
+        true => "the chat takes neither files nor texts",
+        false => "the chat takes no texts",
+    };
+    Some(failure(Kind::ChatUnreachable, text.into()))
 }
 
 fn follows_its_file(items: &[Item], p: &Progress) -> bool {

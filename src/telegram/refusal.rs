@@ -65,7 +65,7 @@ pub enum Cause {
     TooBig,
     /// The file arrived empty.
     FileEmpty,
-    /// The chat forbids this kind of file.
+    /// The chat forbids this kind of message.
     KindForbidden,
     /// These files cannot be one album.
     AlbumRefused,
@@ -393,8 +393,7 @@ const TABLE: &[(Verdict, &[&str])] = &[
         "channel_private", "group is deactivated", "have no write access to the chat", "chat_write_forbidden",
         "can't access the chat", "have no access to the chat", "user_banned_in_channel", "chat_guest_send_forbidden",
         "need administrator rights in the channel chat", "chat_admin_required",
-        "not enough rights to send text messages to the chat", "chat_send_plain_forbidden", "chat_restricted",
-        "privacy_premium_required", "allow_payment_required*",
+        "chat_restricted", "privacy_premium_required", "allow_payment_required*",
     ]),
     (Verdict::Wait, &["too many requests*", "flood_wait_*", "slowmode_wait_*", "worker_busy_too_long_retry"]),
     (Verdict::Superseded, &["canceled by new edit message request"]),
@@ -418,6 +417,7 @@ const TABLE: &[(Verdict, &[&str])] = &[
     (Verdict::Fall(Cause::MediaRefused), &["video_*", "gif_*"]),
     (Verdict::Fall(Cause::TooBig), &["request entity too large", "file is too big"]),
     (Verdict::Fall(Cause::FileEmpty), &["file must be non-empty"]),
+    // Of texts too: where they are forbidden photos may be welcome, so it says nothing about the chat.
     (Verdict::Fall(Cause::KindForbidden), &[
         "not enough rights to send * to the chat", "chat_send_*_forbidden", "voice_messages_forbidden",
         "user restricted receiving of voice note messages",

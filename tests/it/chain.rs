@@ -137,6 +137,62 @@ fn a_caption_whose_rest_is_refused_fails_no_job_whose_file_is_in_the_chat() {
 }
 
 #[test]
+fn a_group_that_takes_no_texts_gets_its_pictures_and_nobody_there_waits_for_an_hour() {
+    const GROUP: i64 = -81_002;
+    let (mut world, daemon) = World::running();
+    world.sandbox.telegram.forbid(GROUP, Kind::Text);
+    let album = Script::new(Outcome::Images(2));
+    world.sandbox.fal.model("case/two", album);
+    let keyboard = json!({"inline_keyboard": [[{"text": "Again", "callback_data": "a"}]]});
+    let entry = job("album").model("case/two").chat(GROUP);
+    world.push(entry.telegram("reply_markup", keyboard).json());
+    let record = world.wait_state("album", "done");
+    let ids: Vec<i64> = serde_json::from_str(&record["message_ids"]).unwrap();
+    assert_eq!(ids.len(), 2, "{record:?}");
+    daemon.wait_log("a text could not follow its file job=album");
+    let long = "word ".repeat(300);
+    world.push(job("long").chat(GROUP).telegram("caption", long).json());
+    world.wait_state("long", "done");
+    // What cannot be told says nothing about pictures.
+    world.push(job("fails").model("fal-ai/refuses").chat(GROUP).json());
+    assert_eq!(world.wait_state("fails", "dead")["told"], "no");
+    let text = job("text").model("fal-ai/any-llm").chat(GROUP);
+    world.push(text.json());
+    let record = world.wait_state("text", "dead");
+    assert_eq!(record["kind"], "chat_unreachable");
+    assert_eq!(record["error"], "the chat takes no texts");
+    world.push(job("next").chat(GROUP).json());
+    world.wait_state("next", "done");
+    assert_eq!(world.sandbox.telegram.messages(GROUP).len(), 4);
+    world.assert_clean();
+}
+
+#[test]
+fn where_texts_are_forbidden_a_link_among_files_costs_none_of_them() {
+    const GROUP: i64 = -81_003;
+    let (mut world, _daemon) = World::running();
+    world.sandbox.telegram.forbid(GROUP, Kind::Text);
+    let output = json!({"images": [
+        {"url": "{files}/0.png", "content_type": "image/png"},
+        {"url": "https://elsewhere.example/1.png", "content_type": "image/png"},
+        {"url": "{files}/2.gif", "content_type": "image/gif"},
+    ]});
+    let script = Script::new(Outcome::Json(output));
+    world.sandbox.fal.model("case/mixed", script);
+    world.push(job("a").model("case/mixed").chat(GROUP).json());
+    let record = world.wait_state("a", "dead");
+    assert_eq!((&*record["kind"], &*record["charged"]), ("telegram", "yes"));
+    let error = "the chat takes no texts: 1 of 3 parts did not arrive";
+    assert_eq!(record["error"], error);
+    let messages = world.sandbox.telegram.messages(GROUP);
+    let kinds: Vec<Kind> = messages.iter().map(|message| message.kind).collect();
+    assert_eq!(kinds, [Kind::Photo, Kind::Animation]);
+    let ids: Vec<i64> = messages.iter().map(|message| message.id).collect();
+    assert_eq!(record["message_ids"], json!(ids).to_string());
+    world.assert_clean();
+}
+
+#[test]
 fn a_topic_that_is_gone_is_left_out() {
     let (mut world, _daemon) = World::running();
     world.push(job("a").chat(CHAT).telegram("message_thread_id", 9).json());

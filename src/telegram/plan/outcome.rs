@@ -2,9 +2,9 @@
 
 use super::compose::caption_form;
 use super::kind::{SendKind, is_data, kind};
-use super::progress::{Caption, Edit, Progress, Way, settled};
+use super::progress::{Caption, Edit, Progress, Way, messages, settled};
 use super::rung::{first_way, upload_rung, way};
-use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS, next};
+use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS, follows_its_file, next};
 use crate::job::Charged;
 use crate::job::answer::{File, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -114,13 +114,7 @@ pub(super) fn fall_back(
         | Cause::KindForbidden => {
             let file = match parcel.items.get(p.item) {
                 Some(Item::File(file)) if p.part == 0 && way(parcel, &p, file) != Way::Link => file,
-                // A text: there is nothing below it.
-                _ if cause == Cause::KindForbidden => {
-                    return After::Failed(failure(
-                        Kind::ChatUnreachable,
-                        "the chat takes neither files nor texts".into(),
-                    ));
-                }
+                _ if cause == Cause::KindForbidden => return no_texts(parcel, p),
                 _ => return other(parcel, p, editing, words),
             };
             match rung_below(parcel, &p, file, cause) {
@@ -138,6 +132,22 @@ pub(super) fn fall_back(
     }
     p.waits = 0;
     After::Go(p)
+}
+
+/// The chat forbids texts, and below one there is nothing. What else there is of the result it may take.
+fn no_texts(parcel: &Parcel<'_>, mut p: Progress) -> After {
+    let follows = follows_its_file(parcel.items, &p);
+    p.lost += usize::from(!follows);
+    p.part = messages(parcel, &p);
+    (p.sends, p.repeats, p.waits, p.fixed_text) = (0, 0, 0, false);
+    let progress = settled(parcel, p);
+    if !follows {
+        return After::Go(progress);
+    }
+    After::Without {
+        progress,
+        failure: failure(Kind::Telegram, "the chat takes no texts".into()),
+    }
 }
 
 /// The next rung of a file. `None`: a `data:` URI at its end.

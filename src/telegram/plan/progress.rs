@@ -139,6 +139,9 @@ pub struct Progress {
     /// The album at the end took no keyboard: a text carries it.
     #[serde(rename = "k", skip_serializing_if = "is_default")]
     pub keyboard_due: bool,
+    /// Items that the chat does not take, neither as a file nor as a text: the others go all the same.
+    #[serde(rename = "lo", skip_serializing_if = "is_default")]
+    pub lost: usize,
     /// Ids of all messages of the result.
     #[serde(rename = "m", skip_serializing_if = "is_default")]
     pub message_ids: Vec<i64>,
@@ -185,9 +188,11 @@ pub(super) fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
         p.item += 1;
         if p.item == parcel.items.len() {
             let target = parcel.target;
-            p.delete_due = target.status_message_id.is_some() && !p.edited && p.edit != Edit::Gone;
+            // Where something was lost it is to say so.
+            let stays = p.edited || p.edit == Edit::Gone || p.lost > 0;
+            p.delete_due = target.status_message_id.is_some() && !stays;
             // Whatever came after the edit has made its sound.
-            p.ping_due = p.edited && parcel.ping_due && messages == 1;
+            p.ping_due = p.edited && parcel.ping_due && messages == 1 && p.lost == 0;
         }
         p.part = 0;
         p.album = 0;

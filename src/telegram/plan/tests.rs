@@ -139,8 +139,13 @@ enum End {
     Operator,
 }
 
-/// Walks a delivery: the given outcomes first, then successes with ids from 1000.
+/// Walks a delivery: the given refusals first, then successes with ids from 1000.
 fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
+    walk_from(parcel, outcomes.into_iter().map(Err).collect())
+}
+
+/// The same with successes between the refusals.
+fn walk_from(parcel: &Parcel<'_>, outcomes: Vec<Result<(), Refusal>>) -> (Vec<String>, End) {
     let mut outcomes = outcomes.into_iter();
     let (mut calls, mut progress, mut id) = (Vec::new(), Progress::default(), 1000);
     for _ in 0..100 {
@@ -150,7 +155,10 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
         assert_eq!(is_finished(parcel, &progress), op == Op::Finished);
         if op == Op::Finished {
             assert!(outcomes.next().is_none(), "outcomes left after {calls:?}");
-            return (calls, End::Finished(progress));
+            return match lost(parcel.items, &progress) {
+                Some(failure) => (calls, End::Failed(failure)),
+                None => (calls, End::Finished(progress)),
+            };
         }
         calls.push(describe(&op));
         let messages = match &op {
@@ -159,16 +167,13 @@ fn walk(parcel: &Parcel<'_>, outcomes: Vec<Refusal>) -> (Vec<String>, End) {
             }
             Op::Finished => 0,
         };
-        let outcome = outcomes.next().map_or_else(
-            || {
-                id += messages;
-                Ok(Sent {
-                    message_ids: (id - messages + 1..=id).collect(),
-                    ..Sent::default()
-                })
-            },
-            Err,
-        );
+        let outcome = outcomes.next().unwrap_or(Ok(())).map(|()| {
+            id += messages;
+            Sent {
+                message_ids: (id - messages + 1..=id).collect(),
+                ..Sent::default()
+            }
+        });
         progress = match after(parcel, &progress, outcome, 0.5) {
             After::Go(progress)
             | After::Without { progress, .. }

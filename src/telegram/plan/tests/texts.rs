@@ -349,6 +349,86 @@ fn a_file_that_is_in_the_chat_is_delivered_whatever_becomes_of_the_texts_after_i
 }
 
 #[test]
+fn where_texts_are_forbidden_files_are_delivered_without_what_follows_them() {
+    let no_texts = || vec![fall(Cause::KindForbidden)];
+    let long = Target {
+        caption: Some("word ".repeat(1500)),
+        ..albums::fresh()
+    };
+    let one = [photo()];
+    let calls = ["sendPhoto url +cap", "sendMessage +re"];
+    let (made, end) = walk_from(
+        &parcel(&one, &long),
+        vec![Ok(()), Err(no_texts().remove(0))],
+    );
+    assert_eq!(made, calls);
+    assert!(matches!(end, End::Finished(progress) if progress.message_ids == [1001]));
+    // An album has no keyboard: the text that carries it does not go, and it was all that was missing.
+    let two = [photo(), photo()];
+    let keyboard = Target {
+        status_message_id: None,
+        ..rich()
+    };
+    let outcomes = vec![Ok(()), Err(no_texts().remove(0))];
+    let (made, end) = walk_from(&parcel(&two, &keyboard), outcomes);
+    assert_eq!(
+        made,
+        [
+            "sendMediaGroup pp url +re +th",
+            "sendMessage +mode +kb +re +th"
+        ]
+    );
+    assert!(matches!(end, End::Finished(progress) if progress.message_ids == [1001, 1002]));
+}
+
+#[test]
+fn where_texts_are_forbidden_an_item_that_is_one_costs_the_others_nothing() {
+    let refused = || Err(fall(Cause::KindForbidden));
+    let target = target();
+    for (letters, outcomes, calls, kind) in [
+        (
+            "PFG",
+            vec![Ok(()), refused()],
+            vec!["sendPhoto url", "sendMessage link", "sendAnimation url"],
+            Kind::Telegram,
+        ),
+        (
+            "TP",
+            vec![refused()],
+            vec!["sendMessage", "sendPhoto url"],
+            Kind::Telegram,
+        ),
+        (
+            "PT",
+            vec![Ok(()), refused()],
+            vec!["sendPhoto url", "sendMessage"],
+            Kind::Telegram,
+        ),
+        (
+            "TT",
+            vec![refused(), refused()],
+            vec!["sendMessage", "sendMessage"],
+            Kind::ChatUnreachable,
+        ),
+        (
+            "T",
+            vec![refused()],
+            vec!["editMessageText"],
+            Kind::ChatUnreachable,
+        ),
+    ] {
+        // The status message is not deleted: it says what became of the rest.
+        let items = albums::items(letters);
+        let (made, end) = walk_from(&at_home(&items, &target), outcomes);
+        assert_eq!(made, calls, "{letters}");
+        let End::Failed(failure) = end else {
+            panic!("{letters} did not fail")
+        };
+        assert_eq!(failure.kind, kind, "{letters}: {}", failure.text);
+    }
+}
+
+#[test]
 fn a_user_who_is_gone_after_the_file_gets_nothing_more() {
     let (items, target) = (
         [photo()],

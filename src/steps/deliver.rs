@@ -94,6 +94,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
 
 /// All of the result is in the chat.
 fn finish(worker: &Worker, flight: &mut Flight, progress: Progress, items: &[Item]) -> Next {
+    reached(worker, &progress);
     let receipt = receipt(progress, file_urls(items));
     let change = if flight.redelivers.is_some() {
         state::redelivered(flight, &receipt, None)
@@ -101,6 +102,15 @@ fn finish(worker: &Worker, flight: &mut Flight, progress: Progress, items: &[Ite
         state::delivered(flight, &receipt)
     };
     worker.record(flight, change)
+}
+
+/// The end forgets that the chat its job names could not be reached; this does the same for the group that it has
+/// become.
+fn reached(worker: &Worker, progress: &Progress) {
+    if let Some(chat) = progress.migrated_to {
+        // Best effort: what is remembered ends by itself.
+        let _ = worker.session.forget_unreachable(&chat.to_string());
+    }
 }
 
 /// It ends without all of the result: what did go out stays in the chat, and in the record.
@@ -151,7 +161,10 @@ pub(super) fn tell(worker: &Worker, flight: &mut Flight) -> Next {
             return Next::In(deadline::tell_at_most(worker, flight, wait));
         }
         Step::Go(next) => return next,
-        Step::Finished(_) => true,
+        Step::Finished(progress) => {
+            reached(worker, &progress);
+            true
+        }
         Step::Failed(_) => false,
     };
     let change = state::end_failed(flight, Some(told));

@@ -5,7 +5,7 @@ use super::{REDIS_AWAY, Worker, job};
 use crate::job::flight::{Flight, Turn};
 use crate::job::state::since;
 use crate::report;
-use crate::store::rate::{Ask, Silence, Verb};
+use crate::store::rate::{Ask, Silence, Verb, chat_name};
 use crate::store::{self, Fault};
 use crate::telegram::limits::ChatLimit;
 use crate::telegram::refusal::{Refusal, Repair};
@@ -109,6 +109,13 @@ impl Worker {
         let Some(refusal) = refusal else { return };
         if let (Some(wait), Some(target)) = (refusal.silence(), &flight.target) {
             self.tools.signs.silence(&target.chat, wait);
+        }
+        if let (Refusal::Unreachable(_), Some(target)) = (refusal, &flight.target) {
+            // Of a group that moved on: what a claim looks for is the id that its jobs name.
+            let named = chat_name(&target.chat);
+            if named != call.chat() {
+                let _ = self.session.mark_unreachable(&named);
+            }
         }
         if let Some(wait) = self.heard(call, refusal) {
             flight.turn = Some(Box::new(self.later(call.chat(), call.messages(), wait)));

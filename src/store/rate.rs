@@ -173,6 +173,16 @@ impl Session {
         }
         Ok(())
     }
+
+    /// Something arrived in this chat.
+    pub(crate) fn forget_unreachable(&self, chat: &str) -> Result<(), Fault> {
+        if self.store.bot.get().is_none() {
+            return Ok(());
+        }
+        let mut cmd = redis::cmd("DEL");
+        cmd.arg(format!("{}:{chat}", self.store.unreachable()));
+        self.command(&cmd).map(|_| ())
+    }
 }
 
 /// A chat as records and keys name it: names of public chats know no case.

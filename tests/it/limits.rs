@@ -240,3 +240,34 @@ fn a_paid_result_that_arrives_lets_the_next_job_of_its_chat_be_paid_for() {
     world.wait_state("third", "done");
     world.assert_clean();
 }
+
+#[test]
+fn a_group_that_moved_on_and_cannot_be_reached_there_is_not_paid_for_by_either_id() {
+    let (mut world, _daemon) = World::running();
+    let (old, new) = (-838_001, -1_000_000_838_001);
+    let telegram = &world.sandbox.telegram;
+    telegram.migrate(old, new);
+    let script = Script::new(Outcome::Images(1));
+    world.sandbox.fal.model("case/held", script);
+    world.push(job("paid").model("case/held").chat(old).json());
+    let results = world.sandbox.fal.hold_matching("fal.result", "case/held");
+    assert!(results.wait_arrived(1, SOON));
+    world.sandbox.telegram.kick(new);
+    world.push(job("first").chat(old).json());
+    assert_eq!(world.wait_state("first", "dead")["charged"], "yes");
+    for (id, chat) in [("old", old), ("new", new)] {
+        world.push(job(id).chat(chat).json());
+        let record = world.wait_state(id, "dead");
+        assert_eq!(record["charged"], "no", "{record:?}");
+        assert_eq!(submits_of(&world, id), 0, "{id}");
+    }
+    world.sandbox.telegram.unblock(new);
+    results.release();
+    world.wait_state("paid", "done");
+    for (id, chat) in [("old again", old), ("new again", new)] {
+        let id = id.replace(' ', "-");
+        world.push(job(&id).chat(chat).json());
+        world.wait_state(&id, "done");
+    }
+    world.assert_clean();
+}

@@ -166,9 +166,11 @@ impl Session {
         // for that one alone, and for chats only where it stands.
         let all = self.store.unreachable();
         let one = format!("{all}:{chat}");
+        // Its time, since what the bot could send there later says more. Versions before this one set a 1.
+        let now = self.store.now();
         for key in [&all, &one] {
             let mut cmd = redis::cmd("SET");
-            cmd.arg(key).arg(1).arg("EX").arg(UNREACHABLE.as_secs());
+            cmd.arg(key).arg(now.0).arg("EX").arg(UNREACHABLE.as_secs());
             self.command(&cmd)?;
         }
         Ok(())

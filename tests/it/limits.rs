@@ -3,7 +3,7 @@
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
-use fal_worker::sandbox::telegram::Limits;
+use fal_worker::sandbox::telegram::{Kind, Limits};
 use std::time::{Duration, Instant};
 
 /// 2000 results over three daemons, against a Telegram with these limits. Most chats get
@@ -217,6 +217,52 @@ fn the_second_job_of_a_chat_that_blocked_the_bot_is_not_paid_for() {
     let calls = world.sandbox.telegram.journal();
     let calls = calls.iter().filter(|entry| entry.chat == Some(836_001));
     assert_eq!(calls.count(), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_user_who_is_back_is_served_at_once_where_his_status_message_shows_it() {
+    let (mut world, _daemon) = World::running();
+    let chat = 836_002;
+    world.sandbox.telegram.block(chat);
+    world.push(job("first").chat(chat).json());
+    assert_eq!(world.wait_state("first", "dead")["charged"], "yes");
+    world.sandbox.telegram.unblock(chat);
+    let telegram = &world.sandbox.telegram;
+    let status = telegram.plant_message(chat, Kind::Text, false);
+    let entry = job("second").chat(chat);
+    world.push(entry.telegram("status_message_id", status).json());
+    world.wait_state("second", "done");
+    world.push(job("third").chat(chat).json());
+    world.wait_state("third", "done");
+    world.assert_clean();
+}
+
+#[test]
+fn a_status_message_of_a_job_that_is_not_paid_for_says_so() {
+    let (mut world, _daemon) = World::running();
+    let chat = 836_003;
+    let telegram = &world.sandbox.telegram;
+    let status = telegram.plant_message(chat, Kind::Text, false);
+    let soon = world.redis::<Vec<i64>>(&["TIME"])[0] + 3;
+    let entry = job("waits").chat(chat).with("not_before", soon);
+    world.push(entry.telegram("status_message_id", status).json());
+    world.wait_state("waits", "later");
+    world.sandbox.telegram.block(chat);
+    world.push(job("first").chat(chat).json());
+    assert_eq!(world.wait_state("first", "dead")["charged"], "yes");
+    world.sandbox.telegram.unblock(chat);
+    let record = world.wait_state("waits", "dead");
+    let field = |name: &str| record.get(name).map(String::as_str);
+    assert_eq!(field("kind"), Some("chat_unreachable"));
+    assert_eq!((field("charged"), field("told")), (Some("no"), Some("yes")));
+    assert_eq!(submits_of(&world, "waits"), 0);
+    let messages = world.sandbox.telegram.messages(chat);
+    assert_eq!((messages.len(), messages[0].id), (1, status));
+    assert!(messages[0].text.starts_with("Sorry"), "{messages:?}");
+    // It arrived: the chat is well again.
+    world.push(job("next").chat(chat).json());
+    world.wait_state("next", "done");
     world.assert_clean();
 }
 

@@ -4,8 +4,8 @@
 --        9 hash of the instance   10 paused   11 settling   12 start of the names of unreachable chats, perhaps
 -- ARGV   1 namespace   2 instance   3 n   4 paid only (0, 1)   5 format   6 repeated (0, 1)
 --        7 number of this claim, rising within the instance; its repeat has the same   8... n tokens
--- MAKES  records of the ids, names of their chats; lists, lines, turns, slots and rates of their users, places at
---        fal (same slot on a cluster)
+-- MAKES  records and specs of the ids, names of their chats; lists, lines, turns, slots and rates of their users,
+--        places at fal (same slot on a cluster)
 -- GIVES  {word, more (0, 1; 2 more where a record of a newer version was met), now, jobs newly deferred,
 --        {{id, token, {field, value...}, {field, new value...}}...} packed, spec or nil...}; the last two only with jobs
 --        word: ok, buried, unregistered, settling; fresh: the jobs are such as never were claimed, under the tokens in

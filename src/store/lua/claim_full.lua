@@ -194,6 +194,25 @@ local function held_back(id, job, p, r, waited)
   return true
 end
 
+-- Whether a job says that the bot has sent a status message for it.
+local function has_status(id)
+  local is_json, entry = pcall(cjson.decode, redis.pcall('GET', ns .. ':spec:' .. id))
+  local to = is_json and type(entry) == 'table' and entry.telegram
+  return type(to) == 'table' and type(to.status_message_id) == 'number'
+end
+
+-- Whether nobody is to pay for what goes to this chat, and whether its user can be told of that all the same, by
+-- an edit of the status message: the chat may be well again, and then that shows it.
+local function is_lost(id, r)
+  local mark = redis.pcall('GET', KEYS[12] .. ':' .. r.chat)
+  if not mark then return false end
+  if not has_status(id) then return true end
+  -- What came in after the mark has a status message that was sent after it, most likely. A mark of an older version
+  -- is 1, and older than nothing.
+  local at = tonumber(mark) or 1
+  return at == 1 or (tonumber(r.queued_at or '') or 0) <= at, true
+end
+
 local size = lists > 1 and limited and window.size and redis.call('SCARD', ns .. ':at_fal')
 
 -- One that was taken out of a list; p: its priority, false in `resume`. Gives whether it is claimed under the token.
@@ -207,9 +226,9 @@ local function look_at(id, p, token, waited)
   local user = p and r.user
   local unpaid = (r.phase or 'submitting') == 'submitting' and not r.request_id
   local late = unpaid and r.expires_at and now > (tonumber(r.expires_at) or math.huge)
+  local lost, can_tell = false, false
   -- A person who retried it has seen to that the chat can be reached.
-  local lost = marks and unpaid and not late and r.chat and not r.retried_at
-    and redis.call('EXISTS', KEYS[12] .. ':' .. r.chat) == 1
+  if marks and unpaid and not late and r.chat and not r.retried_at then lost, can_tell = is_lost(id, r) end
   if r.state ~= 'queued' then
     -- Somebody holds it, or nobody knows it: it stands here no more.
     if user then leaves(p, user, id) end
@@ -228,10 +247,10 @@ local function look_at(id, p, token, waited)
   end
   local phase = r.phase or 'submitting'
   if phase == 'submitting' and r.request_id then phase = 'polling' end -- a late id came: it is paid
-  if late or lost then phase = 'telling' end -- which is what nobody tries in a chat that is lost
+  if late or lost then phase = 'telling' end -- which nobody tries where the chat is lost and there is nothing to edit
   local starts = not r.started_at and phase ~= 'telling'
   local set = {'state', 'running', 'token', token, 'seq', '0', 'worker', me, 'phase', phase,
-    pair('started_at', starts and now_text, pair('told', lost and 'no',
+    pair('started_at', starts and now_text, pair('told', lost and not can_tell and 'no',
       pair('kind', late and 'expired' or lost and 'chat_unreachable',
       pair('error', late and 'too old to be paid for: it waited beyond expires_at'
         or lost and 'not paid for: an earlier message could not reach this chat'))))}

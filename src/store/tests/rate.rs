@@ -424,6 +424,61 @@ fn a_failure_that_was_told_shows_that_the_chat_can_be_reached() {
 }
 
 #[test]
+fn a_status_message_that_came_after_the_mark_says_more_than_it() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let with_status = r#""telegram":{"chat_id":7,"status_message_id":310}"#;
+    // No number, and nothing that only looks like it.
+    let without =
+        r#""telegram":{"chat_id":7,"status_message_id":null},"meta":{"status_message_id":310}"#;
+    bench.push(&job("before", with_status));
+    one.intake();
+    one.session.mark_unreachable("7").expect("answers");
+    let marked = bench.now();
+    while bench.now() <= marked + 10 {} // a worker knows the time to a few milliseconds
+    bench.push(&job("after", with_status));
+    bench.push(&job("plain", without));
+    one.intake();
+    // It may have been sent before the user left. Telling it is free, and shows whether he is back.
+    let told = one.claim_one();
+    assert_eq!((told.id.as_str(), told.phase), ("before", Phase::Telling));
+    assert!(!told.untold);
+    assert_eq!(
+        told.failure.map(|(kind, _)| kind.as_str()),
+        Some("chat_unreachable")
+    );
+    let paid = one.claim_one();
+    assert_eq!((paid.id.as_str(), paid.phase), ("after", Phase::Submitting));
+    one.claim_unpaid("plain");
+    // A later refusal says more again.
+    bench.push(&job("then", with_status));
+    one.intake();
+    one.session.mark_unreachable("7").expect("answers");
+    assert_eq!(one.claim_one().phase, Phase::Telling);
+}
+
+#[test]
+fn a_mark_of_an_older_version_has_no_time_and_holds_for_all() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.session.mark_unreachable("7").expect("answers");
+    let keys: Vec<String> = bench.ask(&format!("KEYS {NS}:rate:*:unreachable:7"));
+    bench.ask::<()>(&format!("SET {} 1 EX 3600", keys[0]));
+    bench.push(&job(
+        "a",
+        r#""telegram":{"chat_id":7,"status_message_id":310}"#,
+    ));
+    one.intake();
+    let flight = one.claim_one();
+    assert_eq!((flight.phase, flight.untold), (Phase::Telling, false));
+    // What is no mark of ours is one all the same, as it was to that version, and stops nobody's claim.
+    bench.ask::<i64>(&format!("DEL {}", keys[0]));
+    bench.ask::<i64>(&format!("LPUSH {} x", keys[0]));
+    one.job_to_7(&bench, "b");
+    one.claim_unpaid("b");
+}
+
+#[test]
 fn after_its_time_a_chat_is_tried_again() {
     let bench = Bench::start();
     let one = bot(&bench);

@@ -4,16 +4,22 @@
 //! Global state, and why: lines are lost in the logger, which is one for the process, and told from elsewhere.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
+use rustix::termios::isatty;
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the first line waits for a reader that takes nothing; those behind it wait no more until it reads again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What a pipe that takes anything takes whole (Linux's PIPE_BUF), and a socket too.
+/// What a pipe that takes anything takes whole (Linux's PIPE_BUF), and a socket too. A terminal may take less.
 const CHUNK: usize = 4096;
+/// Between two tries where poll says that there is room and there is too little.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Lines lost so far, and how many of these were told.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -24,15 +30,12 @@ pub(super) fn lost() -> u64 {
     LOST.load(Relaxed)
 }
 
-/// Has `tell` say how many lines were lost since it last could, if stderr is read again. A line that is itself lost
-/// tells nothing: then the next call tells them all.
+/// Has `tell` say how many lines were lost since it last could, if stderr is read again.
 pub(super) fn tell_lost(tell: impl FnOnce(u64)) {
     let (lost, told) = (lost(), TOLD.load(Relaxed));
     if lost > told && takes(&io::stderr(), Duration::ZERO) {
+        TOLD.store(lost, Relaxed);
         tell(lost - told);
-        if LOST.load(Relaxed) == lost {
-            TOLD.store(lost, Relaxed);
-        }
     }
 }
 
@@ -48,11 +51,64 @@ pub(super) struct Outlet<W> {
     cut: bool,
 }
 
-impl Outlet<io::Stderr> {
+impl Outlet<Stderr> {
     /// Of this process.
-    pub(super) fn stderr() -> Outlet<io::Stderr> {
-        Outlet::new(io::stderr(), PATIENCE, &LOST)
+    pub(super) fn stderr() -> Outlet<Stderr> {
+        let to = match reopened(io::stderr()) {
+            Some(own) => Stderr::Own(own),
+            None => Stderr::Shared(io::stderr()),
+        };
+        Outlet::new(to, PATIENCE, &LOST)
     }
+}
+
+/// Where lines of this process go.
+pub(super) enum Stderr {
+    /// Opened anew, so that no write blocks.
+    Own(File),
+    /// As whoever started the process gave it: others write there too, so how it blocks is not ours to change.
+    Shared(io::Stderr),
+}
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stderr::Own(file) => file.write(bytes),
+            Stderr::Shared(stderr) => stderr.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stderr::Own(file) => file.flush(),
+            Stderr::Shared(stderr) => stderr.flush(),
+        }
+    }
+}
+
+impl AsFd for Stderr {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stderr::Own(file) => file.as_fd(),
+            Stderr::Shared(stderr) => stderr.as_fd(),
+        }
+    }
+}
+
+/// The same terminal or named pipe once more, by a name of its own that does not block: poll says that a terminal has
+/// room where it has some, and a write of more would wait for a reader. `None`: it is neither, or is another user's.
+fn reopened(shared: impl AsFd) -> Option<File> {
+    let shared = shared.as_fd();
+    let kind = FileType::from_raw_mode(fstat(shared).ok()?.st_mode);
+    if kind != FileType::Fifo && !isatty(shared) {
+        return None;
+    }
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    options.append(true).custom_flags(flags.bits() as i32);
+    options
+        .open(format!("/proc/self/fd/{}", shared.as_raw_fd()))
+        .ok()
 }
 
 impl<W: Write + AsFd> Outlet<W> {
@@ -68,10 +124,11 @@ impl<W: Write + AsFd> Outlet<W> {
 
     /// Writes all of it in pieces that do not block. False: the reader does not take the rest.
     fn pass(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+        let mut began = Instant::now();
         while !bytes.is_empty() {
             let patience = match self.stuck {
                 true => Duration::ZERO,
-                false => self.patience,
+                false => self.patience.saturating_sub(began.elapsed()),
             };
             self.stuck = !takes(&self.to, patience);
             if self.stuck {
@@ -82,9 +139,15 @@ impl<W: Write + AsFd> Outlet<W> {
                 Ok(written) => {
                     bytes = &bytes[written..];
                     self.cut = true;
+                    began = Instant::now();
                 }
-                // Where stderr was made nonblocking by whoever shares it.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stuck = patience.is_zero();
+                    if self.stuck {
+                        return Ok(false);
+                    }
+                    std::thread::sleep(LOOK_AGAIN.min(patience));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -125,8 +188,8 @@ fn takes(to: &impl AsFd, within: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, pipe};
-    use std::time::Instant;
 
     /// More than the tests' patience: a line that blocks is found out by the deadline of whoever runs them.
     const PATIENCE: Duration = Duration::from_millis(50);
@@ -160,6 +223,37 @@ mod tests {
         }
         assert_eq!(lost.load(Relaxed), 1 + u64::from(more));
         assert!(began.elapsed() < PATIENCE * more / 4, "each line waits");
+    }
+
+    #[test]
+    fn a_terminal_that_nobody_reads_blocks_no_line_of_whatever_length() {
+        for length in [100, 150, 200, 500, 5000] {
+            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+            grantpt(&master).expect("ours");
+            unlockpt(&master).expect("ours");
+            let name = ptsname(&master, Vec::new()).expect("a name");
+            let mut shared = File::options();
+            shared
+                .write(true)
+                .custom_flags(OFlags::NOCTTY.bits() as i32);
+            let shared = shared.open(name.to_str().expect("text")).expect("it");
+            let own = reopened(&shared).expect("a terminal");
+            let lost: &AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
+            let mut outlet = Outlet::new(own, PATIENCE, lost);
+            for _ in 0..2_000 {
+                outlet.write_all(&vec![b'x'; length]).expect("it is there");
+            }
+            assert!(lost.load(Relaxed) > 0, "{length}");
+        }
+    }
+
+    #[test]
+    fn only_a_terminal_or_a_named_pipe_is_opened_anew() {
+        let file = tempfile::tempfile().expect("a file");
+        assert!(reopened(&file).is_none());
+        let (_reader, writer) = pipe().expect("a pipe");
+        assert!(reopened(&writer).is_some());
+        assert!(reopened(File::open("/dev/null").expect("it")).is_none());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::job::state::{self, Next, Receipt, since};
 use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
+use crate::store::rate::chat_name;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
 use crate::telegram::{Call, Telegram, Upload};
 use std::sync::Arc;
@@ -222,7 +223,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
         return Step::Go(worker.record(flight, change));
     }
     if plan::is_finished(parcel, &progress) {
-        return over(flight, parcel, progress);
+        return over(worker, flight, parcel, progress);
     }
     if let Err(next) = worker.may_act(flight) {
         return Step::Go(park(worker, flight, next));
@@ -241,7 +242,7 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             (flight.unfetched_since, flight.no_room) = (None, None);
             flight.in_vain_since = None;
             if plan::is_finished(parcel, &progress) {
-                return over(flight, parcel, progress);
+                return over(worker, flight, parcel, progress);
             }
             let change = state::delivery_went_on(flight, progress.to_text());
             Step::Go(worker.record(flight, change))
@@ -281,10 +282,16 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
 }
 
 /// Nothing is left to send.
-fn over(flight: &mut Flight, parcel: &Parcel<'_>, progress: Progress) -> Step {
+fn over(worker: &Worker, flight: &mut Flight, parcel: &Parcel<'_>, progress: Progress) -> Step {
     let Some(failure) = plan::lost(parcel.items, &progress) else {
         return Step::Finished(progress);
     };
+    let is_file = |item: &Item| matches!(item, Item::File(_));
+    if failure.kind == Kind::ChatUnreachable && parcel.items.iter().any(is_file) {
+        // It takes neither: whatever is generated for it is paid for nothing.
+        let chat = chat_name(&parcel.target.chat);
+        let _ = worker.session.mark_unreachable(&chat);
+    }
     flight.rung = progress.to_text(); // what went out is remembered
     Step::Failed(failure)
 }

@@ -168,6 +168,22 @@ fn a_group_that_takes_no_texts_gets_its_pictures_and_nobody_there_waits_for_an_h
 }
 
 #[test]
+fn a_group_that_takes_nothing_at_all_is_not_paid_for_again() {
+    const GROUP: i64 = -81_012;
+    let (mut world, _daemon) = World::running();
+    for kind in [Kind::Photo, Kind::Document, Kind::Text] {
+        world.sandbox.telegram.forbid(GROUP, kind);
+    }
+    world.push(job("first").chat(GROUP).json());
+    let record = world.wait_state("first", "dead");
+    assert_eq!(record["kind"], "chat_unreachable");
+    assert_eq!(record["charged"], "yes");
+    world.push(job("next").chat(GROUP).json());
+    assert_eq!(world.wait_state("next", "dead")["charged"], "no");
+    world.assert_clean();
+}
+
+#[test]
 fn where_texts_are_forbidden_a_link_among_files_costs_none_of_them() {
     const GROUP: i64 = -81_003;
     let (mut world, _daemon) = World::running();

@@ -196,13 +196,16 @@ end
 
 -- Whether a job says that the bot has sent a status message for it.
 local function has_status(id)
-  local is_json, entry = pcall(cjson.decode, redis.pcall('GET', ns .. ':spec:' .. id))
+  local text = redis.pcall('GET', ns .. ':spec:' .. id)
+  -- Most say no such thing, and taking a large one apart is dear.
+  if type(text) ~= 'string' or not string.find(text, 'status_message_id', 1, true) then return false end
+  local is_json, entry = pcall(cjson.decode, text)
   local to = is_json and type(entry) == 'table' and entry.telegram
   return type(to) == 'table' and type(to.status_message_id) == 'number'
 end
 
 -- Whether nobody is to pay for what goes to this chat, and whether its user can be told of that all the same, by
--- an edit of the status message: the chat may be well again, and then that shows it.
+-- an edit of the status message: the chat may be well again.
 local function is_lost(id, r)
   local mark = redis.pcall('GET', KEYS[12] .. ':' .. r.chat)
   if not mark then return false end
@@ -228,7 +231,7 @@ local function look_at(id, p, token, waited)
   local late = unpaid and r.expires_at and now > (tonumber(r.expires_at) or math.huge)
   local lost, can_tell = false, false
   -- A person who retried it has seen to that the chat can be reached.
-  if marks and unpaid and not late and r.chat and not r.retried_at then lost, can_tell = is_lost(id, r) end
+  if marks and r.state == 'queued' and unpaid and not late and r.chat and not r.retried_at then lost, can_tell = is_lost(id, r) end
   if r.state ~= 'queued' then
     -- Somebody holds it, or nobody knows it: it stands here no more.
     if user then leaves(p, user, id) end

@@ -19,8 +19,13 @@ redis.call('HDEL', claims, id) -- allowed without memory; so is the rest, then
 add_events(job, events, now, now_text, true)
 redis.call('HDEL', job, 'phase', 'cancel_asked', cmsgpack.unpack(ARGV[3]))
 redis.call('HSET', job, 'seq', seq, 'state', state, 'ended_at', now_text, stamped(now_text, cmsgpack.unpack(ARGV[2])))
--- What arrived in a chat shows that it can be reached.
-local reached = marks ~= '' and chat and (state == 'done' or redis.call('HGET', job, 'told') == 'yes')
+-- What arrived in a chat shows that it can be reached. Not so what was told of the mark itself, by an edit: whether
+-- Telegram refuses those where the bot is blocked nobody knows.
+local reached = marks ~= '' and chat and state == 'done'
+if marks ~= '' and chat and not reached then
+  local said = redis.call('HMGET', job, 'told', 'kind')
+  reached = said[1] == 'yes' and said[2] ~= 'chat_unreachable'
+end
 local mark = reached and marks .. ':' .. chat or nil
 if keep > 0 and state ~= 'dead' and not slot and not at_fal then
   if mark then redis.call('DEL', spec, result, mark) else redis.call('DEL', spec, result) end

@@ -424,6 +424,26 @@ fn a_failure_that_was_told_shows_that_the_chat_can_be_reached() {
 }
 
 #[test]
+fn a_telling_of_the_mark_itself_shows_nothing_about_the_chat() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    let with_status = r#""telegram":{"chat_id":7,"status_message_id":310}"#;
+    bench.push(&job("a", with_status));
+    one.intake();
+    one.session.mark_unreachable("7").expect("answers");
+    let mut flight = one.claim_one();
+    assert_eq!(flight.phase, Phase::Telling);
+    let mut write = ending(&flight, EndState::Dead);
+    if let Write::End { patch, .. } = &mut write {
+        patch.set.retain(|(name, _)| *name != "kind"); // the claim has said it
+        patch.set.push(("told", "yes".to_owned()));
+    }
+    assert_eq!(one.write(&mut flight, &write), Written::Ok);
+    one.job_to_7(&bench, "b");
+    one.claim_unpaid("b");
+}
+
+#[test]
 fn a_status_message_that_came_after_the_mark_says_more_than_it() {
     let bench = Bench::start();
     let one = bot(&bench);
@@ -439,7 +459,7 @@ fn a_status_message_that_came_after_the_mark_says_more_than_it() {
     bench.push(&job("after", with_status));
     bench.push(&job("plain", without));
     one.intake();
-    // It may have been sent before the user left. Telling it is free, and shows whether he is back.
+    // It may have been sent before the user left. Telling it is free.
     let told = one.claim_one();
     assert_eq!((told.id.as_str(), told.phase), ("before", Phase::Telling));
     assert!(!told.untold);

@@ -188,7 +188,7 @@ pub(super) fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
         p.item += 1;
         if p.item == parcel.items.len() {
             let target = parcel.target;
-            // Where something was lost it is to say so.
+            // Where something was lost it may have to say so.
             let stays = p.edited || p.edit == Edit::Gone || p.lost > 0;
             p.delete_due = target.status_message_id.is_some() && !stays;
             // Whatever came after the edit has made its sound.

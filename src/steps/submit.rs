@@ -33,6 +33,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         look_at_age(flight, worker.tools.store.now());
     }
     if flight.brings_files() {
+        worker.leave(); // which may be the one probe: this asks nothing of fal's queue
         return inputs::bring(worker, flight);
     }
     if flight.via == Via::Direct && !worker.moves_bytes {

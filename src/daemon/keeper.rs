@@ -4,6 +4,7 @@
 //! prove merely that the keeper lives.
 
 use super::answer;
+use super::canceller::Canceller;
 use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
@@ -89,6 +90,7 @@ pub(crate) struct Keeper {
     away: Vec<(&'static str, i64)>,
     /// The pause that was told of: since when, and whether it is a person's.
     paused: (String, bool),
+    canceller: Canceller,
 }
 
 impl Keeper {
@@ -136,6 +138,7 @@ impl Keeper {
             window: Default::default(),
             away: Vec::new(),
             paused: Default::default(),
+            canceller: Canceller::default(),
         }
     }
 
@@ -480,7 +483,7 @@ impl Keeper {
     }
 
     /// At start: jobs of a predecessor whose process on this host is gone are taken at once.
-    pub(crate) fn take_from_the_dead(&self) -> Result<(), Fault> {
+    pub(crate) fn take_from_the_dead(&mut self) -> Result<(), Fault> {
         let looked = self.recover()?;
         let mine = self.tools.store.identity().instance.clone();
         for (instance, at) in self.session.instances()? {
@@ -524,7 +527,7 @@ impl Keeper {
     /// What processes of this host left in their step files goes to Redis, then their jobs are taken. A
     /// file that nobody locks is the surest sign that its process is gone.
     /// Gives the instances that were taken over, and those whose file could not be read.
-    fn recover(&self) -> Result<Vec<Looked>, Fault> {
+    fn recover(&mut self) -> Result<Vec<Looked>, Fault> {
         let mut looked = Vec::new();
         let (Some(folder), Some(store)) = (&self.tools.state, &self.store_id) else {
             return Ok(looked);
@@ -545,8 +548,8 @@ impl Keeper {
                 looked.extend(names.map(|instance| (instance, Some(error.to_string()))));
                 continue; // it stays: what it says may be known another time
             }
-            let whole = steps::recover::replay(&self.tools, &self.session, &left)?;
-            let whole = whole && !left.torn && self.tools.recorder.is_whole();
+            let made = steps::recover::replay(&self.session, &left)?;
+            let whole = made.whole && !left.torn && self.tools.recorder.is_whole();
             let steps = whole.then(|| steps_text(&left.executing));
             for (instance, at) in self.session.instances()? {
                 if left.header.instances.contains(&instance) {
@@ -554,13 +557,7 @@ impl Keeper {
                     looked.push((instance, None));
                 }
             }
-            if let Err(error) = left.remove() {
-                let (folder, why) = (folder.display().to_string(), error.to_string());
-                report::warning(
-                    "a step file cannot be removed, it is read again",
-                    &[("folder", &folder.as_str()), ("why", &why.as_str())],
-                );
-            }
+            self.canceller.end(&self.tools, left, made.needless);
         }
         Ok(looked)
     }

@@ -2,6 +2,7 @@
 //! `stop`. No call to fal or Telegram and no decision about a job is made here.
 
 mod answer;
+mod canceller;
 mod guard;
 mod health;
 mod keeper;

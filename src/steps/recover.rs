@@ -11,10 +11,22 @@ use crate::recorder::Left;
 use crate::report;
 use crate::store::{Fault, Paid, Replayed, Session};
 
+/// What came of the writes of a dead process.
+pub(crate) struct Made {
+    /// Each could be made: what one that could not would have said is not known to anybody, so its job must not
+    /// pass for idle.
+    pub(crate) whole: bool,
+    /// Requests at fal that nobody needs.
+    pub(crate) needless: Vec<Paid>,
+}
+
 /// Makes its writes again, as the dead owner, whose tokens still stand. An error means that Redis is away:
-/// the file stays, and all of it is done once more. Gives whether each could be made: what one that could
-/// not would have said is not known to anybody, so its job must not pass for idle.
-pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bool, Fault> {
+/// the file stays, and all of it is done once more.
+pub(crate) fn replay(session: &Session, left: &Left) -> Result<Made, Fault> {
+    let mut made = Made {
+        whole: true,
+        needless: Vec::new(),
+    };
     if left.stale {
         let (writes, instance) = (left.commands.len() as u64, left.header.instances.first());
         let instance = instance.map_or("", String::as_str);
@@ -22,13 +34,13 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bo
             "a step file is too old, its writes are not made again",
             &[("instance", &instance), ("writes", &writes)],
         );
-        return Ok(false);
+        made.whole = false;
+        return Ok(made);
     }
-    let (mut fal_answers, mut whole) = (!tools.gate.is_open(Service::Fal), true);
     for command in &left.commands {
         match session.replay(&command.script, &command.packed) {
             Ok(Replayed::Settled | Replayed::Gone(None)) => {}
-            Ok(Replayed::Cancel(paid)) => fal_answers = fal_answers && cancel(tools, &paid),
+            Ok(Replayed::Cancel(paid)) => made.needless.push(paid),
             Ok(Replayed::Gone(Some(paid))) => {
                 let (job, request) = (paid.job.as_str(), &*paid.request.0);
                 report::warning(
@@ -37,7 +49,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bo
                 );
             }
             Ok(Replayed::Unknown) => {
-                whole = false;
+                made.whole = false;
                 let script = command.script.as_str();
                 report::warning(
                     "a write of another version could not be made again",
@@ -45,7 +57,7 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bo
                 );
             }
             Err(Fault::Refused(why)) => {
-                whole = false;
+                made.whole = false;
                 let (script, why) = (command.script.as_str(), why.as_str());
                 report::warning(
                     "redis refused a write of a dead process",
@@ -55,22 +67,27 @@ pub(crate) fn replay(tools: &Tools, session: &Session, left: &Left) -> Result<bo
             Err(away) => return Err(away),
         }
     }
-    Ok(whole)
+    Ok(made)
 }
 
-/// A second request of one job, ended at fal if fal is quick enough. Gives whether fal answered: the
-/// keeper asks, and must not wait for a dead one again and again.
-fn cancel(tools: &Tools, paid: &Paid) -> bool {
-    let Some(model) = paid.model.as_deref().and_then(|text| Model::new(text).ok()) else {
-        return true;
-    };
-    let answer = tools.fal.cancel(
-        &model,
-        Handle {
+/// Ends requests that nobody needs, as long as fal answers: a courtesy, for which a dead one is not waited for again
+/// and again.
+pub(crate) fn cancel(tools: &Tools, needless: &[Paid]) {
+    for paid in needless {
+        let Some(model) = (paid.model.as_deref()).and_then(|text| Model::new(text).ok()) else {
+            continue;
+        };
+        if tools.gate.is_open(Service::Fal) {
+            return;
+        }
+        let handle = Handle {
             request: &paid.request,
             path: paid.path.as_deref(),
-        },
-    );
-    super::record::say_cancelled(&paid.job, &paid.request, &answer);
-    !matches!(answer, Cancelled::Failed(_))
+        };
+        let answer = tools.fal.cancel(&model, handle);
+        super::record::say_cancelled(&paid.job, &paid.request, &answer);
+        if matches!(answer, Cancelled::Failed(_)) {
+            return;
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const FOUR: [&str; 2] = ["--threads", "4"];
 
@@ -337,6 +337,62 @@ fn a_claim_whose_answer_was_lost_at_the_stop_was_never_begun() {
     let record = world.wait_state("a", "done");
     assert_eq!(record["attempt"], "1");
     assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+}
+
+#[test]
+fn while_needless_requests_of_a_dead_worker_are_cancelled_beats_go_on_and_a_stop_does_not_wait() {
+    let mut world = World::new();
+    world.not_audited("the test ends jobs by hand");
+    let mut first = world.daemon(&FOUR);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push_all(&[job("a").json(), job("b").json()]);
+    assert!(hold.wait_arrived(2, SOON));
+    let mut second = world.daemon(&FOUR);
+    second.signal("STOP");
+    world.kill_redis();
+    hold.release();
+    let dead = world.step_file(&first.instance(), "steps");
+    let known = |world: &World| {
+        let file = String::from_utf8_lossy(&fs::read(&dead).unwrap()).into_owned();
+        let journal = fs::read(dead.with_extension("writes")).unwrap();
+        let both = file + &String::from_utf8_lossy(&journal);
+        let submits = world.sandbox.fal.submits();
+        (submits.iter())
+            .filter(|one| both.contains(&one.request_id))
+            .count()
+    };
+    eventually(SOON, || known(&world), |ids| *ids == 2);
+    first.kill();
+    world.sandbox.redis.restart().unwrap();
+    for id in ["a", "b"] {
+        let record = format!("fal:job:{id}");
+        let _: u64 = world.redis(&["HSET", &record, "state", "cancelled"]);
+        let _: u64 = world.redis(&["HDEL", &format!("fal:claims:{}", first.instance()), id]);
+    }
+
+    let hold = world.sandbox.fal.hold("fal.cancel");
+    second.signal("CONT");
+    assert!(hold.wait_arrived(1, Duration::from_secs(20)));
+    let mine = second.instance();
+    let mut beat = || world.redis::<f64>(&["ZSCORE", "fal:workers", &mine]);
+    let before = beat();
+    eventually(Duration::from_secs(5), &mut beat, |now| {
+        *now > before + 1500.0
+    });
+    second.wait_log("took over");
+    let began = Instant::now();
+    assert_eq!(second.stop(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(second.logged(" stopped ") == 1 && dead.exists());
+
+    hold.release();
+    let third = world.daemon(&FOUR);
+    for id in ["a", "b"] {
+        third.wait_log(&format!(
+            "a second request of one job was cancelled at fal job={id}"
+        ));
+    }
+    eventually(SOON, || dead.exists(), |exists| !exists);
 }
 
 /// A daemon that was killed while only its step file knew the request id of job `a`; Redis is there again.

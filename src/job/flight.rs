@@ -30,6 +30,15 @@ pub enum Doubt {
 }
 
 impl Doubt {
+    /// The record's word.
+    pub(crate) fn word(self) -> Option<&'static str> {
+        match self {
+            Doubt::None => None,
+            Doubt::Submit => Some("submit"),
+            Doubt::Send => Some("send"),
+        }
+    }
+
     /// Reads the record's word.
     pub(crate) fn parse(word: &str) -> Doubt {
         match word {

@@ -1,8 +1,8 @@
 //! What must be known of a flight by those who cannot look into the thread that works on it.
 
 use crate::job::failure::Kind;
-use crate::job::flight::{Flight, Token};
-use crate::job::spec::{Model, Target};
+use crate::job::flight::{Doubt, Flight, LARGE, Token};
+use crate::job::spec::{Model, Target, Via};
 use crate::job::window::Heard;
 use crate::job::{Charged, JobId, Phase, Priority, RequestId, UnixMs};
 use crate::store::Remembered;
@@ -39,8 +39,13 @@ pub(crate) struct Fields {
     max_attempts: u32,
     queued_at: UnixMs,
     expires_at: Option<UnixMs>,
+    started_at: Option<UnixMs>,
     submitted_at: Option<UnixMs>,
     completed_at: Option<UnixMs>,
+    running_at: Option<UnixMs>,
+    telling_at: Option<UnixMs>,
+    via: Via,
+    doubt: Doubt,
     request: Option<RequestId>,
     path: Option<String>,
     tried: String,
@@ -81,15 +86,21 @@ impl Snapshot {
                 max_attempts: flight.max_attempts,
                 queued_at: flight.queued_at,
                 expires_at: flight.expires_at,
+                started_at: flight.started_at,
                 submitted_at: flight.submitted_at,
                 completed_at: flight.completed_at,
+                running_at: flight.running_at,
+                telling_at: flight.telling_at,
+                via: flight.via,
+                doubt: flight.doubt,
                 request: flight.request.clone(),
                 path: flight.path.clone(),
                 tried: flight.tried.clone(),
                 charged: flight.charged,
                 units: flight.units.clone(),
                 rung: flight.rung.clone(),
-                result: flight.result.clone(),
+                // A large one stays with the flight, which writes it into its own key before it waits.
+                result: flight.result.clone().filter(|json| json.len() <= LARGE),
                 echoes: flight.echoes.clone(),
                 entry: flight.entry.clone(),
                 target: flight.target.clone().filter(|_| flight.entry.is_none()),
@@ -133,9 +144,21 @@ impl Snapshot {
         );
         some("user", f.user.as_deref().map(str::to_owned));
         some("meta", f.meta.clone());
-        some("expires_at", f.expires_at.map(|at| at.0.to_string()));
-        some("submitted_at", f.submitted_at.map(|at| at.0.to_string()));
-        some("completed_at", f.completed_at.map(|at| at.0.to_string()));
+        let times = [
+            ("expires_at", f.expires_at),
+            ("started_at", f.started_at),
+            ("submitted_at", f.submitted_at),
+            ("completed_at", f.completed_at),
+            ("running_at", f.running_at),
+            ("telling_at", f.telling_at),
+            ("cancelling", f.cancelling),
+        ];
+        for (name, at) in times {
+            some(name, at.map(|at| at.0.to_string()));
+        }
+        let direct = (f.via == Via::Direct).then(|| "direct".to_owned());
+        some("via", direct);
+        some("doubt", f.doubt.word().map(str::to_owned));
         some(
             "request_id",
             f.request.as_ref().map(|request| request.0.to_string()),
@@ -159,7 +182,6 @@ impl Snapshot {
         );
         some("error", f.kind.as_ref().map(|(_, text)| text.clone()));
         some("inputs", f.inputs.clone());
-        some("cancelling", f.cancelling.map(|at| at.0.to_string()));
         fields.extend(f.asked_for.iter().cloned());
         Remembered {
             id: self.id.clone(),
@@ -177,5 +199,84 @@ impl Snapshot {
     pub(crate) fn is_repeatable(&self) -> bool {
         (matches!(self.phase, Phase::Polling | Phase::Collecting) || self.brings_files)
             && !self.unsaved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::failure::Kind;
+    use crate::job::flight::sample::{CAME, flight};
+    use crate::job::flight::{Cancelling, Doubt, LARGE, Redelivers};
+    use crate::job::spec::Via;
+
+    /// All that a flight can tell of itself.
+    fn full(phase: Phase) -> Flight {
+        let at = |s: i64| Some(UnixMs(CAME.0 + s * 1000));
+        let mut full = flight(phase);
+        full.request = Some(RequestId("r".into()));
+        full.path = Some("/a/b/requests/r".to_owned());
+        full.units = Some("1".to_owned());
+        full.failure = Some((Kind::Timeout, "why".to_owned()));
+        full.tried = "old".to_owned();
+        full.rung = r#"{"i":1}"#.to_owned();
+        full.result = Some("{}".into());
+        full.echoes = "[]".to_owned();
+        full.via = Via::Direct;
+        (full.submitted_at, full.completed_at) = (at(1), at(2));
+        (full.running_at, full.telling_at) = (at(3), at(4));
+        full.cancelling = Some(Cancelling {
+            kind: Kind::Timeout,
+            asked_at: None,
+            since: CAME,
+            refused: 0,
+            in_queue: false,
+        });
+        (full.cancel_asked, full.free) = (true, true);
+        full.redelivers = Some(Box::new(Redelivers::parse("old".to_owned(), "[]", "[]")));
+        if let Some(order) = &mut full.order {
+            order.brought.begun = true;
+        }
+        full
+    }
+
+    #[test]
+    fn a_redis_that_forgot_is_told_all_that_a_give_back_tells() {
+        for phase in [
+            Phase::Submitting,
+            Phase::Polling,
+            Phase::Collecting,
+            Phase::Delivering,
+            Phase::Telling,
+        ] {
+            let full = full(phase);
+            let told = Snapshot::of(&full).remembered().fields;
+            for field in full.fields() {
+                assert!(told.contains(&field), "{phase:?}: {field:?}");
+            }
+            let mut names: Vec<_> = told.iter().map(|(name, _)| name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), told.len(), "{phase:?}: a field twice");
+        }
+    }
+
+    #[test]
+    fn it_is_told_of_a_doubt_and_gets_no_large_result_into_the_record() {
+        for (doubt, word) in [
+            (Doubt::None, None),
+            (Doubt::Submit, Some("submit")),
+            (Doubt::Send, Some("send")),
+        ] {
+            let mut held = flight(Phase::Delivering);
+            held.doubt = doubt;
+            held.result = Some("x".repeat(LARGE + 1).into());
+            let told = Snapshot::of(&held).remembered().fields;
+            let get = |name| {
+                let found = told.iter().find(|(field, _)| *field == name);
+                found.map(|(_, value)| value.as_str())
+            };
+            assert_eq!((get("doubt"), get("result")), (word, None));
+        }
     }
 }

@@ -318,14 +318,8 @@ impl Session {
                 .arg(batch.len());
             for flight in batch {
                 let mut fields = flight.fields();
-                if flight.doubt != Doubt::None {
-                    let word = if flight.doubt == Doubt::Send {
-                        "send"
-                    } else {
-                        "submit"
-                    };
-                    fields.push(("doubt", word.to_owned()));
-                }
+                let doubt = flight.doubt.word();
+                fields.extend(doubt.map(|word| ("doubt", word.to_owned())));
                 call = call
                     .arg(flight.id.as_str())
                     .arg(&*flight.token.0)

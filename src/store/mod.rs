@@ -53,7 +53,7 @@ pub(crate) use tls::refusal as tls_refusal;
 pub(crate) use upkeep::steps_text;
 
 use crate::config::{self, Server, Way};
-use crate::job::flight::{Doubt, EndState, Flight, Patch, Token, Write};
+use crate::job::flight::{EndState, Flight, Patch, Token, Write};
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
 use call::read;

@@ -5,6 +5,7 @@ use super::super::*;
 use super::bench::*;
 use super::fair::{bring, line, of, set, slots};
 use crate::job::Phase;
+use crate::job::flight::Doubt;
 use crate::job::spec::Target;
 
 impl Bench {

@@ -3,6 +3,7 @@
 use super::super::*;
 use super::bench::*;
 use super::fair::{bring, line, of, set, slots};
+use crate::job::flight::Doubt;
 
 fn id(name: &str) -> JobId {
     JobId::new(name).expect("an id")

@@ -1,6 +1,7 @@
 //! Request ids: recorded once, adopted when they come late, cancelled when nobody needs them.
 
 use super::*;
+use crate::job::flight::Doubt;
 
 #[test]
 fn a_request_id_is_recorded_once_and_names_its_event() {

@@ -1,6 +1,7 @@
 //! Jobs that come back: to the front or the back, from a crash, from an owner that is gone.
 
 use super::*;
+use crate::job::flight::Doubt;
 
 // ---- front and back
 

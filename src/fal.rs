@@ -18,6 +18,7 @@ pub use outputs::{Found, echoes, outputs, outputs_but};
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use crate::job::RequestId;
 use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
+use crate::job::schedule;
 use crate::job::spec::{FalSwitches, Model};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,8 +26,7 @@ use std::time::Duration;
 
 /// TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Design section 5; all are whole exchanges.
-const SUBMIT: Duration = Duration::from_secs(30);
+/// Design section 5; all are whole exchanges, as is that of a submit.
 const STATUS: Duration = Duration::from_secs(10);
 const RESULT: Duration = Duration::from_secs(60);
 const RESULT_BYTES: u64 = 16 << 20;
@@ -174,7 +174,7 @@ impl Fal {
             &url,
             &headers,
             Some(order.input),
-            (SUBMIT, OTHER_BYTES),
+            (schedule::SUBMIT, OTHER_BYTES),
         );
         answer::submitted(result, &self.urls.queue, order.model)
     }

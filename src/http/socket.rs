@@ -451,7 +451,7 @@ impl Left {
 
 /// Whether a limit that is set will do for the one that is wanted.
 fn fits(set: Option<Duration>, wanted: Duration) -> bool {
-    set.is_some_and(|set| set <= wanted + wanted / 8 && set >= wanted / 16)
+    set.is_some_and(|set| set <= super::longest(wanted) && set >= wanted / 16)
 }
 
 fn is_closed(error: &io::Error) -> bool {

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Time limit of a submit: of its exchange, and so of when somebody else may repeat it.
+pub(crate) const SUBMIT: Duration = Duration::from_secs(30);
+
 /// Bounds of the wait between two polls of one job (`--poll-min`, `--poll-max`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollBounds {

@@ -53,7 +53,9 @@ pub(crate) use tls::refusal as tls_refusal;
 pub(crate) use upkeep::steps_text;
 
 use crate::config::{self, Server, Way};
+use crate::http;
 use crate::job::flight::{EndState, Flight, Patch, Token, Write};
+use crate::job::schedule;
 use crate::job::spec::{Invalid, Spec};
 use crate::job::{JobId, RequestId, UnixMs};
 use call::read;
@@ -70,8 +72,9 @@ use std::time::{Duration, Instant};
 pub const FORMAT: u32 = 1;
 /// A submit of unknown outcome waits at least this long before its repeat when its owner is known to be dead.
 const WAIT_DEAD: Duration = Duration::from_secs(2);
-/// And this long when he may still be sending: a little more than a submit's own time limit.
-const WAIT_MAYBE_ALIVE: Duration = Duration::from_secs(32);
+/// And this long when he may still be sending: a little more than a submit can take.
+const WAIT_MAYBE_ALIVE: Duration =
+    http::longest(schedule::SUBMIT).saturating_add(Duration::from_secs(1));
 /// Crashes of one job in a submit before it is dead, without a step file that tells whose step it was.
 const CRASH_LIMIT: u32 = 10;
 /// Crashes of one job whose step was executing, as a step file says.

@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A thread whose look for work broke looks again after this long.
+const BROKEN: Duration = Duration::from_secs(1);
+
 /// What every thread is doing, for those who cannot look into it: the keeper and the stop.
 pub(crate) struct Desks(Vec<Mutex<Option<Snapshot>>>);
 
@@ -29,7 +32,8 @@ impl Desks {
     }
 
     fn put(&self, desk: usize, snapshot: Option<Snapshot>) {
-        *self.0[desk].lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let desk = self.0[desk].lock();
+        *desk.unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
     /// Jobs under way at this moment.
@@ -172,9 +176,14 @@ impl Engine {
     pub(crate) fn pool_thread(&self, worker: &Worker, desk: usize, blocker: &Mutex<Blocker>) {
         let mut turn = 0;
         loop {
-            let next = self
-                .scheduler
-                .next(&mut turn, &worker.tools.gate, || worker.idle());
+            let next = catch_unwind(AssertUnwindSafe(|| {
+                self.scheduler
+                    .next(&mut turn, &worker.tools.gate, || worker.idle())
+            }));
+            let Ok(next) = next else {
+                std::thread::sleep(BROKEN); // the hook has logged it
+                continue;
+            };
             match next {
                 Work::Step(flight, place) => self.run(worker, desk, flight, place),
                 Work::Pull(permit, block) => {
@@ -291,17 +300,12 @@ impl Engine {
             }
             return;
         }
-        let bytes = flights.iter().map(|flight| flight.bytes()).sum();
-        self.scheduler.came(flights.len(), bytes);
-        worker
-            .tools
-            .in_flight
-            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
         for flight in &flights {
             report::job_started(&steps::job(flight), flight.phase);
         }
         // Their order is that of their priorities; this thread takes the first of them.
         self.scheduler.claimed(flights.into_iter());
+        self.tell_in_flight(worker);
     }
 
     /// Gives back what is not paid while fal is away: from where another worker stands it may be there.
@@ -319,10 +323,7 @@ impl Engine {
         for flight in &flights {
             self.scheduler.over(&flight.id, flight.bytes());
         }
-        worker
-            .tools
-            .in_flight
-            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
+        self.tell_in_flight(worker);
     }
 
     /// Whether a claim may be under way, whose jobs Redis knows and memory does not.
@@ -371,65 +372,86 @@ impl Engine {
         }
     }
 
-    /// Runs a flight's steps on this thread until it is parked, moved or over.
+    /// Runs a flight's steps on this thread until it is parked, moved or over. A panic anywhere on this way is the
+    /// end of that flight here, and not of the thread.
     fn run<'a>(
         &self,
         worker: &'a Worker,
         desk: usize,
-        mut flight: Box<Flight>,
-        mut place: Option<Inside<'a>>,
+        flight: Box<Flight>,
+        place: Option<Inside<'a>>,
     ) {
-        loop {
-            let snapshot = Snapshot::of(&flight);
-            let (id, token) = (snapshot.id.clone(), snapshot.token.clone());
+        let (id, token) = (flight.id.clone(), flight.token.clone());
+        let bytes = Cell::new(flight.bytes());
+        let mut hand = Some(flight);
+        let went = catch_unwind(AssertUnwindSafe(|| {
+            self.go(worker, desk, &mut hand, place, &bytes);
+        }));
+        if went.is_ok() {
+            return;
+        }
+        // Only id and token are trusted now; the hook has logged the place. What was handed on is another's.
+        let Some(flight) = hand else {
+            return;
+        };
+        let crashed = catch_unwind(AssertUnwindSafe(|| worker.session.crash(&id, &token)));
+        let crashes = crashed.ok().and_then(Result::ok);
+        if crashes.is_none() {
+            self.crashed().push((id.clone(), token));
+            worker.tools.recorder.lost_a_step();
+        }
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            report::panic_in_step(&steps::job(&flight), "step", crashes.unwrap_or(0));
+            self.clear(worker, desk);
+        }));
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.scheduler.over(&id, bytes.get());
+            self.tell_in_flight(worker);
+        }));
+    }
+
+    /// `hand`: empty once the flight was handed on. `bytes`: what it counts for.
+    fn go<'a>(
+        &self,
+        worker: &'a Worker,
+        desk: usize,
+        hand: &mut Option<Box<Flight>>,
+        mut place: Option<Inside<'a>>,
+        bytes: &Cell<usize>,
+    ) {
+        while let Some(flight) = hand.as_mut() {
+            let snapshot = Snapshot::of(flight);
             // Before the stage is read: a stop that still sees an older step here, and gives its job back
             // because that one may be repeated, has told the stage first, and this step does not begin.
             self.desks.put(desk, Some(snapshot));
             let stage = self.scheduler.stage();
-            if stage == Stage::Stop || (stage == Stage::Quiet && pays(&flight)) {
+            if stage == Stage::Stop || (stage == Stage::Quiet && pays(flight)) {
                 // Begin nothing: it goes back with the others once the stop comes.
                 self.clear(worker, desk);
-                return self
-                    .scheduler
-                    .park(flight, Instant::now() + Duration::from_secs(60));
-            }
-            let before = flight.bytes();
-            let given = place.take();
-            let stepped = catch_unwind(AssertUnwindSafe(|| {
-                steps::advance(worker, &mut flight, given)
-            }));
-            let next = match stepped {
-                Ok(next) => next,
-                Err(_) => {
-                    // Only id and token are trusted now; the hook has logged the place.
-                    let crashes = worker.session.crash(&id, &token);
-                    report::panic_in_step(
-                        &steps::job(&flight),
-                        "step",
-                        *crashes.as_ref().unwrap_or(&0),
-                    );
-                    if crashes.is_err() {
-                        self.crashed().push((id.clone(), token));
-                        worker.tools.recorder.lost_a_step();
-                    }
-                    self.over(worker, desk, &id, before);
-                    return;
+                let due = Instant::now() + Duration::from_secs(60);
+                if let Some(flight) = hand.take() {
+                    self.scheduler.park(flight, due);
                 }
-            };
+                return;
+            }
+            let next = steps::advance(worker, flight, place.take());
             let after = flight.bytes();
             if next != Next::Over {
-                self.scheduler.holds(before, after);
+                self.scheduler.holds(bytes.replace(after), after);
             }
             match next {
-                Next::Over => return self.over(worker, desk, &id, before),
+                Next::Over => {
+                    self.over(worker, desk, &flight.id, bytes.get());
+                    *hand = None;
+                }
                 Next::Now => {
                     // Its place at fal is free, while this thread goes on elsewhere.
                     if matches!(flight.phase, Phase::Delivering | Phase::Telling) {
                         self.scheduler.place_is_free();
                     }
                     // Between two files of one input: a result waits for one of them, not for all.
-                    if worker.moves_bytes && brings(&flight) && self.results_wait() {
-                        return self.transfer(worker, desk, flight);
+                    if worker.moves_bytes && brings(flight) && self.results_wait() {
+                        self.transfer(worker, desk, hand);
                     }
                 }
                 Next::In(wait) => {
@@ -437,23 +459,28 @@ impl Engine {
                     // Room for a write is a sixth of what a parked flight needs.
                     flight.unsaved.shrink_to_fit();
                     let due = Instant::now() + wait;
-                    if worker.moves_bytes {
-                        self.scheduler.park(flight, due);
-                    } else {
-                        self.scheduler.park_and_come_back(flight, due);
+                    match hand.take() {
+                        Some(flight) if worker.moves_bytes => self.scheduler.park(flight, due),
+                        Some(flight) => self.scheduler.park_and_come_back(flight, due),
+                        None => {}
                     }
-                    return self.desks.put(desk, None);
+                    self.desks.put(desk, None);
                 }
-                Next::Transfer => return self.transfer(worker, desk, flight),
+                Next::Transfer => {
+                    self.transfer(worker, desk, hand);
+                }
             }
         }
     }
 
     /// Hands a flight to the transfer threads.
-    fn transfer(&self, worker: &Worker, desk: usize, flight: Box<Flight>) {
-        self.scheduler.transferring(Snapshot::of(&flight));
+    fn transfer(&self, worker: &Worker, desk: usize, hand: &mut Option<Box<Flight>>) {
+        let Some(flight) = hand else { return };
+        self.scheduler.transferring(Snapshot::of(flight));
         self.clear(worker, desk);
-        if let Err(closed) = self.line(&flight).send(flight) {
+        let line = self.line(flight);
+        let Some(flight) = hand.take() else { return };
+        if let Err(closed) = line.send(flight) {
             self.scheduler.park(closed.into_inner(), Instant::now());
         }
     }
@@ -501,10 +528,12 @@ impl Engine {
         worker.idle_soon();
         self.desks.put(desk, None);
         self.scheduler.over(id, bytes);
-        worker
-            .tools
-            .in_flight
-            .store(self.scheduler.in_flight() as u64, Ordering::Relaxed);
+        self.tell_in_flight(worker);
+    }
+
+    fn tell_in_flight(&self, worker: &Worker) {
+        let number = self.scheduler.in_flight() as u64;
+        worker.tools.in_flight.store(number, Ordering::Relaxed);
     }
 }
 

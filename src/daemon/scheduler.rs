@@ -436,11 +436,14 @@ impl Scheduler {
         }
     }
 
-    /// Jobs that the calling thread has claimed; it asks for work next, and wakes others for the rest.
+    /// Jobs that the calling thread has claimed, each counted as it is put here; it asks for work next, and wakes
+    /// others for the rest.
     pub(crate) fn claimed(&self, flights: impl Iterator<Item = Box<Flight>>) {
         let mut inner = self.lock();
         let now = Instant::now();
         for flight in flights {
+            inner.in_flight += 1;
+            self.input_bytes.fetch_add(flight.bytes(), Ordering::AcqRel);
             // What is paid never waits behind a new job's place at fal.
             if flight.phase == Phase::Submitting {
                 inner.claimed.push_back(flight);
@@ -524,6 +527,7 @@ impl Scheduler {
     }
 
     /// Flights came in: how many, with how many bytes in memory.
+    #[cfg(test)]
     pub(crate) fn came(&self, flights: usize, bytes: usize) {
         self.lock().in_flight += flights;
         self.input_bytes.fetch_add(bytes, Ordering::AcqRel);

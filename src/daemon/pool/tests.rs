@@ -148,6 +148,22 @@ fn a_crash_that_redis_could_not_be_told_of_is_remembered() {
 }
 
 #[test]
+fn a_panic_beside_the_steps_is_the_end_of_that_flight_here_and_not_of_the_thread() {
+    let (tools, (engine, _moved)) = (tools(), engine());
+    let (no_desk, worker) = (99, worker(&tools, true));
+    engine.scheduler.came(2, 0);
+    for id in ["a", "b"] {
+        engine.run(&worker, no_desk, named(id, Phase::Polling), None);
+    }
+    let held = engine.tell_crashes(&worker.session);
+    assert_eq!(
+        held,
+        ["a", "b"].map(|id| Token(format!("token-of-{id}").into()))
+    );
+    assert_eq!(engine.scheduler.in_flight(), 0);
+}
+
+#[test]
 fn a_pool_thread_outlives_panics_in_steps() {
     let (tools, (engine, _moved)) = (tools(), engine());
     let engine = Arc::new(engine);

@@ -854,3 +854,18 @@ fn who_is_to_be_cancelled_comes_at_once_also_where_fal_is_away_and_nobody_else_d
     assert_eq!(all, ["poll", "collect", "unwanted"]);
     assert_eq!(name(scheduler.next(&mut turn, &gate, || ())), "pull");
 }
+
+#[test]
+fn what_was_claimed_is_counted_as_it_is_put() {
+    let scheduler = scheduler(2);
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let flights = (0..5).map(|number| match number {
+            3 => panic!("of the third"),
+            number => named(&number.to_string(), Phase::Submitting),
+        });
+        scheduler.claimed(flights);
+    }));
+    assert!(broken.is_err());
+    let held = scheduler.snapshots().len();
+    assert_eq!((held, scheduler.in_flight()), (3, 3));
+}

@@ -30,6 +30,10 @@ const STALE: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(5);
 /// ureq takes no more addresses than this.
 const MOST: usize = 16;
+/// Names that are remembered. A result may name any host below one that is allowed.
+const NAMES: usize = 256;
+/// Threads that look up names at a time of which no address is known.
+const FIRST: usize = 8;
 
 type LookUp = dyn Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync;
 type Clock = dyn Fn() -> Instant + Send + Sync;
@@ -50,6 +54,8 @@ struct Memory {
     names: HashMap<String, Name>,
     /// Feeds the refreshing thread; made with it, on first need.
     refresh: Option<Sender<String>>,
+    /// How many threads look up a name each.
+    first: usize,
     closed: bool,
 }
 
@@ -57,6 +63,8 @@ struct Memory {
 #[derive(Default)]
 struct Name {
     found: Option<Found>,
+    /// When its addresses were last wanted.
+    used: Option<Instant>,
     /// A look-up is under way: nobody starts a second one.
     looking: bool,
     /// Look-ups finished, so that a waiter can tell that its one has failed.
@@ -85,6 +93,30 @@ impl Found {
     fn fails(&mut self, now: Instant) {
         self.ask_again = now + RETRY;
         self.failed = Some((self.failing(now).unwrap_or(now), now));
+    }
+}
+
+impl Memory {
+    /// Whether this name cannot be had without a thread that looks it up.
+    fn needs_thread(&self, host: &str, now: Instant) -> bool {
+        let served = |name: &Name| name.found.as_ref().is_some_and(|found| found.serves(now));
+        let name = self.names.get(host);
+        name.is_none_or(|name| !name.looking && !served(name))
+    }
+
+    /// Makes room for a name that is new: the one goes that nobody has wanted for longest.
+    fn meet(&mut self, host: &str) {
+        if self.names.contains_key(host) {
+            return;
+        }
+        if self.names.len() >= NAMES {
+            let idle = self.names.iter().filter(|(_, name)| !name.looking);
+            let oldest = idle.min_by_key(|(_, name)| name.used);
+            if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
+                self.names.remove(&oldest);
+            }
+        }
+        self.names.insert(host.to_owned(), Name::default());
     }
 }
 
@@ -128,16 +160,29 @@ impl CachingResolver {
     fn addrs(&self, host: &str, limit: Duration) -> Result<Vec<IpAddr>, Error> {
         let now = (self.0.clock)();
         let mut memory = self.0.lock();
+        let until = Instant::now() + limit;
+        while !memory.closed && memory.first >= FIRST && memory.needs_thread(host, now) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout(Timeout::Resolve));
+            }
+            let waited = self.0.changed.wait_timeout(memory, left);
+            memory = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         if memory.closed {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
         }
-        if !memory.names.contains_key(host) {
-            memory.names.insert(host.to_owned(), Name::default());
-        }
-        let Memory { names, refresh, .. } = &mut *memory;
+        memory.meet(host);
+        let Memory {
+            names,
+            refresh,
+            first,
+            ..
+        } = &mut *memory;
         let Some(name) = names.get_mut(host) else {
             return Err(Error::HostNotFound);
         };
+        name.used = Some(now);
         let known = name.found.as_ref().filter(|found| found.serves(now));
         let old = known.map(|found| found.addrs.clone());
         if let Some(found) = known
@@ -149,18 +194,20 @@ impl CachingResolver {
             }
             return old.ok_or(Error::HostNotFound);
         }
-        let limit = old.as_ref().map_or(limit, |_| limit.min(PATIENCE));
+        let until = old
+            .as_ref()
+            .map_or(until, |_| until.min(Instant::now() + PATIENCE));
         let before = name.finished;
         if !name.looking {
             // A thread of its own, since getaddrinfo knows no time limit; one a name, and only here.
             let (inner, asked) = (self.0.clone(), host.to_owned());
             let thread = std::thread::Builder::new().name("dns-first".into());
-            name.looking = thread.spawn(move || inner.ask(&asked)).is_ok();
+            name.looking = *first < FIRST && thread.spawn(move || inner.ask(&asked, 1)).is_ok();
             if !name.looking {
                 return old.ok_or(Error::HostNotFound);
             }
+            *first += 1;
         }
-        let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -187,11 +234,12 @@ impl Inner {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One look-up, on whatever thread, and its result into memory.
-    fn ask(&self, host: &str) {
+    /// One look-up, on whatever thread, and its result into memory. `first`: how many threads end with it.
+    fn ask(&self, host: &str, first: usize) {
         let answer = (self.look_up)(host).filter(|addrs| !addrs.is_empty());
         let now = (self.clock)();
         let mut memory = self.lock();
+        memory.first = memory.first.saturating_sub(first);
         if let Some(name) = memory.names.get_mut(host) {
             name.looking = false;
             name.finished += 1;
@@ -220,7 +268,7 @@ impl Inner {
         let work = move || {
             for host in names {
                 let Some(inner) = inner.upgrade() else { return };
-                inner.ask(&host);
+                inner.ask(&host, 0);
             }
         };
         // Without a thread the channel is closed and `send` fails: the stale address goes on being used.
@@ -468,5 +516,56 @@ mod tests {
         resolver.close();
         assert!(thread.join().unwrap().is_err());
         drop(held);
+    }
+
+    #[test]
+    fn of_thousands_of_names_the_latest_used_are_kept() {
+        let names = Counted::new();
+        names.addrs().unwrap();
+        for number in 0..2000 {
+            names.pass(Duration::from_millis(1));
+            names
+                .resolver
+                .addrs(&format!("{number}.test"), LIMIT)
+                .unwrap();
+            names.pass(Duration::from_millis(1));
+            names.addrs().unwrap();
+        }
+        assert_eq!(names.asked(), 2001);
+        assert!(names.resolver.0.lock().names.len() <= 256);
+    }
+
+    #[test]
+    fn look_ups_that_hang_take_a_few_threads_and_no_known_name_waits() {
+        let (asked, wait) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(())));
+        let (count, gate) = (asked.clone(), wait.clone());
+        let look_up = move |host: &str| {
+            if host != "a.test" {
+                count.fetch_add(1, Ordering::SeqCst);
+                drop(gate.lock());
+            }
+            Some(vec![ONE])
+        };
+        let (clock, ahead) = clock();
+        let resolver = CachingResolver::with(Box::new(look_up), clock);
+        assert_eq!(resolver.addrs("a.test", LIMIT).unwrap(), [ONE]);
+        let held = wait.lock().unwrap();
+        let short = Duration::from_millis(1);
+        for number in 0..500 {
+            assert!(resolver.addrs(&format!("{number}.test"), short).is_err());
+        }
+        assert!(asked.load(Ordering::SeqCst) <= 8);
+        assert!(resolver.0.lock().names.len() <= 256);
+        for age in [FRESH, OLD] {
+            *ahead.lock().unwrap() += age;
+            let began = Instant::now();
+            assert_eq!(resolver.addrs("a.test", LIMIT).unwrap(), [ONE]);
+            assert!(began.elapsed() < Duration::from_secs(2), "{age:?}");
+        }
+        // As soon as they are over there is a thread for the next.
+        drop(held);
+        eventually("a new name is found", || {
+            resolver.addrs("b.test", LIMIT).is_ok()
+        });
     }
 }

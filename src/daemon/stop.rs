@@ -9,9 +9,9 @@ use crate::job::state::save_large;
 use crate::report;
 use crate::steps::{self, LastFlush, Tools, Worker};
 use crate::store::{Denied, Fault, Remembered, Session};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// After sockets are shut, broken steps end within this time.
@@ -30,7 +30,13 @@ impl Crew {
         // So much of the time is kept for what broken steps still have to write.
         let after_hard_stop = AFTER_HARD_STOP.min(deadline.duration_since(began) / 4);
         let hard_stop = deadline - after_hard_stop;
-        last_resort(tools.clone(), deadline + AFTER_HARD_STOP);
+        let mut returned = Returned::default();
+        last_resort(
+            tools.clone(),
+            engine.clone(),
+            returned.count.clone(),
+            deadline + AFTER_HARD_STOP,
+        );
         let session = tools.store.session();
         let scheduler = &engine.scheduler;
         tools.signs.close();
@@ -41,7 +47,6 @@ impl Crew {
         // Stop: what is parked goes back at once, and so does what is in a step that pays and sends
         // nothing, without waiting for its thread; submits and sends are waited for.
         scheduler.set_stage(Stage::Stop);
-        let mut returned = Returned::default();
         let mut shut = false;
         let mut cut_off = 0;
         let mut limit = hard_stop;
@@ -52,7 +57,7 @@ impl Crew {
             let quiet = scheduler.nobody_pulls();
             let in_flight = scheduler.in_flight();
             let let_go = engine.desks.snapshots().into_iter();
-            let let_go = let_go.filter(|held| returned.let_go.contains(&*held.token.0));
+            let let_go = let_go.filter(|held| returned.let_go.contains_key(&*held.token.0));
             let busy = in_flight.saturating_sub(let_go.count());
             if busy == 0 && quiet {
                 break;
@@ -96,7 +101,7 @@ impl Crew {
             .filter(|thread| thread.is_finished())
             .count();
         report::debug("threads ended", &[("threads", &(ended as u64))]);
-        report::stopped(returned.count, cut_off);
+        report::stopped(returned.count.load(Ordering::Relaxed), cut_off);
     }
 
     /// Quiet: nothing new. Waits until nobody pulls and intake has ended, or until `by`. Both are woken again and
@@ -121,13 +126,16 @@ impl Crew {
     }
 }
 
-/// Ends the process at this moment, even while a call waits for a Redis that never answers.
-fn last_resort(tools: Arc<Tools>, at: Instant) {
+/// Ends the process at this moment, even while a call waits for a Redis that never answers. What is in hand then
+/// counts as cut off.
+fn last_resort(tools: Arc<Tools>, engine: Arc<Engine>, given_back: Arc<AtomicUsize>, at: Instant) {
     let wait = move || {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
         tools.http.shutdown();
         report::tell_held_back(true);
         report::warning("the stop took too long, the process ends all the same", &[]);
+        let cut_off = engine.scheduler.in_flight();
+        report::stopped(given_back.load(Ordering::Relaxed), cut_off);
         std::process::exit(0);
     };
     if let Err(error) = spawn("last-resort".to_owned(), wait) {
@@ -142,14 +150,14 @@ fn last_resort(tools: Arc<Tools>, at: Instant) {
 #[derive(Default)]
 struct Returned {
     /// How many jobs.
-    count: usize,
+    count: Arc<AtomicUsize>,
     /// How many could not be given back.
     left: usize,
     /// Tokens of flights that came back from the scheduler or the channel: done with.
     drained: HashSet<String>,
     /// Tokens of flights whose job has gone back while their thread is still in a step: what it writes
-    /// is refused, and nobody waits for it.
-    let_go: HashSet<String>,
+    /// is refused, and nobody waits for it. False: Redis did not take it back, and it counts as left.
+    let_go: HashMap<String, bool>,
 }
 
 impl Returned {
@@ -162,12 +170,16 @@ impl Returned {
         }
         for flight in &flights {
             engine.scheduler.over(&flight.id, 0);
-            self.let_go.remove(&*flight.token.0);
+            if self.let_go.remove(&*flight.token.0) == Some(false) {
+                self.left -= 1; // it counts as the others here do
+            }
             self.drained.insert(flight.token.0.to_string());
         }
         for held in engine.desks.snapshots() {
             let token = &*held.token.0;
-            if !held.is_repeatable() || self.drained.contains(token) || self.let_go.contains(token)
+            if !held.is_repeatable()
+                || self.drained.contains(token)
+                || self.let_go.contains_key(token)
             {
                 continue;
             }
@@ -178,10 +190,12 @@ impl Returned {
             {
                 gave = session.disown(held.id.as_str(), token);
             }
-            if gave == Ok(true) {
-                self.count += 1;
+            match &gave {
+                Ok(true) => self.gave(1),
+                Ok(false) => {} // another's by now, or over
+                Err(fault) => self.leave(1, &fault.to_string()),
             }
-            self.let_go.insert(held.token.0.to_string());
+            self.let_go.insert(token.to_owned(), gave.is_ok());
         }
     }
 
@@ -208,7 +222,7 @@ impl Returned {
         }
         let (why, left) = match give_back_all(session, &whole) {
             Ok(number) => {
-                self.count += number;
+                self.gave(number);
                 (
                     "redis did not take what is known of them".to_owned(),
                     unsaved,
@@ -216,13 +230,21 @@ impl Returned {
             }
             Err(fault) => (fault.to_string(), flights.len()),
         };
-        self.left += left;
         if left > 0 {
-            report::warning(
-                "jobs could not be given back, their lease will tell",
-                &[("jobs", &(left as u64)), ("why", &why.as_str())],
-            );
+            self.leave(left, &why);
         }
+    }
+
+    fn gave(&self, jobs: usize) {
+        self.count.fetch_add(jobs, Ordering::Relaxed);
+    }
+
+    fn leave(&mut self, jobs: usize, why: &str) {
+        self.left += jobs;
+        report::warning(
+            "jobs could not be given back, their lease will tell",
+            &[("jobs", &(jobs as u64)), ("why", &why)],
+        );
     }
 }
 

@@ -253,6 +253,35 @@ fn what_does_not_end_within_the_shutdown_timeout_is_cut_off_and_the_exit_is_stil
 }
 
 #[test]
+fn a_stop_that_a_silent_redis_holds_up_ends_with_what_is_known_of_it() {
+    let mut world = World::new();
+    let mut daemon = world.daemon(&["--threads", "4", "--shutdown-timeout", "1s"]);
+    park_one(&mut world);
+    world.sandbox.redis.pause().unwrap();
+    let (code, took) = stopped(&mut daemon, "TERM");
+    world.sandbox.redis.resume().unwrap();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let log = daemon.log_text();
+    let last = log.lines().last().unwrap_or("");
+    assert!(last.contains("stopped given_back=0 cut_off=1"), "{log}");
+}
+
+#[test]
+fn a_job_in_a_step_that_redis_does_not_take_back_counts_as_left() {
+    let (mut world, mut daemon) = World::running();
+    let held = world.sandbox.fal.hold("fal.status");
+    world.push(job("polled").json());
+    assert!(held.wait_arrived(1, SOON));
+    world.kill_redis();
+    daemon.signal("TERM");
+    daemon.wait_log("jobs could not be given back, their lease will tell jobs=1");
+    assert_eq!(daemon.wait_exit(SOON), Some(0));
+    assert!(!world.step_files().is_empty());
+    world.sandbox.redis.restart().unwrap();
+}
+
+#[test]
 fn claimed_jobs_not_yet_begun_are_given_back_unpaid_and_in_their_order() {
     let mut world = World::new();
     let held = world.sandbox.fal.hold("fal.submit");

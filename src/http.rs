@@ -88,7 +88,7 @@ impl Service {
 
 /// How long an exchange can take that has this limit in all: the eighth is what a socket's own limit may exceed it by.
 pub(crate) const fn longest(total: Duration) -> Duration {
-    Duration::from_millis((total.as_millis() / 8 * 9) as u64)
+    Duration::from_nanos((total.as_nanos() / 8 * 9) as u64)
 }
 
 /// Bounds of one exchange.

@@ -423,6 +423,13 @@ fn a_failure_that_was_told_shows_that_the_chat_can_be_reached() {
     assert_eq!(one.claim_one().phase, Phase::Submitting);
 }
 
+/// Marks the chat of `job_to_7`, clearly after what came in: a worker knows Redis's time to a few milliseconds.
+fn mark_later(bench: &Bench, one: &Instance) {
+    let came_in = bench.now();
+    while bench.now() <= came_in + 20 {}
+    one.session.mark_unreachable("7").expect("answers");
+}
+
 #[test]
 fn a_telling_of_the_mark_itself_shows_nothing_about_the_chat() {
     let bench = Bench::start();
@@ -430,7 +437,7 @@ fn a_telling_of_the_mark_itself_shows_nothing_about_the_chat() {
     let with_status = r#""telegram":{"chat_id":7,"status_message_id":310}"#;
     bench.push(&job("a", with_status));
     one.intake();
-    one.session.mark_unreachable("7").expect("answers");
+    mark_later(&bench, &one);
     let mut flight = one.claim_one();
     assert_eq!(flight.phase, Phase::Telling);
     let mut write = ending(&flight, EndState::Dead);
@@ -453,9 +460,9 @@ fn a_status_message_that_came_after_the_mark_says_more_than_it() {
         r#""telegram":{"chat_id":7,"status_message_id":null},"meta":{"status_message_id":310}"#;
     bench.push(&job("before", with_status));
     one.intake();
-    one.session.mark_unreachable("7").expect("answers");
+    mark_later(&bench, &one);
     let marked = bench.now();
-    while bench.now() <= marked + 10 {} // a worker knows the time to a few milliseconds
+    while bench.now() <= marked + 20 {} // see `mark_later`
     bench.push(&job("after", with_status));
     bench.push(&job("plain", without));
     one.intake();
@@ -473,7 +480,7 @@ fn a_status_message_that_came_after_the_mark_says_more_than_it() {
     // A later refusal says more again.
     bench.push(&job("then", with_status));
     one.intake();
-    one.session.mark_unreachable("7").expect("answers");
+    mark_later(&bench, &one);
     assert_eq!(one.claim_one().phase, Phase::Telling);
 }
 

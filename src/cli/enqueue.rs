@@ -179,7 +179,6 @@ fn checked(entry: &[u8], now: UnixMs) -> Result<(JobId, Vec<u8>), String> {
     let brace = entry.iter().position(|byte| *byte == b'{').unwrap_or(0);
     let mut with_id = entry[..=brace].to_vec();
     with_id.extend_from_slice(format!(r#""id":"{id}","#).as_bytes());
-    // `"id": null` counts as absent, but a key given twice does not pass.
     with_id.extend_from_slice(&entry[brace + 1..]);
     // `"id": null` counts as absent, but stays in the entry: two of the key would not pass.
     spec::parse(&with_id, Some(now))

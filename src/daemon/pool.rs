@@ -231,62 +231,17 @@ impl Engine {
         self.liveness.note(|life, now| life.pull_begins(now));
         // Taken, not only read: whatever goes wrong below, the next pull claims first.
         let emptied = self.emptied.swap(false, Ordering::AcqRel);
-        // The pull asks whether to go on between its claim and its wait.
-        let asked = Cell::new(false);
-        let pulled = if room == 0 {
+        let (pulled, at) = if room == 0 {
             // Full: only what is paid already, and no wait on the bell, which rings for others too.
             let n = self.scheduler.claim_size().min(paid_room);
-            steps::pull::claim(worker, n, true).map(|(flights, _)| flights)
+            let claimed = steps::pull::claim(worker, n, true);
+            (claimed.map(|(flights, _)| flights), At::Asking)
         } else {
-            let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
-            let go_on = || {
-                self.liveness.note(|life, now| life.pull_asked(now));
-                let goes_on = self.scheduler.stage() == Stage::Run;
-                if goes_on {
-                    asked.set(true);
-                }
-                goes_on
-            };
-            let n = self.scheduler.claim_size().min(room);
-            pull(
-                worker,
-                &mut blocker,
-                n,
-                block,
-                emptied,
-                &self.puller,
-                &go_on,
-            )
-            .map(|(flights, more)| {
-                self.emptied.store(!more, Ordering::Release);
-                self.scheduler.left_behind(more);
-                flights
-            })
+            self.claim_or_wait(worker, room, block, emptied, blocker)
         };
-        let at = if asked.get() { At::Waiting } else { At::Asking };
         let flights = match pulled {
             Ok(flights) => flights,
-            Err(denied) => {
-                let failed = match at {
-                    At::Waiting => Failed::Waiting,
-                    At::Asking => Failed::Asking,
-                };
-                self.liveness
-                    .note(|life, now| life.pull_failed(now, failed));
-                if let Denied::Fault(Fault::Refused(why)) = &denied {
-                    let in_the_way = || worker.session.in_the_way(why);
-                    self.refusals.refused(why, at, in_the_way);
-                }
-                // No thread sleeps: the permit waits in the scheduler.
-                permit.park(match denied {
-                    Denied::Fault(Fault::Refused(_)) => Duration::from_secs(1),
-                    Denied::Fault(Fault::Away(_) | Fault::Unable(_))
-                    | Denied::Buried
-                    | Denied::Unregistered => Duration::from_millis(100),
-                    Denied::Settling => Duration::from_millis(30),
-                });
-                return;
-            }
+            Err(denied) => return self.pull_failed(worker, permit, &denied, at),
         };
         self.refusals.taken(at);
         let served = !flights.is_empty() || room == 0;
@@ -306,6 +261,66 @@ impl Engine {
         // Their order is that of their priorities; this thread takes the first of them.
         self.scheduler.claimed(flights.into_iter());
         self.tell_in_flight(worker);
+    }
+
+    /// Claims, or waits for the bell and claims then. Says too how far it came, for a failure's sake.
+    fn claim_or_wait(
+        &self,
+        worker: &Worker,
+        room: usize,
+        block: Duration,
+        emptied: bool,
+        blocker: &Mutex<Blocker>,
+    ) -> (Result<Vec<Box<Flight>>, Denied>, At) {
+        let mut blocker = blocker.lock().unwrap_or_else(PoisonError::into_inner);
+        // Between the claim and the wait.
+        let asked = Cell::new(false);
+        let go_on = || {
+            self.liveness.note(|life, now| life.pull_asked(now));
+            let goes_on = self.scheduler.stage() == Stage::Run;
+            if goes_on {
+                asked.set(true);
+            }
+            goes_on
+        };
+        let n = self.scheduler.claim_size().min(room);
+        let pulled = pull(
+            worker,
+            &mut blocker,
+            n,
+            block,
+            emptied,
+            &self.puller,
+            &go_on,
+        );
+        let flights = pulled.map(|(flights, more)| {
+            self.emptied.store(!more, Ordering::Release);
+            self.scheduler.left_behind(more);
+            flights
+        });
+        let at = if asked.get() { At::Waiting } else { At::Asking };
+        (flights, at)
+    }
+
+    /// No thread sleeps: the permit waits in the scheduler.
+    fn pull_failed(&self, worker: &Worker, permit: Permit<'_>, denied: &Denied, at: At) {
+        let failed = match at {
+            At::Waiting => Failed::Waiting,
+            At::Asking => Failed::Asking,
+        };
+        self.liveness
+            .note(|life, now| life.pull_failed(now, failed));
+        if let Denied::Fault(Fault::Refused(why)) = denied {
+            let in_the_way = || worker.session.in_the_way(why);
+            self.refusals.refused(why, at, in_the_way);
+        }
+        permit.park(match denied {
+            Denied::Fault(Fault::Refused(_)) => Duration::from_secs(1),
+            Denied::Fault(Fault::Away(_) | Fault::Unable(_))
+            | Denied::Buried
+            | Denied::Unregistered => Duration::from_millis(100),
+            Denied::Settling => Duration::from_millis(30),
+        });
     }
 
     /// Gives back what is not paid while fal is away: from where another worker stands it may be there.

@@ -1,7 +1,7 @@
 //! Who runs what, when: one lock, heaps of (due, flight), and two condition variables. Everything that
 //! can wake a pool thread is here, in a fixed order: stop, finishing steps, polls and claimed jobs not yet
-//! begun in turns, pull; of every eight turns at least one pulls, so that an endless stream of due steps
-//! starves nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
+//! begun in turns, pull. Of every eight turns one begins a claimed job or, where there is none, pulls, so that an
+//! endless stream of due steps starves nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
 //! whoever takes work wakes one more if work is left.
 
 use crate::job::flight::{Flight, Token};

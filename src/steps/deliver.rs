@@ -28,10 +28,6 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 /// How long one file may stay unreachable before the user gets its link instead; at most half of the
 /// time that the whole delivery has, so that the link still goes out.
 const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(600);
-/// A refused bot token: nothing can be sent before a person acts.
-const OPERATOR_WAIT: Duration = Duration::from_secs(30);
-/// A token that has just changed.
-const SOON: Duration = Duration::from_millis(500);
 
 /// What a call, or the try to make one, came to.
 enum Outcome {
@@ -271,10 +267,10 @@ fn go_on(worker: &Worker, flight: &mut Flight, telegram: &Telegram, parcel: &Par
             deadline::in_vain(worker, flight);
             // Whoever could be told by this bot cannot be: the journal has it.
             let wait = if rotation::has_new_bot_token(worker) {
-                SOON
+                rotation::RENEWED
             } else {
                 worker.tools.telegram_outage.failed(&text);
-                OPERATOR_WAIT
+                rotation::REFUSED
             };
             Step::Go(park(worker, flight, Next::In(wait)))
         }

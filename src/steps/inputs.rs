@@ -25,10 +25,6 @@ use std::time::{Duration, Instant};
 const MAX_BYTES: u64 = 20 << 20;
 /// A file that Telegram may or may not have: how often it is asked before that is believed.
 const MISSING: u32 = 3;
-/// A refused bot token: nothing comes before a person acts.
-const OPERATOR_WAIT: Duration = Duration::from_secs(30);
-/// A token that has just changed.
-const SOON: Duration = Duration::from_millis(500);
 /// Another thread uploads this very file.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 
@@ -271,10 +267,10 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
         }
         NoFile::Operator(text) => {
             if rotation::has_new_bot_token(worker) {
-                return Trouble::Wait(SOON);
+                return Trouble::Wait(rotation::RENEWED);
             }
             worker.tools.telegram_outage.failed(&text);
-            Trouble::Away(OPERATOR_WAIT, "Telegram refuses the bot")
+            Trouble::Away(rotation::REFUSED, "Telegram refuses the bot")
         }
     }
 }

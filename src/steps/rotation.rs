@@ -15,6 +15,10 @@ use std::time::Duration;
 /// A token that is so new may have been refused as the one before it: what was refused then is asked again
 /// soon.
 const NEW: Duration = Duration::from_secs(30);
+/// What the bot's token was refused for waits this long: nothing comes before a person acts.
+pub(super) const REFUSED: Duration = Duration::from_secs(30);
+/// And this long where the token has just changed.
+pub(super) const RENEWED: Duration = Duration::from_millis(500);
 
 /// The files, one thread at a time.
 pub(crate) struct Rotation {

@@ -9,7 +9,7 @@ use crate::job::flight::{Flight, Token};
 use crate::job::state::Next;
 use crate::job::{JobId, Phase};
 use crate::report::{self, At, Refusals};
-use crate::steps::gate::{Entry, Gate, Inside, Service};
+use crate::steps::gate::{Admission, Gate, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
 use crate::steps::{self, Snapshot, Worker};
 use crate::store::{Denied, Fault, Session};
@@ -381,9 +381,9 @@ impl Engine {
             return true;
         }
         match gate.enter(Service::Fal, false, Instant::now()) {
-            Entry::Go(_) => true,
-            Entry::Wait(_) => false,
-            Entry::Probe(inside) => steps::probe(worker, Service::Fal, inside.probe()),
+            Admission::Go(_) => true,
+            Admission::Wait(_) => false,
+            Admission::Probe(inside) => steps::probe(worker, Service::Fal, inside.probe()),
         }
     }
 

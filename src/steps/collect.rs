@@ -1,7 +1,7 @@
 //! Collect: the result is fetched at once, since it vanishes at fal within minutes, and recorded
 //! together with the intent to deliver it.
 
-use super::{Heard, Worker, inputs, job};
+use super::{Presence, Worker, inputs, job};
 use crate::fal::{self, Found, Handle};
 use crate::job::answer::{Collected, Directed, Item};
 use crate::job::flight::Flight;
@@ -32,8 +32,8 @@ pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
 /// What fal said when it was asked for the result.
 pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collected) -> Next {
     worker.fal_heard(match &answer {
-        Collected::Failed(failure) => Heard::of(failure),
-        Collected::Output(_) | Collected::NotYet | Collected::Missing => Heard::Answer,
+        Collected::Failed(failure) => Presence::of(failure),
+        Collected::Output(_) | Collected::NotYet | Collected::Missing => Presence::Answer,
     });
     if let Collected::Failed(failure) = &answer
         && failure.unfetched
@@ -52,8 +52,8 @@ pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collect
 /// A direct call brings its result with its answer.
 pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directed) -> Next {
     match &answer {
-        Directed::Output(..) => worker.fal_heard(Heard::Answer),
-        Directed::Failed(failure, _) => worker.fal_heard(Heard::of(failure)),
+        Directed::Output(..) => worker.fal_heard(Presence::Answer),
+        Directed::Failed(failure, _) => worker.fal_heard(Presence::of(failure)),
         // A call that ran into its time limit says nothing about fal.
         Directed::Unknown(..) => {}
     }

@@ -33,7 +33,7 @@ const BOT_LOOK: Duration = Duration::from_secs(10);
 
 /// May this step go in?
 #[derive(Debug)]
-pub(crate) enum Entry<'a> {
+pub(crate) enum Admission<'a> {
     /// Yes.
     Go(Inside<'a>),
     /// Yes, as the one probe: only if it pays and sends nothing.
@@ -170,7 +170,7 @@ impl Gate {
     }
 
     /// Asks for a place. A transfer thread is not of the pool and passes the bulkheads.
-    pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Entry<'_> {
+    pub(crate) fn enter(&self, service: Service, of_the_pool: bool, now: Instant) -> Admission<'_> {
         let rooms = self.rooms(service);
         let slow = matches!(service, Service::Telegram { slow: true });
         let place = |probe: Option<Probe>| Inside {
@@ -190,21 +190,21 @@ impl Gate {
             };
             if inside >= self.most || (slow && slow_inside >= self.most_slow) {
                 drop(place(None));
-                return Entry::Wait(CROWDED);
+                return Admission::Wait(CROWDED);
             }
         }
         match self.verdict(service, now) {
-            (_, Verdict::Closed) => Entry::Go(place(None)),
+            (_, Verdict::Closed) => Admission::Go(place(None)),
             (of, Verdict::Probe(number)) => {
                 let inside = place(Some(Probe { of, number }));
                 match of {
-                    Service::Submits => Entry::Go(inside),
-                    _ => Entry::Probe(inside),
+                    Service::Submits => Admission::Go(inside),
+                    _ => Admission::Probe(inside),
                 }
             }
             (_, Verdict::Open(wait)) => {
                 drop(place(None));
-                Entry::Wait(wait)
+                Admission::Wait(wait)
             }
         }
     }
@@ -234,8 +234,8 @@ impl Gate {
             return None;
         }
         match self.enter(service, true, now) {
-            Entry::Go(place) => Some(place),
-            Entry::Probe(_) | Entry::Wait(_) => None,
+            Admission::Go(place) => Some(place),
+            Admission::Probe(_) | Admission::Wait(_) => None,
         }
     }
 
@@ -261,8 +261,8 @@ impl Gate {
             return None;
         }
         match self.enter(Service::Submits, true, now) {
-            Entry::Go(place) => Some(place),
-            Entry::Probe(_) | Entry::Wait(_) => None,
+            Admission::Go(place) => Some(place),
+            Admission::Probe(_) | Admission::Wait(_) => None,
         }
     }
 
@@ -499,32 +499,32 @@ mod tests {
         let gate = Gate::new(8);
         let enter = |service| gate.enter(service, true, now);
         let fal: Vec<_> = (0..6).map(|_| enter(Service::Fal)).collect();
-        assert!(fal.iter().all(|entry| matches!(entry, Entry::Go(_))));
-        assert!(matches!(enter(Service::Fal), Entry::Wait(_)));
+        assert!(fal.iter().all(|entry| matches!(entry, Admission::Go(_))));
+        assert!(matches!(enter(Service::Fal), Admission::Wait(_)));
         let slow: Vec<_> = (0..4)
             .map(|_| enter(Service::Telegram { slow: true }))
             .collect();
-        assert!(slow.iter().all(|entry| matches!(entry, Entry::Go(_))));
+        assert!(slow.iter().all(|entry| matches!(entry, Admission::Go(_))));
         assert!(matches!(
             enter(Service::Telegram { slow: true }),
-            Entry::Wait(_)
+            Admission::Wait(_)
         ));
         let quick: Vec<_> = (0..2)
             .map(|_| enter(Service::Telegram { slow: false }))
             .collect();
-        assert!(quick.iter().all(|entry| matches!(entry, Entry::Go(_))));
+        assert!(quick.iter().all(|entry| matches!(entry, Admission::Go(_))));
         assert!(matches!(
             enter(Service::Telegram { slow: false }),
-            Entry::Wait(_)
+            Admission::Wait(_)
         ));
         drop((fal, slow, quick));
         assert!(
-            matches!(enter(Service::Fal), Entry::Go(_)),
+            matches!(enter(Service::Fal), Admission::Go(_)),
             "places come back"
         );
         assert!(matches!(
             gate.enter(Service::Telegram { slow: true }, true, now),
-            Entry::Go(_)
+            Admission::Go(_)
         ));
     }
 
@@ -542,12 +542,15 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(1);
         let first = gate.enter(Service::Fal, true, now);
-        assert!(matches!(first, Entry::Go(_)));
+        assert!(matches!(first, Admission::Go(_)));
         assert!(matches!(
             gate.enter(Service::Fal, true, now),
-            Entry::Wait(_)
+            Admission::Wait(_)
         ));
-        assert!(matches!(gate.enter(Service::Fal, false, now), Entry::Go(_)));
+        assert!(matches!(
+            gate.enter(Service::Fal, false, now),
+            Admission::Go(_)
+        ));
     }
 
     #[test]
@@ -560,15 +563,15 @@ mod tests {
         assert!(gate.is_open(Service::Fal));
         let later = now + FIRST_PROBE;
         let probe = gate.enter(Service::Fal, true, later);
-        assert!(matches!(probe, Entry::Probe(_)));
+        assert!(matches!(probe, Admission::Probe(_)));
         assert!(matches!(
             gate.enter(Service::Fal, true, later),
-            Entry::Wait(_)
+            Admission::Wait(_)
         ));
         drop(probe);
         assert!(matches!(
             gate.enter(Service::Fal, true, later),
-            Entry::Probe(_)
+            Admission::Probe(_)
         ));
     }
 
@@ -583,7 +586,10 @@ mod tests {
         assert!(gate.refuses_submits(now) && !gate.is_open(Service::Fal));
         assert_eq!(gate.wait_to_submit(now), Some(FIRST_PROBE));
         assert!(gate.enter_to_submit(now).is_none());
-        assert!(matches!(gate.enter(Service::Fal, true, now), Entry::Go(_)));
+        assert!(matches!(
+            gate.enter(Service::Fal, true, now),
+            Admission::Go(_)
+        ));
         let later = now + FIRST_PROBE;
         assert_eq!(gate.wait_to_submit(later), Some(Duration::ZERO));
         assert!(!gate.refuses_submits(later), "nobody knows");
@@ -599,7 +605,10 @@ mod tests {
         assert_eq!(gate.wait_to_submit(later), Some(FIRST_PROBE * 2));
         let later = later + FIRST_PROBE * 2;
         let unused = gate.enter(Service::Submits, true, later);
-        assert!(matches!(unused, Entry::Go(_)), "a submit is its own probe");
+        assert!(
+            matches!(unused, Admission::Go(_)),
+            "a submit is its own probe"
+        );
         drop(unused);
         let probe = gate.enter_to_submit(later).expect("the next probe");
         gate.answered(Service::Submits);
@@ -621,7 +630,7 @@ mod tests {
         assert!(gate.enter_to_submit(later).is_none());
         // Of fal as a whole a free question is the probe.
         let probe = gate.enter(Service::Submits, true, later);
-        assert!(matches!(probe, Entry::Probe(_)));
+        assert!(matches!(probe, Admission::Probe(_)));
         gate.answered(Service::Fal);
         drop(probe);
         let first = gate.enter_to_submit(later);

@@ -2,7 +2,7 @@
 //! file a step, on a transfer thread. Nothing here is paid or sent: a crash repeats it from what the record
 //! and the list of uploads say, and the write after the last file comes before the submit.
 
-use super::gate::{Entry, Inside, Service};
+use super::gate::{Admission, Inside, Service};
 use super::submit::{account_trouble, is_of_an_old_key};
 use super::{REDIS_AWAY, Worker, rotation};
 use crate::http::Spooled;
@@ -278,8 +278,8 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
 /// A place in a service, or when to ask again. What is asked there is free: it may be the one probe.
 fn enter(worker: &Worker, service: Service) -> Result<Inside<'_>, Trouble> {
     match worker.tools.gate.enter(service, false, Instant::now()) {
-        Entry::Go(inside) | Entry::Probe(inside) => Ok(inside),
-        Entry::Wait(wait) => {
+        Admission::Go(inside) | Admission::Probe(inside) => Ok(inside),
+        Admission::Wait(wait) => {
             let away = match service {
                 Service::Telegram { .. } => "Telegram is away",
                 _ => "fal's storage is away",

@@ -49,7 +49,7 @@ use crate::store::{Defaults, Session, Store};
 use crate::telegram::plan::DeliveryMode;
 use crate::telegram::refusal::Refusal;
 use crate::telegram::{Telegram, plan::TransferLimits};
-use gate::{Entry, Gate, Inside, Place, Service};
+use gate::{Admission, Gate, Inside, Place, Service};
 use rotation::Rotation;
 use signs::Signs;
 use std::cell::Cell;
@@ -227,14 +227,14 @@ fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next
         .gate
         .enter(service, !worker.moves_bytes, Instant::now())
     {
-        Entry::Go(inside) => Ok(inside),
-        Entry::Probe(inside) if is_probe_itself || probe(worker, service, inside.probe()) => {
+        Admission::Go(inside) => Ok(inside),
+        Admission::Probe(inside) if is_probe_itself || probe(worker, service, inside.probe()) => {
             Ok(inside)
         }
-        Entry::Probe(_) => Err(Next::In(REDIS_AWAY)),
+        Admission::Probe(_) => Err(Next::In(REDIS_AWAY)),
         // The more there are the later: threads that go round among thousands of steps that may not go in
         // would cost more than the work. Without jitter: claimed jobs keep their order.
-        Entry::Wait(wait) => {
+        Admission::Wait(wait) => {
             let in_flight = worker.tools.in_flight.load(Ordering::Relaxed);
             let wait = wait.max(Duration::from_micros(50 * in_flight));
             Err(Next::In(wait))
@@ -249,8 +249,8 @@ pub(crate) fn probe(worker: &Worker, service: Service, asking: Option<gate::Prob
         Service::Fal | Service::Submits => {
             let away = worker.tools.fal.probe() == Probe::Away;
             let heard = match away {
-                true => Heard::Silence("the probe was not answered"),
-                false => Heard::Answer,
+                true => Presence::Silence("the probe was not answered"),
+                false => Presence::Answer,
             };
             worker.fal_heard_by(heard, asking);
             !away
@@ -270,20 +270,20 @@ pub(crate) fn probe(worker: &Worker, service: Service, asking: Option<gate::Prob
 
 /// What an exchange says about fal's being there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Heard<'a> {
+pub(crate) enum Presence<'a> {
     /// fal itself answered, whatever it said.
     Answer,
     /// Nobody did, or a gateway.
     Silence(&'a str),
 }
 
-impl<'a> Heard<'a> {
+impl<'a> Presence<'a> {
     /// Of a failure on the way, or fal's own word.
-    fn of(failure: &'a Failure) -> Heard<'a> {
+    fn of(failure: &'a Failure) -> Presence<'a> {
         if failure.spoke {
-            Heard::Answer
+            Presence::Answer
         } else {
-            Heard::Silence(&failure.text)
+            Presence::Silence(&failure.text)
         }
     }
 }
@@ -374,11 +374,11 @@ impl Worker {
     }
 
     /// The same as [`Worker::fal_heard`] of a submit, which alone can tell that fal takes requests.
-    fn submit_heard(&self, heard: Heard<'_>) {
+    fn submit_heard(&self, heard: Presence<'_>) {
         self.fal_heard(heard);
         let (gate, outage) = (&self.tools.gate, &self.tools.submit_outage);
         match heard {
-            Heard::Silence(why) => {
+            Presence::Silence(why) => {
                 let now = Instant::now();
                 gate.failed(Service::Submits, self.asking(), now);
                 // Of fal as a whole it is said already.
@@ -386,7 +386,7 @@ impl Worker {
                     outage.failed(why);
                 }
             }
-            Heard::Answer => {
+            Presence::Answer => {
                 if gate.answered(Service::Submits) {
                     outage.succeeded();
                 }
@@ -395,19 +395,19 @@ impl Worker {
     }
 
     /// Notes for the breaker; says once that fal went away, and once that it is back.
-    fn fal_heard(&self, heard: Heard<'_>) {
+    fn fal_heard(&self, heard: Presence<'_>) {
         self.fal_heard_by(heard, self.asking());
     }
 
-    fn fal_heard_by(&self, heard: Heard<'_>, asked: Option<gate::Probe>) {
+    fn fal_heard_by(&self, heard: Presence<'_>, asked: Option<gate::Probe>) {
         match heard {
-            Heard::Silence(why) => {
+            Presence::Silence(why) => {
                 let gate = &self.tools.gate;
                 if gate.failed(Service::Fal, asked, Instant::now()) {
                     self.tools.fal_outage.failed(why);
                 }
             }
-            Heard::Answer => {
+            Presence::Answer => {
                 if self.tools.gate.answered(Service::Fal) {
                     self.tools.fal_outage.succeeded();
                 }

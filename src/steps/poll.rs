@@ -1,7 +1,7 @@
 //! Poll: a look at a request: at its status, or straight at its result where that may be there, so that a
 //! user waits one exchange less. A look pays nothing and sends nothing, so it goes on while Redis is away.
 
-use super::{Heard, Worker, collect};
+use super::{Presence, Worker, collect};
 use crate::fal::{Early, Handle};
 use crate::job::answer::{Collected, Output, Polled};
 use crate::job::flight::Flight;
@@ -23,12 +23,12 @@ pub(super) fn poll(worker: &Worker, flight: &mut Flight) -> Next {
         Look::Status(answer) => answer,
     };
     worker.fal_heard(match &answer {
-        Polled::Failed(failure) => Heard::of(failure),
+        Polled::Failed(failure) => Presence::of(failure),
         Polled::InQueue { .. }
         | Polled::InProgress
         | Polled::Completed
         | Polled::Broke { .. }
-        | Polled::Missing => Heard::Answer,
+        | Polled::Missing => Presence::Answer,
     });
     let shown = match &answer {
         _ if flight.cancelling.is_some() => None,

@@ -1,7 +1,7 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
-use super::{Heard, Worker, inputs, rotation};
+use super::{Presence, Worker, inputs, rotation};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -80,8 +80,8 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     }
     let answer = enqueue_at_fal(worker, flight, &order);
     worker.submit_heard(match &answer {
-        Submitted::Refused(failure) | Submitted::Unknown(failure) => Heard::of(failure),
-        Submitted::Accepted(_) => Heard::Answer,
+        Submitted::Refused(failure) | Submitted::Unknown(failure) => Presence::of(failure),
+        Submitted::Accepted(_) => Presence::Answer,
     });
     if let Submitted::Refused(failure) = &answer
         && failure.unfetched
@@ -213,8 +213,8 @@ pub(super) fn cancel(worker: &Worker, flight: &mut Flight) -> Next {
         _ => Cancelled::Missing,
     };
     worker.fal_heard(match &answer {
-        Cancelled::Failed(failure) => Heard::of(failure),
-        _ => Heard::Answer,
+        Cancelled::Failed(failure) => Presence::of(failure),
+        _ => Presence::Answer,
     });
     let change = state::after_cancel(flight, answer, worker.moment());
     worker.record(flight, change)

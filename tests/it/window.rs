@@ -52,22 +52,36 @@ fn a_high_job_overtakes_a_backlog_of_a_hundred_and_fals_queue_stays_short() {
     let _two = world.daemon(&more);
     world.push_all(&entries("d", 100));
     world.wait_state("d10", "done");
-    let seen = status(&world);
-    assert_eq!(seen["at_fal"]["all"]["most"], 4, "{seen}");
-    assert!(
-        seen["held"]["fal_concurrency"].as_u64() > Some(30),
-        "{seen}"
-    );
+    // From here on few come to an end, so that a moment in which the machine stands still is not many jobs.
+    taking(&world, MODEL, Duration::from_millis(1500));
+    // Where a place is free for a moment none is held.
+    let held = |seen: &serde_json::Value| {
+        seen["held"]["fal_concurrency"].as_u64() > Some(30) && seen["at_fal"]["all"]["most"] == 4
+    };
+    let seen = eventually(SOON, || status(&world), held);
     assert_eq!(seen["limits"]["fal-concurrency"]["value"], "2");
-    let before = world.sandbox.fal.totals().submits;
+    eventually(
+        SOON,
+        || most_at_fal(&world, MODEL),
+        |most| *most == 2 + OVERHANG,
+    );
     world.push(job("urgent").model(MODEL).with("priority", "high").json());
     world.wait_submitted("urgent");
-    let passed = world.sandbox.fal.totals().submits - before;
+    let events = world.events_of("urgent");
+    let queued: u64 = events[0]["at"].parse().unwrap();
+    let submits = world.sandbox.fal.submits();
+    let urgent = submits.iter().position(|submit| {
+        let input = String::from_utf8_lossy(&submit.input);
+        input.contains("prompt of urgent.")
+    });
+    let before_it = &submits[..urgent.unwrap()];
+    // Counted from the moment at which it stood in the queue: one of Redis's clock, which is this machine's.
+    let passed = before_it.iter().filter(|submit| submit.unix_ms >= queued);
+    let passed = passed.count();
     assert!(passed <= 8, "{passed} were submitted before it");
     world.wait_state("urgent", "done");
     assert_ne!(world.state("d100"), "done");
-    let most = most_at_fal(&world, MODEL);
-    assert_eq!(most, 2 + OVERHANG);
+    assert_eq!(most_at_fal(&world, MODEL), 2 + OVERHANG);
 }
 
 #[test]
@@ -93,9 +107,9 @@ fn with_a_full_window_what_is_paid_goes_on_at_once_after_a_stop_and_after_a_kill
             || world.claims(&instance).len(),
             |claims| *claims == 4,
         );
-        // Far below any lease; the rest is the start of a process on a busy machine.
+        // Below any lease, which is thirty seconds; the rest is the start of a process on a busy machine.
         assert!(
-            began.elapsed() < Duration::from_secs(10),
+            began.elapsed() < Duration::from_secs(20),
             "{:?}",
             began.elapsed()
         );
@@ -113,6 +127,8 @@ fn a_model_with_a_limit_has_no_more_at_fal_on_all_workers_and_holds_up_no_other(
     let mut world = World::new();
     taking(&world, MODEL, Duration::ZERO);
     taking(&world, VIDEO, Duration::from_millis(700));
+    // No video ends before the pictures have, however slow the machine is.
+    let results = world.sandbox.fal.hold_matching("fal.result", "/veo3/");
     let more = ["--model-limit", "fal-ai/veo*=1", "--poll-max", "100ms"];
     let mut one = world.daemon(&more);
     let _two = world.daemon(&[]);
@@ -124,7 +140,12 @@ fn a_model_with_a_limit_has_no_more_at_fal_on_all_workers_and_holds_up_no_other(
     world.push_all(&entries("d", 10));
     let pictures: Vec<String> = (1..=10).map(|number| format!("d{number}")).collect();
     world.wait_ended(&pictures, SOON);
-    assert_ne!(world.state("v6"), "done");
+    let done = |world: &mut World, ids: &[String]| {
+        let states = ids.iter().map(|id| world.state(id));
+        states.filter(|state| state == "done").count()
+    };
+    assert_eq!(done(&mut world, &pictures), pictures.len());
+    assert_eq!(done(&mut world, &videos), 0);
     let seen = eventually(
         SOON,
         || status(&world),
@@ -136,6 +157,7 @@ fn a_model_with_a_limit_has_no_more_at_fal_on_all_workers_and_holds_up_no_other(
         text.contains("--model-limit fal-ai/veo*=1, set by "),
         "{text}"
     );
+    results.release();
     one.kill();
     let _three = world.daemon(&[]);
     world.wait_ended(&videos, SOON);

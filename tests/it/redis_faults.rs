@@ -1,9 +1,10 @@
 //! What is special to one fault of Redis: single answers that are lost, writes that it could not take, data
 //! that it forgot (design section 3). `redis_matrix.rs` crosses all faults with all moments.
 
+use crate::support::fair::works_at_once;
 use crate::support::load::{
     assert_load_ended, assert_load_ended_with, assert_shown, in_full_swing, parked, push_load,
-    taking, while_it_lasts, works_at_once,
+    taking, while_it_lasts,
 };
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
@@ -140,10 +141,11 @@ fn connections_killed_while_idle_and_under_load_lose_nothing() {
     }
     assert_load_ended_with(&mut world, &ids, 3);
     works_at_once(&mut world, "after");
-    assert_eq!(
-        daemon.logged("redis lost"),
-        daemon.logged("redis back after_s=")
-    );
+    let said = || {
+        let lost = daemon.logged("redis lost");
+        (lost, daemon.logged("redis back after_s="))
+    };
+    eventually(SOON, said, |(lost, back)| lost == back);
 }
 
 #[test]
@@ -168,12 +170,20 @@ fn redis_emptied_while_jobs_are_being_written_none_in_flight_is_dropped() {
     let mut world = World::new();
     let daemon = world.daemon(&["--threads", "8"]);
     // Results come in all the time: writes meet the empty Redis before a beat does.
-    taking(&world, 300, 2500);
+    taking(&world, 300, 5000);
+    // None runs before all are there, however long that takes.
+    world.sandbox.fal.set_slots(0);
     let ids = push_load(&mut world, 60);
     for id in &ids {
-        // Ended records are gone with everything else; jobs still in flight must end.
         eventually(SOON, || submits_of(&world, id), |seen| *seen == 1);
     }
+    world.sandbox.fal.set_slots(1000);
+    eventually(
+        SOON,
+        || world.sandbox.fal.totals().results,
+        |results| *results >= 3,
+    );
+    // Ended records are gone with everything else; jobs still in flight must end.
     let in_flight: Vec<String> = ids
         .iter()
         .filter(|id| world.state(id) == "running")
@@ -181,7 +191,7 @@ fn redis_emptied_while_jobs_are_being_written_none_in_flight_is_dropped() {
         .collect();
     assert!(in_flight.len() > 20);
     let _: String = world.redis(&["FLUSHALL"]);
-    let states = world.wait_ended(&in_flight, Duration::from_secs(20));
+    let states = world.wait_ended(&in_flight, SOON);
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
     assert_eq!(world.sandbox.fal.totals().submits, 60);
     assert_shown(&world, &ids, 0);
@@ -412,18 +422,19 @@ fn connections_that_fall_silent_are_given_up_and_the_next_job_is_taken() {
     eventually(SOON, || world.state("after"), |state| state == "done");
     let took = pushed.elapsed();
     eprintln!("taken {took:?} after the connections fell silent");
-    // BRPOP may block for 5 s, and its answer has some time beyond.
-    assert!(took < Duration::from_secs(12), "took {took:?}");
+    // BRPOP may block for 5 s, and its answer has some time beyond; then there is what the machine needs.
+    assert!(took < Duration::from_secs(20), "took {took:?}");
     assert_eq!(daemon.logged("took over"), 0);
 }
 
 #[test]
 fn one_connection_that_falls_silent_is_nobodys_death() {
     let mut world = World::new();
-    let judge = world.daemon(&["--lease", "3s"]);
+    // A connection gets two seconds; the rest of the lease is for a machine that stands still at times.
+    let judge = world.daemon(&["--lease", "6s"]);
     let proxy = Proxy::to(&world.sandbox.redis.url());
     world.redis_url = Some(format!("redis://{}/0", proxy.address()));
-    let daemon = world.daemon(&["--lease", "3s"]);
+    let daemon = world.daemon(&["--lease", "6s"]);
     let instance = daemon.instance();
     let beat = |world: &mut World| {
         world
@@ -432,11 +443,11 @@ fn one_connection_that_falls_silent_is_nobodys_death() {
     };
     // The judge needs a lease of beats of its own.
     let first = beat(&mut world);
-    eventually(SOON, || beat(&mut world), |now| *now > first + 4000.0);
+    eventually(SOON, || beat(&mut world), |now| *now > first + 7000.0);
     proxy.freeze_open();
     let last = beat(&mut world);
     let next = eventually(SOON, || beat(&mut world), |now| *now > last);
-    assert!(next - last < 3000.0, "no beat for {} ms", next - last);
+    assert!(next - last < 6000.0, "no beat for {} ms", next - last);
     assert_eq!(judge.logged("took over"), 0);
 }
 

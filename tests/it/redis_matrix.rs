@@ -5,9 +5,10 @@
 //! A line of the table is a fault of `support/redis_fault.rs` and its moments, which are functions here:
 //! every pair is a test of its own. What was measured is printed: `--nocapture`, lines with `matrix:`.
 
+use crate::support::fair::{eventually_in_fair_time, works_at_once};
 use crate::support::load::{
     AT_ONCE, assert_load_ended, assert_load_ended_after_a_stop, in_full_swing, parked, push_load,
-    taking, while_it_lasts, works_at_once,
+    taking, while_it_lasts,
 };
 use crate::support::redis_fault::{
     Fault, Said, Scene, after_s, clock_an_hour_ahead, emptied, failed_over_late_after_an_end,
@@ -72,9 +73,9 @@ fn what_ended_in_the_lost_tail_of_a_late_failover_is_not_sent_again() {
 }
 
 /// What `--shutdown-timeout` is here, and how much later the process may end: the last resort's half second
-/// and a slow machine.
+/// and a slow machine. Who waited for the Redis that is away would never end.
 const SHUTDOWN: Duration = Duration::from_secs(4);
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(6);
 
 /// After a Redis that forgot, nobody pulls for two seconds: half of the time is gone before work may begin.
 fn resumes_within(fault: &Fault) -> Duration {
@@ -103,7 +104,7 @@ fn while_idle(fault: &Fault) {
     let (outage, back) = strike(&mut scene, fault);
     scene.world.push(job("after").json());
     let state = |scene: &mut Scene| scene.world.state("after");
-    eventually(
+    eventually_in_fair_time(
         resumes_within(fault),
         || state(&mut scene),
         |state| state == "done",
@@ -123,10 +124,15 @@ fn at_full_load(fault: &Fault) {
     let (outage, back) = strike(&mut scene, fault);
     let events = |scene: &mut Scene| scene.world.redis::<usize>(&["XLEN", "fal:events"]);
     let before = events(&mut scene);
-    eventually(
+    // Where it was over at once, all may have ended before we looked.
+    let open = |scene: &mut Scene| {
+        let states = ids.iter().map(|id| scene.world.state(id));
+        states.filter(|state| state != "done").count()
+    };
+    eventually_in_fair_time(
         resumes_within(fault),
-        || events(&mut scene),
-        |now| *now > before,
+        || (events(&mut scene), open(&mut scene)),
+        |(now, open)| *now > before || *open == 0,
     );
     let resumed = back.elapsed();
     assert_load_ended(&mut scene.world, &ids);
@@ -247,7 +253,8 @@ fn assert_said(
         Said::Outage => {
             assert_eq!(lost, 1, "{}", log());
             let away = outage.as_secs_f64();
-            assert!((away - 2.5..away + 4.0).contains(&said[0]), "{}", log());
+            // Seen a moment late, and over a moment late: on a slow machine it may be some seconds.
+            assert!((away - 4.0..away + 8.0).contains(&said[0]), "{}", log());
         }
         Said::Full => {
             assert_eq!(lost, 0, "{}", log());
@@ -290,7 +297,9 @@ fn a_clock_set_an_hour_ahead_ends_no_generation_for_its_time_limit() {
 fn redis_emptied_during_a_stop_the_submit_under_way_is_kept() {
     let fault = emptied();
     let mut scene = Scene::of(&fault);
-    let mut daemon = stoppable(&mut scene);
+    // Its stop waits for the submit until we let it go.
+    let args = ["--threads", "8", "--shutdown-timeout", "20s"];
+    let mut daemon = scene.world.daemon(&args);
     let hold = scene.world.sandbox.fal.hold("fal.submit");
     scene.world.push(job("paid").chat(7).json());
     assert!(hold.wait_arrived(1, SOON));

@@ -1,9 +1,9 @@
 //! Redis over a Unix socket: the same load, the same outages, the same commands.
 
-use crate::support::load::{assert_load_ended, in_full_swing, push_load, taking, works_at_once};
-use crate::support::{World, eventually};
+use crate::support::fair::works_at_once;
+use crate::support::load::{assert_load_ended, in_full_swing, push_load, taking};
+use crate::support::{SOON, World, eventually};
 use fal_worker::sandbox::redis::RedisOptions;
-use std::time::Duration;
 
 #[test]
 fn over_a_unix_socket_a_load_survives_a_killed_redis_and_ends_once() {
@@ -23,7 +23,7 @@ fn over_a_unix_socket_a_load_survives_a_killed_redis_and_ends_once() {
     in_full_swing(&mut world, 120);
     world.kill_redis();
     let lost = || daemon.logged("redis lost");
-    eventually(Duration::from_secs(5), lost, |lost| *lost == 1);
+    eventually(SOON, lost, |lost| *lost == 1);
     world.sandbox.redis.restart().unwrap();
     assert_load_ended(&mut world, &ids);
     assert_eq!(world.sandbox.fal.totals().submits, 60);

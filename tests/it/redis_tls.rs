@@ -2,8 +2,9 @@
 //! us. A real redis-server with `--tls-auth-clients yes`; what is wrong is said in words that name the setting.
 
 use crate::support::certificates::{Authority, Pair};
-use crate::support::load::{assert_load_ended, in_full_swing, push_load, taking, works_at_once};
-use crate::support::{Daemon, SOON, World};
+use crate::support::fair::works_at_once;
+use crate::support::load::{assert_load_ended, in_full_swing, push_load, taking};
+use crate::support::{Daemon, SOON, World, eventually};
 use fal_worker::sandbox::redis::RedisOptions;
 use std::process::Output;
 
@@ -99,11 +100,15 @@ fn a_load_ends_once_and_cut_connections_come_back() {
     assert_load_ended(world, &ids);
     works_at_once(world, "after");
     // TLS is all that it spoke: the port without it saw this test alone.
-    let clients: String = world.redis(&["CLIENT", "LIST"]);
+    let through =
+        |clients: &str, port: u16| clients.matches(&format!("laddr=127.0.0.1:{port} ")).count();
+    let clients = eventually(
+        SOON,
+        || world.redis::<String>(&["CLIENT", "LIST"]),
+        |clients| through(clients, guarded.port) > 3,
+    );
     let plain = world.sandbox.redis.port();
-    let through = |port: u16| clients.matches(&format!("laddr=127.0.0.1:{port} ")).count();
-    assert_eq!(through(plain), 1, "{clients}");
-    assert!(through(guarded.port) > 3, "{clients}");
+    assert_eq!(through(&clients, plain), 1, "{clients}");
     assert_eq!(daemon.stop(), Some(0));
     assert_hidden(&daemon.log_text(), &guarded.client.key);
 }

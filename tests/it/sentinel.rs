@@ -1,10 +1,9 @@
 //! A master that dies for good: three sentinels name another one, and the daemons go on there with all that
 //! a replica had, and with all that they themselves know.
 
-use crate::support::load::{
-    assert_load_ended_after_a_stop, in_full_swing, push_load, taking, works_at_once,
-};
-use crate::support::topology::{Sentinels, options, works_at_once_on_another_model};
+use crate::support::fair::{works_at_once, works_at_once_on_another_model};
+use crate::support::load::{assert_load_ended_after_a_stop, in_full_swing, push_load, taking};
+use crate::support::topology::{Sentinels, options};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::Script;
 use std::time::{Duration, Instant};

@@ -9,6 +9,7 @@ pub mod backlog;
 pub mod browser;
 pub mod certificates;
 pub mod chaos;
+pub mod fair;
 pub mod kills;
 pub mod load;
 pub mod proxy;

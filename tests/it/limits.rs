@@ -1,14 +1,15 @@
 //! What Telegram lets a bot send is shared by all of its daemons; whom nobody reaches is not paid for.
 
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
-use fal_worker::sandbox::faults::{Fault, Rule};
+use fal_worker::sandbox::faults::{Fault, Rule, RuleId};
 use fal_worker::sandbox::telegram::{Kind, Limits};
 use std::time::{Duration, Instant};
 
 /// 2000 results over three daemons, against a Telegram with these limits. Most chats get
-/// one or two; one gets six, and a group twenty-two.
-fn keep_the_limits(rate: &str, limits: Limits, within: Duration, begin: Duration) {
+/// one or two; one gets six, and a group twenty-two. `most`: how long it may take.
+fn keep_the_limits(rate: &str, limits: Limits, within: Duration, most: Duration) {
     let deliveries = 2000;
     let mut world = World::new();
     let telegram = &world.sandbox.telegram;
@@ -45,13 +46,12 @@ fn keep_the_limits(rate: &str, limits: Limits, within: Duration, begin: Duration
         "{deliveries} in {took:?}, the limit allows {within:?}; {refused} answered 429, {} held back",
         world.sandbox.telegram.held_count()
     );
-    assert!(refused * 100 < deliveries, "{refused} answered 429");
-    let most = within.mul_f64(1.15) + begin;
+    // Ten times as fast, a busy machine's hiccups count ten times; without turns nine in ten are held.
+    let (refusals, share) = if within > SOON { (100, 20) } else { (20, 2) };
+    assert!(refused * refusals < deliveries, "{refused} answered 429");
     assert!(took < most, "{took:?} for {within:?}");
     // Telegram hides a transgression of some seconds by holding its answer: that is none either.
     let held = world.sandbox.telegram.held_count() as usize;
-    // Ten times as fast, a busy machine's hiccups count ten times; without turns nine in ten are held.
-    let share = if begin.is_zero() { 20 } else { 2 };
     assert!(held * share < deliveries, "{held} held back");
     world.assert_clean();
 }
@@ -61,15 +61,16 @@ fn three_daemons_keep_the_limits_of_their_bot_and_its_chats_and_lose_no_time() {
     // Ten times as fast as the real ones.
     let limits = Limits::real().scaled(10.0);
     let within = Duration::from_secs_f64((2000.0 - 30.0) / 300.0);
-    // So fast, the first sends do not have all others behind them yet.
-    keep_the_limits("30/100ms", limits, within, Duration::from_secs(1));
+    // So fast, the first sends do not have all others behind them yet, and a busy machine has not always so many a
+    // second. Daemons that do not share would take three times as long, or be refused.
+    keep_the_limits("30/100ms", limits, within, within * 2 + SOON / 30);
 }
 
 #[test]
 #[ignore = "takes 70 s: the true numbers"]
 fn three_daemons_keep_telegrams_true_limits_and_lose_no_time() {
     let within = Duration::from_secs_f64((2000.0 - 30.0) / 30.0);
-    keep_the_limits("30/1s", Limits::real(), within, Duration::ZERO);
+    keep_the_limits("30/1s", Limits::real(), within, within.mul_f64(1.15));
 }
 
 #[test]
@@ -87,34 +88,50 @@ fn a_chat_with_many_results_keeps_no_other_waiting() {
     for number in 0..200 {
         world.wait_field(&format!("many{number}"), "charged", "yes");
     }
-    let began = Instant::now();
     let ids: Vec<String> = (0..10).map(|number| format!("other{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
         let chat = 833_001 + number as i64;
         world.push(job(id).model("fal-ai/any-llm").chat(chat).json());
     }
     world.wait_ended(&ids, SOON);
-    assert!(
-        began.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        began.elapsed()
-    );
+    // Its two hundred take over three minutes: whoever came behind half of them would see it here.
     let of_many = world.sandbox.telegram.messages(833_000).len();
     assert!(of_many < 100, "{of_many} sent");
-    assert_eq!(world.sandbox.telegram.held_count(), 0);
+    // A send that the machine held up may come upon the next one.
+    let held = world.sandbox.telegram.held_count();
+    assert!(held <= 3, "{held} held back");
 }
 
-/// Two daemons; the first message to the chat is answered with a 429 of three seconds.
+/// Daemons that are started from here on reach Telegram through this.
+fn in_front_of_telegram(world: &mut World) -> Proxy {
+    let proxy = Proxy::to(&world.sandbox.telegram.url());
+    world.telegram_url = Some(format!("http://{}", proxy.address()));
+    proxy
+}
+
+/// Lets these refusals, which are held up, go together; gives the moment, before which no silence began.
+fn refused_together(world: &World, proxy: &Proxy, rules: &[RuleId]) -> Instant {
+    for rule in rules {
+        eventually(SOON, || world.sandbox.faults.fired(*rule), |n| *n == 1);
+    }
+    let refused = Instant::now();
+    proxy.flow();
+    refused
+}
+
+/// Two daemons; the first message to the chat is answered with a 429 of six seconds: time enough for others, on a
+/// slow machine too.
 fn a_429_holds_its_chat_for_all_daemons(rate: &str) {
     let mut world = World::new();
-    let rule = Rule::first(1, "tg.sendmessage", Fault::telegram_429(3));
+    let rule = Rule::first(1, "tg.sendmessage", Fault::telegram_429(6));
     let rule = world.sandbox.faults.add(rule);
+    let proxy = in_front_of_telegram(&mut world);
     let more = ["--threads", "4", "--telegram-rate", rate];
     let (_one, _two) = (world.daemon(&more), world.daemon(&more));
     let to = |id: &str| job(id).model("fal-ai/any-llm").chat(834_001).json();
+    proxy.stall(Flow::Answers);
     world.push(to("first"));
-    eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n == 1);
-    let refused = Instant::now();
+    let refused = refused_together(&world, &proxy, &[rule]);
     let hold: Vec<String> = eventually(
         SOON,
         || world.redis(&["KEYS", "fal:rate:*:chat:834001"]),
@@ -128,17 +145,20 @@ fn a_429_holds_its_chat_for_all_daemons(rate: &str) {
     let other = job("other").model("fal-ai/any-llm").chat(834_002).json();
     world.push(other);
     world.wait_state("other", "done");
-    assert_eq!(world.sandbox.telegram.messages(834_001), [], "silence");
     world.wait_ended(&ids, SOON);
     world.wait_state("first", "done");
     let journal = world.sandbox.telegram.journal();
-    let sent = journal.iter().filter(|entry| entry.chat == Some(834_001));
-    let early: Vec<_> = sent
-        .filter(|entry| entry.status == 200)
-        // The refusal was seen a moment late.
-        .filter(|entry| entry.at - refused < Duration::from_millis(2800))
+    let sent_to = |chat: i64| {
+        let sent = journal.iter().filter(move |entry| entry.chat == Some(chat));
+        sent.filter(|entry| entry.status == 200)
+    };
+    let early: Vec<_> = sent_to(834_001)
+        .filter(|entry| entry.at - refused < Duration::from_millis(5900))
         .collect();
     assert!(early.is_empty(), "{early:?}");
+    let first = sent_to(834_001).map(|entry| entry.at).min();
+    let other = sent_to(834_002).map(|entry| entry.at).min();
+    assert!(other < first, "the silence is of one chat");
     assert_eq!(world.logs().matches("telegram held").count(), 1);
     world.assert_clean();
 }
@@ -183,13 +203,12 @@ fn two_chats_that_are_refused_within_a_second_hold_the_bot() {
         world.sandbox.faults.add(rule.for_requests_with(chat))
     };
     let rules = [at(&world, "835001", 2), at(&world, "835002", 4)];
+    let proxy = in_front_of_telegram(&mut world);
     let daemon = world.daemon(&["--threads", "8", "--telegram-rate", "30/1s"]);
     let to = |id: &str, chat| job(id).model("fal-ai/any-llm").chat(chat).json();
+    proxy.stall(Flow::Answers);
     world.push_all(&[to("a", 835_001), to("b", 835_002)]);
-    for rule in rules {
-        eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n == 1);
-    }
-    let refused = Instant::now();
+    let refused = refused_together(&world, &proxy, &rules);
     daemon.wait_log("telegram held chat=\"all chats\"");
     world.push(to("c", 835_003));
     for id in ["a", "b", "c"] {
@@ -197,7 +216,7 @@ fn two_chats_that_are_refused_within_a_second_hold_the_bot() {
     }
     let journal = world.sandbox.telegram.journal();
     let sent = journal.iter().filter(|entry| entry.status == 200);
-    let early = sent.filter(|entry| entry.at - refused < Duration::from_millis(3800));
+    let early = sent.filter(|entry| entry.at - refused < Duration::from_millis(3900));
     assert_eq!(early.count(), 0, "the larger value counts");
     world.assert_clean();
 }

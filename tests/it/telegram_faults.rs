@@ -1,8 +1,7 @@
 //! Telegram in trouble: what it says of a call decides whether the call is repeated; where nobody knows,
 //! an edit is repeated silently and a fresh send once more and counted (telegram-api sections 4 and 10).
 
-use crate::support::load::taking;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, said, submits_of};
 use fal_worker::sandbox::faults::{Fault, Rule, RuleId};
 use fal_worker::sandbox::telegram::Kind;
@@ -189,17 +188,22 @@ fn an_edit_in_doubt_is_repeated_without_a_word_and_the_user_sees_one_result() {
 
 #[test]
 fn after_a_429_nothing_is_sent_to_that_chat_before_its_time() {
-    let (mut world, _daemon) = World::running();
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.telegram.url());
+    world.telegram_url = Some(format!("http://{}", proxy.address()));
+    let _daemon = world.daemon(&["--threads", "4"]);
     let rule = Rule::first(1, "tg.sendmessage", Fault::telegram_429(3));
     let rule = world.sandbox.faults.add(rule);
+    // The refusal is held up until the clock was looked at: its time begins later.
+    proxy.stall(Flow::Answers);
     world.push(job("a").model("fal-ai/any-llm").chat(814_001).json());
     eventually(SOON, || world.sandbox.faults.fired(rule), |n| *n == 1);
     let refused = Instant::now();
+    proxy.flow();
     world.wait_state("a", "done");
     let sent = world.sandbox.telegram.journal().pop().unwrap().at;
-    // The refusal was seen a moment late.
     assert!(
-        sent - refused > Duration::from_millis(2800),
+        sent - refused > Duration::from_millis(2900),
         "{:?}",
         sent - refused
     );
@@ -283,11 +287,15 @@ fn a_refused_bot_token_loses_no_result_and_is_said_once() {
         world.sandbox.faults.add(rule);
     }
     // All of them are paid before the first is refused.
-    taking(&world, 1000, 1500);
+    world.sandbox.fal.set_slots(0);
     let ids = ["a", "b", "c", "d", "e", "f", "g"];
     for (number, id) in ids.iter().enumerate() {
         world.push(job(id).chat(817_001 + number as i64).json());
     }
+    for id in ids {
+        world.wait_submitted(id);
+    }
+    world.sandbox.fal.set_slots(1000);
     for id in ids {
         world.wait_field(id, "phase", "delivering");
     }

@@ -1,6 +1,7 @@
 //! Signs of life and words: what a user sees before the result is there, and that it never stands where
 //! the result should; texts of the operator's own.
 
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{SOON, World, eventually, job};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
@@ -55,7 +56,7 @@ fn a_chat_without_a_status_message_shows_an_action_every_four_to_five_seconds() 
     let mut world = World::new();
     slow(&world, "fal-ai/slow", 13_000, true);
     slow(&world, "fal-ai/slow-video", 9_000, true);
-    slow(&world, "fal-ai/quick", 1_500, true);
+    slow(&world, "fal-ai/quick", 200, true);
     let _daemon = world.daemon(&ON);
     let status = status_in(&world, 903);
     world.sandbox.telegram.block(904);
@@ -71,7 +72,14 @@ fn a_chat_without_a_status_message_shows_an_action_every_four_to_five_seconds() 
     world.wait_state("d", "dead");
 
     let actions = asked(&world, 901, "sendchataction");
-    assert!((2..=3).contains(&actions.len()), "{actions:#?}");
+    let spans = [("a", "completed_at"), ("e", "ended_at")].map(|(id, end)| {
+        let record = world.record(id);
+        let at = |field: &str| record[field].parse::<u64>().unwrap();
+        at(end) - at("submitted_at")
+    });
+    // Three, and on a slow machine more or fewer by one.
+    let most = 1 + spans[0] as usize / 4500;
+    assert!((2..=most).contains(&actions.len()), "{actions:#?}");
     assert!(
         actions
             .iter()
@@ -79,9 +87,9 @@ fn a_chat_without_a_status_message_shows_an_action_every_four_to_five_seconds() 
     );
     for pair in actions.windows(2) {
         let gap = pair[1].at - pair[0].at;
-        // A busy machine may be late, and never early.
-        assert!(gap > Duration::from_millis(3800), "{gap:?}");
-        assert!(gap < seconds(8), "{gap:?}");
+        // They begin four and a half seconds apart; on a busy machine either may arrive late.
+        assert!(gap > Duration::from_millis(2500), "{gap:?}");
+        assert!(gap < seconds(9), "{gap:?}");
     }
     let first = world.record("a")["submitted_at"].parse::<u64>().unwrap();
     assert!(actions[0].unix_ms >= first + 2500, "a quick job needs none");
@@ -94,7 +102,10 @@ fn a_chat_without_a_status_message_shows_an_action_every_four_to_five_seconds() 
     assert_eq!(asked(&world, 903, "sendchataction").len(), 0);
     // The one that says that nobody is there is the last.
     assert_eq!(asked(&world, 904, "sendchataction").len(), 1);
-    assert_eq!(asked(&world, 905, "sendchataction").len(), 0);
+    // Nor does this one, unless the machine stood still for the time in which it was quick.
+    if spans[1] < 2500 {
+        assert_eq!(asked(&world, 905, "sendchataction").len(), 0);
+    }
 }
 
 #[test]
@@ -118,13 +129,14 @@ fn with_progress_off_nothing_but_results_reaches_a_chat() {
 fn a_status_message_tells_each_change_once_and_ends_as_the_result() {
     let mut world = World::new();
     world.sandbox.fal.set_slots(1);
-    slow(&world, "fal-ai/before", 5_000, true);
+    slow(&world, "fal-ai/before", 8_000, true);
+    slow(&world, "fal-ai/after", 3_000, true);
     slow(&world, "fal-ai/slow", 8_000, true);
     let _daemon = world.daemon(&ON);
     let status = status_in(&world, 921);
     world.push(job("first").model("fal-ai/before").json());
     world.wait_submitted("first");
-    world.push(job("second").model("fal-ai/before").json());
+    world.push(job("second").model("fal-ai/after").json());
     world.wait_submitted("second");
     let button = json!({"inline_keyboard": [[{"text": "Cancel", "callback_data": "cancel"}]]});
     let third = job("third").model("fal-ai/slow").chat(921);
@@ -150,7 +162,8 @@ fn a_status_message_tells_each_change_once_and_ends_as_the_result() {
     for pair in edits.windows(2) {
         assert_ne!(pair[0].args["text"], pair[1].args["text"], "{texts:?}");
         let gap = pair[1].at - pair[0].at;
-        assert!(gap > Duration::from_millis(4300), "{gap:?}");
+        // They begin five seconds apart; on a busy machine either may arrive late.
+        assert!(gap > seconds(3), "{gap:?}");
     }
     assert!(edits.iter().all(|edit| edit.status == 200));
     let messages = world.sandbox.telegram.messages(921);
@@ -167,7 +180,8 @@ fn a_status_message_tells_each_change_once_and_ends_as_the_result() {
 #[test]
 fn a_result_waits_for_the_progress_edit_under_way_and_stands_over_it() {
     let mut world = World::new();
-    slow(&world, "fal-ai/slow", 4_000, false);
+    // The edit goes out after three seconds, on a slow machine later, and is still under way after these.
+    slow(&world, "fal-ai/slow", 6_000, false);
     let _daemon = world.daemon(&ON);
     let status = status_in(&world, 931);
     let late = Rule::first(1, "tg.editmessagetext", Fault::DelayMs(4_000));
@@ -186,7 +200,7 @@ fn a_result_waits_for_the_progress_edit_under_way_and_stands_over_it() {
 #[test]
 fn after_a_progress_edit_of_unknown_outcome_the_result_waits_until_it_cannot_come_any_more() {
     let mut world = World::new();
-    slow(&world, "fal-ai/slow", 4_000, false);
+    slow(&world, "fal-ai/slow", 6_000, false);
     let daemon = world.daemon(&ON);
     let status = status_in(&world, 941);
     let lost = Rule::first(1, "tg.editmessagetext", Fault::ResetAfterActing);
@@ -197,8 +211,9 @@ fn after_a_progress_edit_of_unknown_outcome_the_result_waits_until_it_cannot_com
     let edits = asked(&world, 941, "editmessagetext");
     let texts: Vec<_> = edits.iter().map(|edit| edit.args["text"].clone()).collect();
     assert_eq!(texts, [STARTED, ANSWER]);
+    // Ten seconds from when it began; it may have arrived late. Else the result would stand there after three.
     let gap = edits[1].at - edits[0].at;
-    assert!(gap > Duration::from_millis(9_500), "{gap:?}");
+    assert!(gap > seconds(7), "{gap:?}");
     assert_eq!(text_in(&world, 941), ANSWER);
     assert_eq!(daemon.logged("telegram lost"), 0);
     world.assert_clean();
@@ -207,8 +222,12 @@ fn after_a_progress_edit_of_unknown_outcome_the_result_waits_until_it_cannot_com
 #[test]
 fn a_limit_met_by_a_progress_edit_is_obeyed_and_costs_the_result_no_more_than_its_time() {
     let mut world = World::new();
-    slow(&world, "fal-ai/slow", 4_000, false);
+    slow(&world, "fal-ai/slow", 6_000, false);
+    let proxy = Proxy::to(&world.sandbox.telegram.url());
+    world.telegram_url = Some(format!("http://{}", proxy.address()));
     let _daemon = world.daemon(&ON);
+    // The refusal is held up until the clock was looked at: its time begins later.
+    proxy.stall(Flow::Answers);
     let status = status_in(&world, 981);
     let limit = Rule::first(1, "tg.editmessagetext", Fault::telegram_429(6));
     let limit = world.sandbox.faults.add(limit);
@@ -216,21 +235,21 @@ fn a_limit_met_by_a_progress_edit_is_obeyed_and_costs_the_result_no_more_than_it
     world.push(one.telegram("status_message_id", status).json());
     eventually(SOON, || world.sandbox.faults.fired(limit), |n| *n == 1);
     let refused = Instant::now();
+    proxy.flow();
     world.wait_state("a", "done");
     let edits = asked(&world, 981, "editmessagetext");
     let texts: Vec<_> = edits.iter().map(|edit| edit.args["text"].clone()).collect();
     assert_eq!(texts, [ANSWER], "dropped, not repeated");
-    // The refusal was seen a moment late.
     let wait = edits[0].at - refused;
-    assert!(wait > Duration::from_millis(5_800), "{wait:?}");
-    assert!(wait < seconds(12), "{wait:?}");
+    assert!(wait > Duration::from_millis(5_900), "{wait:?}");
+    assert!(wait < seconds(16), "{wait:?}");
     world.assert_clean();
 }
 
 #[test]
 fn within_limits_of_our_own_signs_go_out_and_a_chat_that_is_full_silences_no_other() {
     let mut world = World::new();
-    slow(&world, "fal-ai/slow", 6_000, false);
+    slow(&world, "fal-ai/slow", 9_000, false);
     let rate = ["--telegram-rate", "30/1s"];
     let _daemon = world.daemon(&[&ON[..], &rate[..]].concat());
     world.push(job("before").chat(991).json());
@@ -238,9 +257,9 @@ fn within_limits_of_our_own_signs_go_out_and_a_chat_that_is_full_silences_no_oth
     // As if so many had been sent there that it takes nothing before the results.
     let key: Vec<String> = world.redis(&["KEYS", "fal:rate:*:chat:991"]);
     let time: (u64, u64) = world.redis(&["TIME"]);
-    let full = (time.0 * 1000 + 12_000).to_string();
+    let full = (time.0 * 1000 + 16_000).to_string();
     let _: u64 = world.redis(&["HSET", &key[0], "full", &full]);
-    let _: u64 = world.redis(&["PEXPIRE", &key[0], "20000"]);
+    let _: u64 = world.redis(&["PEXPIRE", &key[0], "24000"]);
     let mut ids = Vec::new();
     for (id, chat, has_status) in [
         ("full", 991, true),
@@ -343,10 +362,12 @@ fn two_hundred_chats_share_one_sign_at_a_time() {
         .collect();
     world.push_all(&entries);
     assert!(hold.wait_arrived(1, SOON));
+    let began = Instant::now();
     let states = world.wait_ended(&ids, SOON * 2);
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
     // Each was given up after five seconds before the next one went out.
-    assert!((1..=3).contains(&hold.arrived()), "{}", hold.arrived());
+    let (arrived, most) = (hold.arrived(), 2 + began.elapsed().as_secs() as usize / 5);
+    assert!((1..=most).contains(&arrived), "{arrived} of {most}");
     hold.release();
     world.assert_clean();
 }

@@ -12,8 +12,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What is still punctual. Stuck behind a service that is away it would be seconds.
-const PUNCTUAL: Duration = Duration::from_millis(100);
+/// What is still punctual on a machine that is busy. Stuck behind a service that is away it would be seconds: a look
+/// at a status hangs for ten, a call of Telegram for thirty.
+const PUNCTUAL: Duration = Duration::from_secs(1);
 
 fn median(mut spans: Vec<Duration>) -> Duration {
     assert!(!spans.is_empty());
@@ -92,7 +93,7 @@ fn with_fal_in_a_black_hole_deliveries_go_out_at_their_time() {
         }
     }
     assert!(
-        lateness.len() >= 20,
+        lateness.len() >= 10,
         "{} were due while fal was away",
         lateness.len()
     );
@@ -104,7 +105,7 @@ fn with_fal_in_a_black_hole_deliveries_go_out_at_their_time() {
     proxy.flow();
     world.sandbox.fal.set_slots(1000);
     assert!(middle < PUNCTUAL, "median {middle:?}, all {lateness:?}");
-    assert!(*worst < Duration::from_secs(1), "all {lateness:?}");
+    assert!(*worst < PUNCTUAL * 5, "all {lateness:?}");
     let states = world.wait_ended(&hanging, SOON);
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
     assert_eq!(world.sandbox.fal.totals().submits as i64, DELIVERIES + 6);
@@ -160,7 +161,7 @@ fn with_telegram_in_a_black_hole_submits_polls_and_ends_go_on_at_their_time() {
         "telegram black-holed: push to submit median {submit:?}, submit to end median {end:?}"
     );
     assert!(submit < PUNCTUAL, "median {submit:?}: {submit_lag:?}");
-    assert!(end < PUNCTUAL * 3, "median {end:?}: {end_lag:?}");
+    assert!(end < PUNCTUAL * 2, "median {end:?}: {end_lag:?}");
     proxy.flow();
     world.wait_ended(&chatting, SOON);
     assert_eq!(world.sandbox.telegram.duplicates(), []);
@@ -347,11 +348,10 @@ fn a_fal_that_takes_no_submits_while_reads_go_well_is_asked_by_one_submit_at_a_t
     let ids: Vec<String> = (0..20).map(|n| format!("new-{n}")).collect();
     world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
     daemon.wait_log("fal takes no jobs");
-    let before = fired();
+    let (before, noticed) = (fired(), Instant::now());
     assert!(before <= 8, "{before} submits"); // five, and those under way with the fifth
     world.sandbox.fal.set_slots(1000);
     assert_eq!(world.wait_ended(&at_fal, SOON), ["done"; 8]);
-    let noticed = Instant::now();
     let after = eventually(SOON, fired, |n| *n >= before + 2);
     // Half a second, one, two: the doubling begins when the breaker opens.
     let (asked, time) = (after - before, noticed.elapsed());
@@ -372,7 +372,7 @@ fn a_fal_that_takes_no_submits_while_reads_go_well_is_asked_by_one_submit_at_a_t
 fn results_that_come_slowly_are_no_outage_of_fal() {
     let mut world = World::new();
     let daemon = world.daemon(&["--threads", "8"]);
-    let script = Script::default().taking(Duration::from_secs(3));
+    let script = Script::default().taking(Duration::from_millis(4500));
     world.sandbox.fal.model("case/large", script);
     // Asked while it ran, answered when it was there, and then by a slow line: five in a row.
     let faults = &world.sandbox.faults;
@@ -463,22 +463,14 @@ fn cancels_that_fal_leaves_unanswered_count_towards_an_outage() {
     let ids: Vec<String> = (0..6).map(|n| format!("c{n}")).collect();
     let entries: Vec<String> = ids
         .iter()
-        .map(|id| job(id).model("case/never").with("timeout_s", 1).json())
+        .map(|id| job(id).model("case/never").with("timeout_s", 4).json())
         .collect();
-    world.push_all(&entries);
-    for id in &ids {
-        world.wait_submitted(id);
-    }
     // They become overdue while a look is held; then all are told to stop at once. The first look, which
-    // starts their clock, passes; what was seen running is asked for its result.
-    eventually(
-        SOON,
-        || world.sandbox.fal.submits(),
-        |submits| submits.iter().all(|submit| submit.polls > 0),
-    );
+    // starts their clock, passes; what was seen running is asked for its result, soon enough on a slow machine too.
     let held = world.sandbox.fal.hold("fal.result");
+    world.push_all(&entries);
     assert!(held.wait_arrived(6, SOON));
-    let overdue = Instant::now() + Duration::from_millis(1200);
+    let overdue = Instant::now() + Duration::from_millis(4200);
     eventually(SOON, Instant::now, |now| *now > overdue);
     held.release();
     daemon.wait_log("fal lost");

@@ -125,7 +125,8 @@ fn equal_bounds_poll_at_a_fixed_pace_however_well_the_model_is_known() {
 
 #[test]
 fn what_was_seen_running_is_asked_for_its_result_and_the_refusal_is_the_look() {
-    let mut world = world(1500);
+    // Long enough for many looks, also where the machine stands still for a second or two.
+    let mut world = world(2500);
     let daemon = world.daemon(&["--threads", "4", "--poll-max", "50ms"]);
     for code in [400, 422, 202, 200] {
         world.sandbox.fal.set_pending_code(code);
@@ -171,7 +172,8 @@ fn only_a_good_result_is_believed_before_the_status_has_said_that_it_is_there() 
         ("empty", Fault::Empty200),
         ("cut", Fault::ResetAfterActing),
     ];
-    let mut world = world(1500);
+    // Long enough for many looks, also where the machine stands still for a second or two.
+    let mut world = world(2500);
     let daemon = world.daemon(&["--threads", "4", "--poll-max", "50ms"]);
     for (name, fault) in rows {
         // The first look finds it running; the next three ask for the result.

@@ -292,10 +292,12 @@ fn a_store_that_the_first_format_left_behind_is_finished() {
 #[test]
 fn a_record_of_a_newer_format_waits_for_its_version_and_is_said_once() {
     let (mut world, mut daemon) = World::running();
-    taking(&world, 2000, 2000);
+    // It does not end before its worker.
+    world.sandbox.fal.set_slots(0);
     world.push(job("paid").chat(7).json());
     world.wait_submitted("paid");
     assert_eq!(daemon.stop(), Some(0));
+    world.sandbox.fal.set_slots(1000);
     let of_both = ["paid", "unpaid"];
     let rewrite = |world: &mut World, id: &str| {
         let _: u64 = world.redis(&["HSET", &format!("fal:job:{id}"), "v", "2", "of_v2", "x"]);

@@ -229,15 +229,24 @@ fn redis_changes_its_password_and_the_worker_follows() {
 fn secrets_of_the_environment_start_no_thread_and_stay() {
     let mut world = World::new();
     let daemon = world.daemon(&["--threads", "4"]);
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let names: Vec<String> = tasks
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
-        .collect();
-    assert!(
-        names.iter().any(|name| name.trim() == "keeper"),
-        "{names:?}"
-    );
+    let threads = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        tasks
+            .flatten()
+            .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+            .collect()
+    };
+    // Each gives itself its name once it runs, and has the program's until then.
+    let has_names = |names: &Vec<String>| {
+        let named = |name: &str| names.iter().any(|one| one.trim() == name);
+        named("keeper")
+            && names
+                .iter()
+                .filter(|one| one.trim() == "fal-worker")
+                .count()
+                == 1
+    };
+    let names = eventually(SOON, threads, has_names);
     assert!(
         !names.iter().any(|name| name.trim() == "secrets"),
         "{names:?}"

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How long others may wait for Redis.
 const LONGEST_MS: f64 = 50.0;
+/// Nothing waits for it when all is well; a slow machine may take minutes.
+const WITHIN: Duration = Duration::from_secs(300);
 
 fn assert_polite(report: &Report) {
     println!("{}\n{}", Report::HEAD, report.row());
@@ -26,8 +28,8 @@ fn assert_polite(report: &Report) {
 
 #[test]
 fn an_inbox_of_fifty_thousand_is_taken_in_at_bounded_memory_while_redis_answers_others() {
-    let small = Load::start().inbox(5_000, 4, Duration::from_secs(60));
-    let large = Load::start().inbox(50_000, 4, Duration::from_secs(60));
+    let small = Load::start().inbox(5_000, 4, WITHIN);
+    let large = Load::start().inbox(50_000, 4, WITHIN);
     assert_polite(&large);
     let more = large.daemon_kib.saturating_sub(small.daemon_kib);
     assert!(
@@ -43,7 +45,7 @@ fn an_inbox_of_fifty_thousand_is_taken_in_at_bounded_memory_while_redis_answers_
 
 #[test]
 fn five_thousand_jobs_at_once_are_done_at_bounded_memory_while_redis_answers_others() {
-    let report = Load::start().jobs(5_000, 8, Duration::from_secs(120));
+    let report = Load::start().jobs(5_000, 8, WITHIN);
     assert_polite(&report);
     // Two thousand in flight, and the ends of the last ten seconds, which have a bound of their own.
     assert!(

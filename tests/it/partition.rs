@@ -207,9 +207,9 @@ fn a_host_cut_off_for_longer_than_its_lease_is_taken_over_and_comes_back() {
         if from == "everything" {
             hosts[cut].services.plug("down");
         }
-        eventually(4 * LEASE, || other.logged("took over"), |now| *now > overs);
+        eventually(SOON, || other.logged("took over"), |now| *now > overs);
         let took = began.elapsed();
-        assert!(took < LEASE + Duration::from_secs(4), "{took:?}");
+        assert!(took < LEASE + Duration::from_secs(12), "{took:?}");
         while_it_lasts(Duration::from_secs(2)); // what it still had to do at fal and Telegram, it does now
         hosts[cut].redis.plug("up");
         hosts[cut].services.plug("up");

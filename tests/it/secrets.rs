@@ -227,7 +227,7 @@ fn run_at(level: Option<&str>) {
     let mut daemon = world.spawn(&["--threads", "4", "--admin-chat", "7"], &variables);
     let (done, failed) = trouble(&mut world);
     let ids = [done.clone(), failed.clone()].concat();
-    let states = world.wait_ended(&ids, SOON);
+    let states = world.wait_ended(&ids, SOON * 3);
     assert_eq!(daemon.stop(), Some(0));
 
     let log = daemon.log_text();

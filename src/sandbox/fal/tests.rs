@@ -45,7 +45,7 @@ impl Client {
     }
 
     fn finish(&self, submitted: &Value) -> Got {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(30);
         loop {
             let status = self.get(&submitted["status_url"]);
             if status.json()["status"] == "COMPLETED" {
@@ -388,7 +388,11 @@ fn a_slot_that_frees_goes_to_the_next_at_that_moment() {
     for _ in 0..3 {
         client.submit("fal-ai/quick");
     }
-    std::thread::sleep(Duration::from_millis(120));
+    let until = Instant::now() + Duration::from_secs(30);
+    while client.fal.totals().billed < 3 {
+        assert!(Instant::now() < until, "{:?}", client.fal.submits());
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+    }
     let entries = client.fal.submits();
     for pair in entries.windows(2) {
         assert_eq!(
@@ -396,7 +400,6 @@ fn a_slot_that_frees_goes_to_the_next_at_that_moment() {
             "no gap though nobody asked"
         );
     }
-    assert_eq!(client.fal.totals().billed, 3);
 }
 
 #[test]
@@ -565,16 +568,16 @@ fn crashing_disappearing_and_endless_requests() {
     client.fal.set_slots(1);
     let crashing = client.submit("fal-ai/crashes");
     client.fal.model(
-        "fal-ai/quick",
-        Script::default().taking(Duration::from_millis(300)),
+        "fal-ai/slow",
+        Script::default().taking(Duration::from_secs(3)),
     );
-    client.submit("fal-ai/quick");
-    std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(
-        client.get(&crashing["status_url"]).json()["status"],
-        "IN_QUEUE",
-        "back behind the other"
-    );
+    client.submit("fal-ai/slow");
+    // It runs, and then it is back behind the other, which takes long enough to be seen.
+    let until = Instant::now() + Duration::from_secs(30);
+    while client.get(&crashing["status_url"]).json()["status"] != "IN_QUEUE" {
+        assert!(Instant::now() < until, "not back behind the other");
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+    }
     assert_eq!(client.finish(&crashing).status, 200);
     let gone = client.submit("fal-ai/disappears");
     assert_eq!(client.get(&gone["status_url"]).status, 404);
@@ -615,8 +618,11 @@ fn results_vanish_and_large_ones_sooner() {
         .set_result_keeping(Duration::from_secs(60), Duration::ZERO);
     let (small, large) = (client.submit(MODEL), client.submit("fal-ai/inline"));
     assert_eq!(client.finish(&small).status, 200);
-    std::thread::sleep(Duration::from_millis(40));
-    assert_eq!(client.get(&large["status_url"]).status, 404);
+    let until = Instant::now() + Duration::from_secs(30);
+    while client.get(&large["status_url"]).status != 404 {
+        assert!(Instant::now() < until, "the large one is still there");
+        std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+    }
     client
         .fal
         .set_result_keeping(Duration::ZERO, Duration::ZERO);

@@ -731,7 +731,7 @@ fn the_older_of_two_edits_under_way_is_cancelled() {
     // The older one waits for its rate limit while the newer one comes.
     bot.telegram.set_limits(Limits {
         chat: Rate {
-            per_second: 2.0,
+            per_second: 0.5,
             burst: 1.0,
         },
         ..Limits::off()
@@ -747,7 +747,16 @@ fn the_older_of_two_edits_under_way_is_cancelled() {
                 json!({"chat_id": 5, "message_id": id, "text": "old"}),
             )
         });
-        std::thread::sleep(Duration::from_millis(200));
+        let until = Instant::now() + Duration::from_secs(30);
+        let is_there = || {
+            lock(&bot.telegram.shared.state).chats[&5]
+                .edits
+                .contains_key(&id)
+        };
+        while !is_there() {
+            assert!(Instant::now() < until, "the older one never came");
+            std::thread::sleep(Duration::from_millis(5)); // a look at a condition, with a deadline
+        }
         bot.ok(
             "editMessageText",
             json!({"chat_id": 5, "message_id": id, "text": "new"}),
@@ -964,12 +973,12 @@ fn deleting_and_chat_actions() {
 fn short_waits_are_held_and_long_ones_are_429_that_grow_when_ignored() {
     let bot = Bot::new();
     let rate = Rate {
-        per_second: 1.5,
+        per_second: 0.5,
         burst: 1.0,
     };
     bot.telegram.set_limits(Limits {
         chat: rate,
-        swallow: Duration::from_secs(1),
+        swallow: Duration::from_secs(3),
         ..Limits::off()
     });
     let send = || bot.call("sendMessage", json!({"chat_id": 5, "text": "x"}));
@@ -1129,7 +1138,13 @@ fn deletions_have_the_limits_of_any_call() {
     );
 
     // A short wait is held, as for a send.
-    limited(5.0, 1.0);
+    bot.telegram.set_limits(Limits {
+        chat: Rate {
+            per_second: 0.5,
+            burst: 1.0,
+        },
+        ..Limits::off()
+    });
     bot.ok("deleteMessage", json!({"chat_id": 6, "message_id": 1}));
     let began = Instant::now();
     bot.ok("deleteMessage", json!({"chat_id": 6, "message_id": 2}));

@@ -3,7 +3,9 @@
 use super::*;
 use crate::store::rate::{Ask, Silence, Turn, Verb};
 
-const SECOND: Duration = Duration::from_secs(1);
+/// What the rates here are told in. Nobody waits for it, and it is so long that the time which a slow machine needs
+/// between two calls is little beside it.
+const SECOND: Duration = Duration::from_secs(20);
 const TOKEN: &str = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw";
 
 fn bot(bench: &Bench) -> Instance {
@@ -23,13 +25,18 @@ fn to(chat: &str) -> Ask<'_> {
     }
 }
 
+/// In those of this test.
+fn seconds(wait: Duration) -> f64 {
+    wait.as_secs_f64() / SECOND.as_secs_f64()
+}
+
 impl Instance {
     fn turn(&self, ask: &Ask<'_>, verb: Verb) -> Turn {
         self.session.rate(ask, verb).expect("answers")
     }
 
     fn wait(&self, ask: &Ask<'_>) -> f64 {
-        self.turn(ask, Verb::Take).wait.as_secs_f64()
+        seconds(self.turn(ask, Verb::Take).wait)
     }
 
     fn job_to_7(&self, bench: &Bench, id: &str) {
@@ -57,7 +64,8 @@ fn a_bot_sends_its_burst_at_once_and_then_at_its_rate_in_the_order_of_the_asking
     for chat in 0..300 {
         let wait = one.wait(&to(&chat.to_string()));
         waits.push(wait);
-        times.push(bench.now() as f64 + wait * 1000.0);
+        let ms = wait * SECOND.as_millis() as f64;
+        times.push(bench.now() as f64 + ms);
     }
     for (number, wait) in waits.iter().enumerate() {
         // Redis's clock went on meanwhile.
@@ -71,7 +79,8 @@ fn a_bot_sends_its_burst_at_once_and_then_at_its_rate_in_the_order_of_the_asking
     // Then at no moment more: no second begins with all of its own.
     times.sort_by(f64::total_cmp);
     for some in times[90..].windows(15) {
-        assert!(some[14] - some[0] > 100.0, "{times:?}");
+        let ms = some[14] - some[0];
+        assert!(ms > SECOND.as_millis() as f64 / 10.0, "{times:?}");
     }
 }
 
@@ -148,18 +157,35 @@ fn silence_in_a_chat_is_said_once_and_then_one_message_comes_after_the_other() {
     let waits = [first.wait, again.wait, two.turn(&to("7"), Verb::Take).wait];
     for (number, wait) in waits.iter().enumerate() {
         let right = 5.0 + number as f64;
-        let wait = wait.as_secs_f64();
+        let wait = seconds(*wait);
         assert!((right - 0.5..=right).contains(&wait), "{waits:?}");
     }
     assert_eq!(two.wait(&to("8")), 0.0, "no other chat waits");
+}
+
+/// Two calls within a true second; once more where the machine stood still between them, and Redis forgot the first.
+fn at_once(bench: &Bench, mut calls: impl FnMut() -> Turn) -> Turn {
+    for _ in 0..10 {
+        let began = bench.now();
+        let turn = calls();
+        if bench.now() - began < 1000 {
+            return turn;
+        }
+        for key in bench.ask::<Vec<String>>(&format!("KEYS {NS}:rate:*")) {
+            bench.ask::<u64>(&format!("DEL {key}"));
+        }
+    }
+    panic!("each time a second between two calls");
 }
 
 #[test]
 fn two_chats_within_a_second_silence_the_bot_for_the_longer_time() {
     let bench = Bench::start();
     let (one, two) = (bot(&bench), bot(&bench));
-    one.turn(&to("7"), Verb::Hold(20 * SECOND));
-    let second = two.turn(&to("8"), Verb::Hold(5 * SECOND));
+    let second = at_once(&bench, || {
+        one.turn(&to("7"), Verb::Hold(20 * SECOND));
+        two.turn(&to("8"), Verb::Hold(5 * SECOND))
+    });
     assert_eq!((second.silence, second.began), (Silence::Bot, true));
     let third = one.turn(&to("9"), Verb::Take);
     assert!(third.wait > 19 * SECOND, "{third:?}");
@@ -280,7 +306,10 @@ fn in_silence_no_sign_goes_out_and_says_of_whom_it_is_wanted() {
         let other = two.turn(&to("8"), verb);
         assert_eq!((other.wait, other.silence), (Duration::ZERO, Silence::None));
     }
-    one.turn(&to("8"), Verb::Hold(5 * SECOND));
+    at_once(&bench, || {
+        one.turn(&to("7"), Verb::Hold(20 * SECOND));
+        one.turn(&to("8"), Verb::Hold(5 * SECOND))
+    });
     for verb in [Verb::Try, Verb::Act] {
         let held = two.turn(&to("9"), verb);
         assert!(held.wait > 18 * SECOND, "{held:?}");

@@ -592,8 +592,8 @@ fn a_place_at_fal_that_a_failure_frees_is_taken_at_once_though_its_thread_goes_o
     }
     let middle = median(waits.clone());
     println!("a freed place at fal is taken after a median of {middle:?}");
-    // By itself a puller looks every half second.
-    assert!(middle < Duration::from_millis(30), "{waits:?}");
+    // By itself a puller looks every half second. A busy machine needs some tens of milliseconds for the way.
+    assert!(middle < Duration::from_millis(120), "{waits:?}");
     world.assert_clean();
 }
 

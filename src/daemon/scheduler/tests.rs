@@ -3,7 +3,7 @@ use crate::job::flight::Write;
 use crate::job::flight::sample::named;
 use crate::steps::gate::Service;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 
@@ -162,17 +162,20 @@ fn while_more_waits_in_redis_the_next_claim_comes_before_the_last_claimed_job() 
 #[test]
 fn claims_bring_more_only_while_what_they_brought_is_begun_at_once_and_more_waits() {
     let scheduler = scheduler(8);
-    let pull = |came: Duration, more: bool| {
+    let now = Instant::now();
+    // At once, and were this thread to stand still before it pulls.
+    let at_once = now + Duration::from_secs(3600);
+    let pull = |came: Instant, more: bool| {
         scheduler.left_behind(more);
-        scheduler.lock().came = Some(Instant::now() - came);
+        scheduler.lock().came = Some(came);
         drop(permit(scheduler.next(&mut 0, &GATE, || ())));
         scheduler.claim_size()
     };
     assert_eq!(scheduler.claim_size(), 4, "nothing is known yet");
-    assert_eq!(pull(MS, true), 8);
-    assert_eq!(pull(MS, false), 4, "it was all there is");
-    assert_eq!(pull(MS, true), 8);
-    assert_eq!(pull(BRISK + MS, true), 4, "they had to wait");
+    assert_eq!(pull(at_once, true), 8);
+    assert_eq!(pull(at_once, false), 4, "it was all there is");
+    assert_eq!(pull(at_once, true), 8);
+    assert_eq!(pull(now - BRISK - MS, true), 4, "they had to wait");
     for (threads, calm, brisk) in [(1, 1, 1), (2, 1, 2), (32, 8, 16), (512, 8, 16)] {
         let scheduler = Scheduler::new(threads, 1000);
         assert_eq!(scheduler.claim_size(), calm);
@@ -284,6 +287,7 @@ fn there_is_one_permit_and_it_comes_back_when_dropped() {
 fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
     let scheduler = scheduler(2);
     let (held, _) = permit(scheduler.next(&mut 0, &GATE, || ()));
+    let before = Instant::now();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _held = held;
         std::panic::resume_unwind(Box::new("a panic without its line in the log"));
@@ -291,8 +295,7 @@ fn a_permit_survives_a_panic_and_does_not_come_back_at_once() {
     assert!(panicked.is_err());
     assert!(scheduler.nobody_pulls());
     let from = scheduler.lock().permit.unwrap();
-    let wait = from.saturating_duration_since(Instant::now());
-    assert!(wait > AFTER_PANIC / 2 && wait <= AFTER_PANIC, "{wait:?}");
+    assert!((before + AFTER_PANIC..=Instant::now() + AFTER_PANIC).contains(&from));
 }
 
 #[test]
@@ -382,8 +385,10 @@ fn one_thread_blocks_no_longer_than_its_next_step_allows() {
         block(&|s| s.park(named("a", Phase::Polling), Instant::now() - MS)),
         Duration::ZERO
     );
-    let soon = block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 2000 * MS));
-    assert!(soon > 1700 * MS && soon <= 1850 * MS, "{soon:?}");
+    let due = Instant::now() + 4000 * MS;
+    let soon = block(&|s| s.park(named("a", Phase::Polling), due));
+    let left = due.saturating_duration_since(Instant::now());
+    assert!(soon + 150 * MS >= left && soon <= 3850 * MS, "{soon:?}");
     assert_eq!(
         block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 60_000 * MS)),
         BLOCK
@@ -403,8 +408,10 @@ fn of_two_threads_none_relies_on_the_other_while_it_pulls() {
         permit(scheduler.next(&mut 7, &GATE, || ())).1
     };
     assert_eq!(block(&|_| {}), BLOCK);
-    let soon = block(&|s| s.park(named("a", Phase::Polling), Instant::now() + 2000 * MS));
-    assert!(soon > 1700 * MS && soon <= 1850 * MS, "{soon:?}");
+    let due = Instant::now() + 4000 * MS;
+    let soon = block(&|s| s.park(named("a", Phase::Polling), due));
+    let left = due.saturating_duration_since(Instant::now());
+    assert!(soon + 150 * MS >= left && soon <= 3850 * MS, "{soon:?}");
     let moving = block(&|s| s.transferring(Snapshot::of(&named("a", Phase::Delivering))));
     assert_eq!(moving, 500 * MS);
 }
@@ -433,7 +440,7 @@ fn a_place_that_was_given_back_in_the_midst_of_a_step_is_found() {
         if told {
             scheduler.place_is_free();
         }
-        assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("a"));
+        assert_eq!(finds.recv_timeout(20_000 * MS).as_deref(), Ok("a"));
     }
 }
 
@@ -502,7 +509,7 @@ fn nobody_pulls_before_the_scheduler_is_open() {
     }
     assert!(finds.recv_timeout(50 * MS).is_err());
     scheduler.open();
-    assert_eq!(finds.recv_timeout(5000 * MS).as_deref(), Ok("pull"));
+    assert_eq!(finds.recv_timeout(20_000 * MS).as_deref(), Ok("pull"));
 }
 
 // ---- stages ----
@@ -623,40 +630,46 @@ fn what_no_thread_works_on_has_a_snapshot_and_a_transfer_until_it_is_parked_or_o
 
 #[test]
 fn an_earlier_flight_wakes_the_leader_and_one_without_a_leader_wakes_somebody() {
-    for threads in [1, 3] {
-        let scheduler = Arc::new(without_permit(threads));
-        let (send, ran) = mpsc::channel();
-        for _ in 0..threads {
-            let (scheduler, send) = (scheduler.clone(), send.clone());
-            thread::spawn(move || {
-                let mut turn = 0;
-                while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE, || ()) {
-                    send.send((flight.id.to_string(), Instant::now())).unwrap();
-                }
-            });
+    thread::scope(|scope| {
+        for threads in [1, 3] {
+            scope.spawn(move || wakes(threads));
         }
-        thread::sleep(10 * MS); // all of them wait, without a leader
-        let mut late = Duration::ZERO;
-        let park = |id: &str, after: Duration| {
-            let due = Instant::now() + after;
-            scheduler.park(named(id, Phase::Polling), due);
-            due
-        };
-        let far = park("far", Duration::from_secs(2)); // now there is one, who waits for this
-        for round in 0..20 {
-            let due = park(&format!("near-{round}"), (round % 4) * 2 * MS);
-            let (_, at) = ran
-                .recv_timeout(Duration::from_secs(1))
-                .expect("a lost wake-up");
-            late = late.max(at.duration_since(due));
-        }
-        assert!(late < 500 * MS, "{late:?}");
-        let (id, at) = ran
-            .recv_timeout(Duration::from_secs(5))
-            .expect("nobody leads any more");
-        assert!(id == "far" && at >= far);
-        scheduler.set_stage(Stage::Stop);
+    });
+}
+
+fn wakes(threads: usize) {
+    let scheduler = Arc::new(without_permit(threads));
+    let (send, ran) = mpsc::channel();
+    for _ in 0..threads {
+        let (scheduler, send) = (scheduler.clone(), send.clone());
+        thread::spawn(move || {
+            let mut turn = 0;
+            while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE, || ()) {
+                send.send((flight.id.to_string(), Instant::now())).unwrap();
+            }
+        });
     }
+    thread::sleep(10 * MS); // all of them wait, without a leader
+    let park = |id: &str, after: Duration| {
+        let due = Instant::now() + after;
+        scheduler.park(named(id, Phase::Polling), due);
+        due
+    };
+    let next = || {
+        ran.recv_timeout(Duration::from_secs(20))
+            .expect("nobody leads any more")
+    };
+    // Now there is one, who waits for this: what does not wake him waits for it too.
+    let far = park("far", Duration::from_secs(5));
+    for round in 0..20 {
+        let id = format!("near-{round}");
+        park(&id, (round % 4) * 2 * MS);
+        let (ran, at) = next();
+        assert!(ran == id && at < far, "{threads} threads: a lost wake-up");
+    }
+    let (id, at) = next();
+    assert!(id == "far" && at >= far);
+    scheduler.set_stage(Stage::Stop);
 }
 
 #[test]
@@ -683,14 +696,14 @@ fn who_takes_work_wakes_another_for_what_is_left() {
     thread::sleep(10 * MS);
     serve(3);
     for _ in 0..4 {
-        ran.recv_timeout(Duration::from_secs(5))
+        ran.recv_timeout(Duration::from_secs(20))
             .expect("a claimed job waits beside an idle thread");
     }
     gate.wait();
 }
 
-/// Threads take and park for a while, with pulls in between; then each flight must have run often, none
-/// on two threads at once, and never later than a busy machine explains.
+/// Threads take and park for a while, with pulls in between, until each flight has run often; none may on two
+/// threads at once, and none later than a busy machine explains.
 #[test]
 fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
     for threads in [1, 2, 8] {
@@ -748,11 +761,16 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
                 })
             })
             .collect();
-        // A probe from outside, as a transfer thread parks.
-        let mut worst = Duration::ZERO;
-        while Instant::now() < until {
+        let fewest = || runs.iter().map(|runs| runs.load(Ordering::Relaxed)).min();
+        // A probe from outside, as a transfer thread parks. How late it is itself says how busy the machine is.
+        let (mut worst, mut busy) = (Duration::ZERO, Duration::ZERO);
+        let deadline = until + Duration::from_secs(30);
+        let enough = || fewest() >= Some(10) && pulls.load(Ordering::Relaxed) >= 50;
+        while Instant::now() < until || (!enough() && Instant::now() < deadline) {
+            let before = Instant::now();
             thread::sleep(5 * MS);
             let earliest = scheduler.lock().earliest_step(&GATE, Instant::now());
+            busy = busy.max(before.elapsed());
             if let Some(due) = earliest {
                 worst = worst.max(Instant::now().saturating_duration_since(due));
             }
@@ -767,16 +785,15 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
             .map(|flight| flight.id.to_string())
             .collect();
         assert_eq!(left.len(), 200, "{threads} threads");
-        let fewest = runs
-            .iter()
-            .map(|runs| runs.load(Ordering::Relaxed))
-            .min()
-            .unwrap();
-        assert!(fewest >= 10, "{threads} threads: one ran {fewest} times");
+        let fewest = fewest();
+        assert!(
+            fewest >= Some(10),
+            "{threads} threads: one ran {fewest:?} times"
+        );
         assert!(pulls.load(Ordering::Relaxed) >= 50, "{threads} threads");
         assert!(
-            worst < Duration::from_millis(700),
-            "{threads} threads: {worst:?} late"
+            worst < 700 * MS + 4 * busy,
+            "{threads} threads: {worst:?} late, a sleep of 5 ms took {busy:?}"
         );
     }
 }
@@ -785,15 +802,13 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
 #[test]
 fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
     let scheduler = Arc::new(without_permit(4));
-    let last = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let (send, ran) = mpsc::channel();
     for _ in 0..4 {
-        let (scheduler, send, last) = (scheduler.clone(), send.clone(), last.clone());
+        let (scheduler, send) = (scheduler.clone(), send.clone());
         thread::spawn(move || {
             let mut turn = 0;
             while let Work::Step(flight, _) = scheduler.next(&mut turn, &GATE, || ()) {
-                last.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
                 let _ = send.send(flight.id.to_string());
             }
         });
@@ -809,14 +824,14 @@ fn a_flight_parked_from_outside_is_served_in_time_however_the_leader_changes() {
         // Sometimes all are idle and without a leader, sometimes none is.
         thread::sleep(Duration::from_micros(random.u64(0..30_000)));
     }
+    // Nothing is parked any more that would make up for a lost wake-up: what is slept over now is so for ever.
     let mut seen = HashSet::new();
     for _ in 0..parked {
         let id = ran
-            .recv_timeout(Duration::from_secs(2))
+            .recv_timeout(Duration::from_secs(20))
             .expect("a lost wake-up");
         assert!(seen.insert(id), "one ran twice");
     }
-    assert!(last.load(Ordering::Relaxed) < 3_500_000);
     scheduler.set_stage(Stage::Stop);
 }
 #[test]

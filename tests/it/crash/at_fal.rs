@@ -125,7 +125,7 @@ fn killed_again_and_again_while_polling_a_paid_job_is_never_given_up() {
     let flags = ["--threads", "4", "--state-dir", "off"];
     let mut world = World::new();
     let mut daemon = world.daemon(&flags);
-    taking(&world, 60_000);
+    taking(&world, 3_600_000); // longer than twelve starts take anywhere
     world.push(job("a").with("max_attempts", 1).json());
     let request = world.wait_submitted("a");
     for _ in 0..12 {

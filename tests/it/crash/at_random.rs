@@ -14,8 +14,38 @@ fn seed(test: &str) -> u64 {
     seed
 }
 
-/// Pushes `jobs` jobs of three kinds in turn (an edit of a status message, a fresh send, no chat), kills
-/// the daemon `kills` times at random moments, and checks that every job ended once and what was counted.
+/// The chat of the job of this number.
+fn chat(n: usize) -> i64 {
+    1000 + n as i64
+}
+
+/// Pushes so many more jobs of three kinds in turn: an edit of a status message, a fresh send, no chat.
+fn push_more(world: &mut World, ids: &mut Vec<String>, jobs: usize) {
+    let numbers = ids.len()..ids.len() + jobs;
+    ids.extend(numbers.clone().map(|n| format!("k{n}")));
+    let entry = |n: usize| {
+        let entry = job(&ids[n]).with("max_attempts", 20);
+        match n % 3 {
+            0 => {
+                let status = world
+                    .sandbox
+                    .telegram
+                    .plant_message(chat(n), Kind::Text, false);
+                entry
+                    .chat(chat(n))
+                    .telegram("status_message_id", status)
+                    .json()
+            }
+            1 => entry.chat(chat(n)).json(),
+            _ => entry.json(),
+        }
+    };
+    let entries: Vec<String> = numbers.map(entry).collect();
+    world.push_all(&entries);
+}
+
+/// Pushes at least `jobs` jobs, kills the daemon `kills` times at random moments, and checks that every job ended
+/// once and what was counted.
 fn killed_at_random_moments(jobs: usize, kills: u32, test: &str) {
     let mut random = fastrand::Rng::with_seed(seed(test));
     let mut world = World::new();
@@ -25,33 +55,14 @@ fn killed_at_random_moments(jobs: usize, kills: u32, test: &str) {
         FLUX,
         script.taking_between(Duration::from_millis(20), slowest),
     );
-    let chat = |n: usize| 1000 + n as i64;
-    let ids: Vec<String> = (0..jobs).map(|n| format!("k{n}")).collect();
-    let entries: Vec<String> = (0..jobs)
-        .map(|n| {
-            let entry = job(&ids[n]).with("max_attempts", 20);
-            match n % 3 {
-                0 => {
-                    let status = world
-                        .sandbox
-                        .telegram
-                        .plant_message(chat(n), Kind::Text, false);
-                    entry
-                        .chat(chat(n))
-                        .telegram("status_message_id", status)
-                        .json()
-                }
-                1 => entry.chat(chat(n)).json(),
-                _ => entry.json(),
-            }
-        })
-        .collect();
-    world.push_all(&entries);
+    let mut ids = Vec::new();
+    push_more(&mut world, &mut ids, jobs);
 
     // A life of some events each: the kills fall into every phase, on a slow machine too.
     let events = |world: &mut World| world.redis::<usize>(&["XLEN", "fal:events"]);
     let share = jobs * 5 / (kills as usize + 1);
     let mut logs = String::new();
+    let mut late = 0;
     for _ in 0..kills {
         let enough = events(&mut world) + random.usize(share / 3..share);
         let mut daemon = world.daemon(&["--threads", "8"]);
@@ -59,15 +70,20 @@ fn killed_at_random_moments(jobs: usize, kills: u32, test: &str) {
         eventually(
             SOON,
             || events(&mut world),
-            |seen| *seen >= enough.min(jobs * 5),
+            |seen| *seen >= enough.min(ids.len() * 5),
         );
         for _ in 0..random.u32(0..20_000) {
             std::hint::spin_loop(); // not always right after an event was written
         }
         daemon.kill();
         logs += &daemon.log_text();
-        assert!(!all_ended(&mut world), "killed too late to prove anything");
+        // On a slow machine this one may come when all is done, and there must be something for the next.
+        if all_ended(&mut world) {
+            late += 1;
+            push_more(&mut world, &mut ids, share);
+        }
     }
+    assert!(late <= kills / 2, "{late} of {kills} kills came too late");
     let mut daemon = world.daemon(&["--threads", "8"]);
     let states = world.wait_ended(&ids, Duration::from_secs(60));
     assert!(states.iter().all(|state| state == "done"), "{states:?}");
@@ -79,7 +95,7 @@ fn killed_at_random_moments(jobs: usize, kills: u32, test: &str) {
     let resent = world.counted("resent_after_unknown");
     eprintln!("{test}: {submits} submits, {again} of them counted, {resent} sends counted");
     assert!(
-        submits <= jobs as u64 + again,
+        submits <= ids.len() as u64 + again,
         "{submits} submits, {again} counted"
     );
     let said = |text: &str| said(&logs, text).values().sum::<usize>() as u64;

@@ -765,9 +765,13 @@ fn kill_at(play: Play, pick: impl Fn(usize, &Task) -> bool) {
          one_crash_point\n{}",
         failed.join("\n")
     );
-    // Alone, a job makes the same steps each time.
+    // Alone, a job makes the same steps each time, beside what only time brings: the runs that were numbered may
+    // have been slow ones, with upkeep in them.
+    let upkeep = ["audit", "models", "minutes", "promote"];
+    let upkeep = all.iter().filter(|(_, label)| upkeep.contains(&&**label));
     assert!(
-        !matches!(play, Play::Alone | Play::Term) || missed * 10 <= rows.len(),
+        !matches!(play, Play::Alone | Play::Term)
+            || missed * 10 <= rows.len() + 10 * upkeep.count(),
         "{missed} of {} points were not reached: the numbers mean nothing",
         rows.len()
     );

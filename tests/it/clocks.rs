@@ -254,13 +254,8 @@ fn story(library: &std::path::Path, clock: Clock) -> Vec<String> {
         "counted {}",
         world.counted("resubmitted_after_unknown")
     ));
-    let began = Instant::now();
-    assert_eq!(worker.stop(), Some(0));
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{clock:?}: stopped after {:?}",
-        began.elapsed()
-    );
+    // It is waited for half a minute: a clock that decided would be wrong by more.
+    assert_eq!(worker.stop(), Some(0), "{clock:?}");
     world.assert_no_violations();
     outcome
 }
@@ -298,9 +293,11 @@ fn a_wall_clock_an_hour_off_or_jumping_changes_no_outcome() {
 fn two_daemons_two_hours_apart_take_nothing_from_each_other_while_both_live() {
     let Some(library) = faketime() else { return };
     let mut world = World::new();
-    let slow = Duration::from_secs(7);
+    let slow = Duration::from_secs(10);
     world.sandbox.fal.set_generation(slow, slow);
-    let flags = ["--threads", "2", "--lease", "3s"];
+    // A longer lease than one of them stands still for; a clock that decided would end it at once. And each holds
+    // half of the jobs, however late the other one comes.
+    let flags = ["--threads", "2", "--lease", "5s", "--max-in-flight", "12"];
     let (ahead, ahead_file) = daemon(&mut world, &library, Clock::Ahead, &flags);
     let (behind, _) = daemon(&mut world, &library, Clock::Behind, &flags);
     // Of other hosts: only the lease speaks for them.
@@ -312,7 +309,7 @@ fn two_daemons_two_hours_apart_take_nothing_from_each_other_while_both_live() {
     eventually(
         SOON,
         || [&ahead, &behind].map(|worker| world.claims(&worker.instance()).len()),
-        |held| held[0] + held[1] == 24 && held.iter().all(|held| *held > 0),
+        |held| *held == [12, 12],
     );
     set(&ahead_file, "-7200"); // and one of them is set back while it holds jobs
     let states = world.wait_ended(&ids, Duration::from_secs(60));

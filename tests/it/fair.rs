@@ -34,20 +34,25 @@ fn status(world: &World) -> serde_json::Value {
 fn a_user_with_one_job_does_not_wait_for_another_with_hundreds() {
     let mut world = World::new();
     taking(&world, Duration::ZERO);
+    // All have come in before the first begins: else intake and claims race.
+    let _: u64 = world.redis(&["HSET", "fal:paused", "reason", "test"]);
     world.push_all(&entries("heavy", 300));
     world.push_all(&entries("light", 1));
     let _one = world.daemon(&["--threads", "2"]);
     let _two = world.daemon(&["--threads", "2"]);
     let mut ids = names("heavy", 300);
     ids.push("light1".to_owned());
-    world.wait_ended(&ids, SOON);
+    let came_in = |world: &mut World| ids.iter().all(|id| !world.state(id).is_empty());
+    eventually(SOON, || came_in(&mut world), |all| *all);
+    let _: u64 = world.redis(&["DEL", "fal:paused"]);
+    world.wait_ended(&ids, 2 * SOON);
     let started: Vec<String> = (world.events().into_iter())
         .filter(|event| event["event"] == "started")
         .map(|event| event["job"].clone())
         .collect();
     let place = started.iter().position(|id| id == "light1").unwrap();
-    // Intake and the first claims race: before it came in, some of the others had begun.
-    assert!(place < 150, "it started as number {place}");
+    // Each thread may have claimed some of the others at its first look.
+    assert!(place < 30, "it started as number {place}");
     assert_eq!(started.len(), 301);
 }
 
@@ -80,25 +85,17 @@ fn two_daemons_together_run_no_more_of_a_user_than_he_may_and_a_new_limit_holds_
     assert!(text.contains("--user-concurrency 2, set by "), "{text}");
     // Raised and removed at run time.
     let _: i64 = world.redis(&["HSET", "fal:config", "user_concurrency", "3"]);
-    eventually(
-        Duration::from_secs(10),
-        || slots(&mut world, "a"),
-        |n| *n == 3,
-    );
+    eventually(SOON, || slots(&mut world, "a"), |n| *n == 3);
     let _: i64 = world.redis(&["HDEL", "fal:config", "user_concurrency"]);
     let all = names("a", 6);
     eventually(
-        Duration::from_secs(10),
+        SOON,
         || all.iter().map(|id| world.state(id)).collect::<Vec<_>>(),
         |states| states.iter().all(|state| state == "running"),
     );
     // And set while they run: each of them counts.
     let _: i64 = world.redis(&["HSET", "fal:config", "user_concurrency", "6"]);
-    eventually(
-        Duration::from_secs(10),
-        || slots(&mut world, "a"),
-        |n| *n == 6,
-    );
+    eventually(SOON, || slots(&mut world, "a"), |n| *n == 6);
 }
 
 #[test]

@@ -40,7 +40,7 @@ use super::spec::{Via, Words};
 use super::{Charged, Phase, UnixMs};
 use cancel::{cancel_text, grace_is_over, seen_in_queue, still_there, stopped, stopped_unseen};
 use collect::{IN_PLACE, perhaps};
-use poll::{but_stays_free, missing, retry_step};
+use poll::{WORDLESS, but_stays_free, is_overdue, missing, retry_step};
 use std::sync::Arc;
 use std::time::Duration;
 use submit::{later, unknown_submit};

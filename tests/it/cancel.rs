@@ -411,14 +411,15 @@ fn each_answer_of_fal_to_a_cancel_comes_to_an_end() {
     };
     // Name, answers before the stand-in's own, whether the app stops, how it ends, charged.
     let cases = [
-        ("ok", Some(ok), true, "cancelled", "no"),
+        // It runs, and goes on.
+        ("ok", Some(ok), false, "done", "yes"),
         ("completed", Some(completed), false, "done", "yes"),
         (
             "not-found",
             Some(Fault::json(404, &status("NOT_FOUND"))),
             true,
             "cancelled",
-            "unknown",
+            "no",
         ),
         (
             "broken",

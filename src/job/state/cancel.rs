@@ -59,11 +59,12 @@ pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> C
         return Change::quiet(Next::Now);
     };
     match answer {
-        Cancelled::Removed => {
+        // Of one that was last seen running it is not sure what that means.
+        Cancelled::Removed if cancelling.in_queue => {
             let text = cancel_text(flight, cancelling.kind);
             fail(flight, failure(cancelling.kind, &text, Charged::No), moment)
         }
-        Cancelled::Requested => {
+        Cancelled::Removed | Cancelled::Requested => {
             flight.cancelling = Some(Cancelling {
                 asked_at: Some(moment.now),
                 ..cancelling
@@ -79,13 +80,20 @@ pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> C
             flight.phase = Phase::Collecting;
             Change::quiet(Next::Now)
         }
+        // Believed as a 404 of its status is: so soon after the submit fal may not know it yet.
+        Cancelled::Missing
+            if cancelling.refused + 1 >= 3
+                && since(cancelling.since, moment.now) >= Duration::from_secs(15) =>
+        {
+            stopped_unseen(flight, cancelling.kind, moment)
+        }
         Cancelled::Missing => {
-            let text = cancel_text(flight, cancelling.kind);
-            fail(
-                flight,
-                failure(cancelling.kind, &text, Charged::Unknown),
-                moment,
-            )
+            flight.cancelling = Some(Cancelling {
+                refused: cancelling.refused + 1,
+                ..cancelling
+            });
+            flight.step_tries += 1;
+            Change::quiet(Next::Now)
         }
         Cancelled::Failed(failure) => {
             flight.cancelling = Some(Cancelling {

@@ -35,6 +35,14 @@ pub fn after_collect(
             "the result expired at fal before it was read",
             moment,
         ),
+        // A form of its URL that fal does not know: the one that it always knows is asked.
+        Collected::Failed(failed)
+            if failed.spoke
+                && failed.remedy == Remedy::RetryStep
+                && flight.path.take().is_some() =>
+        {
+            Change::quiet(Next::Now)
+        }
         Collected::Failed(failed) => {
             let mut failed = believed(flight, failed, moment);
             if let (Some(cancelling), Kind::Cancelled) = (flight.cancelling, failed.kind) {
@@ -59,6 +67,13 @@ pub fn after_collect(
                 Remedy::RetryStep => match unwanted(flight, moment) {
                     // That a good result had begun to come is known, whatever comes after.
                     Some(kind) => stopped(flight, kind, perhaps(failed.charged), moment),
+                    // No result is kept at fal for so long.
+                    None if flight.step_tries >= WORDLESS
+                        && is_overdue(flight, false, policy, moment) =>
+                    {
+                        failed.charged = perhaps(failed.charged);
+                        fail(flight, failed, moment)
+                    }
                     None => {
                         if flight.cancel_asked {
                             failed.retry_after = None; // who wants its end does not wait as told

@@ -10,6 +10,11 @@ const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submit
 /// costs nothing.
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 
+/// How long a result lies at fal at most.
+const KEPT: Duration = Duration::from_secs(3600);
+/// Looks in a row without a word about the job, before its time counts as over.
+pub(super) const WORDLESS: u32 = 8;
+
 /// After a look at the status.
 pub fn after_poll(
     flight: &mut Flight,
@@ -18,6 +23,10 @@ pub fn after_poll(
     policy: &Policy,
     moment: Moment,
 ) -> Change {
+    // A form of its URLs that fal does not know says nothing about the request: the one that it always knows is asked.
+    if matches!(&answer, Polled::Failed(failure) if failure.spoke) && flight.path.take().is_some() {
+        return Change::quiet(Next::Now);
+    }
     match &answer {
         // No word about the job: neither are 404s forgotten for it.
         Polled::Failed(_) => {}
@@ -94,21 +103,52 @@ pub fn after_poll(
             Change::quiet(Next::In(wait))
         }
         Polled::Missing => missing(flight, "fal no longer knows this request", moment),
-        Polled::Failed(failure) => {
-            if let Some(cancelling) = &mut flight.cancelling {
-                cancelling.refused = 0; // fal is away: that the cancel failed too says nothing
-            }
-            match grace_is_over(flight, moment) {
-                // Told to stop, and silent since then: nobody waits for it any longer.
-                Some(kind) => stopped_unseen(flight, kind, moment),
-                None => retry_step(flight, &failure, moment),
-            }
-        }
+        Polled::Failed(failure) => no_word(flight, &failure, policy, moment),
     }
+}
+
+/// fal said nothing about the job: it, or a gateway, refused the look, or nobody answered.
+fn no_word(flight: &mut Flight, failure: &Failure, policy: &Policy, moment: Moment) -> Change {
+    if let Some(cancelling) = &mut flight.cancelling {
+        if !failure.spoke {
+            cancelling.refused = 0; // fal is away: that the cancel failed too says nothing
+        }
+        // Told to stop, and silent since then: nobody waits for it any longer.
+        return match grace_is_over(flight, moment) {
+            Some(kind) => stopped_unseen(flight, kind, moment),
+            None => retry_step(flight, failure, moment),
+        };
+    }
+    if failure.spoke && flight.cancel_asked {
+        return begin_cancel(flight, Kind::Cancelled, CANCEL_ASKED, moment);
+    }
+    // By fal's word to its cancel, not by silence, it is decided what becomes of it.
+    if flight.step_tries >= WORDLESS && is_overdue(flight, failure.spoke, policy, moment) {
+        let text = format!("fal does not say what became of it: {}", failure.text);
+        let text: String = text.chars().take(ERROR).collect();
+        return begin_cancel(flight, Kind::Timeout, &text, moment);
+    }
+    retry_step(flight, failure, moment)
+}
+
+/// Whether a request has had all the time that it may take, as far as anybody knows; where nobody spoke for fal, also
+/// that in which fal would still have its result.
+pub(super) fn is_overdue(flight: &Flight, spoke: bool, policy: &Policy, moment: Moment) -> bool {
+    let limit = flight.timeout.unwrap_or(policy.job_timeout);
+    let (from, limit) = match (flight.running_at, flight.submitted_at) {
+        (Some(at), _) => (at, limit),
+        (None, Some(at)) => (at, limit.saturating_add(policy.queue_timeout)),
+        (None, None) => return false,
+    };
+    let kept = if spoke { Duration::ZERO } else { KEPT };
+    since(from, moment.now) > limit.saturating_add(kept)
 }
 
 /// 404 of the status or the result: believed only after three over fifteen seconds.
 pub(super) fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change {
+    if flight.path.take().is_some() {
+        return Change::quiet(Next::Now); // as in `after_poll`
+    }
     if let Some(cancelling) = flight
         .cancelling
         .filter(|cancelling| cancelling.asked_at.is_some())

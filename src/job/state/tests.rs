@@ -42,6 +42,14 @@ fn again() -> Failure {
     failed(Kind::Unavailable, Remedy::RetryStep, Charged::Unknown)
 }
 
+/// Nobody spoke for fal.
+fn silence() -> Failure {
+    Failure {
+        spoke: false,
+        ..again()
+    }
+}
+
 fn accepted(id: &str) -> Submitted {
     Submitted::Accepted(Accepted {
         request: RequestId(id.into()),

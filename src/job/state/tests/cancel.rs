@@ -85,13 +85,10 @@ fn what_fal_says_to_a_cancel() {
         flight
     };
     let mut gone = wish();
+    seen_in_queue(&mut gone, true);
     let change = after_cancel(&mut gone, Cancelled::Removed, at(5100));
     assert_telling(&gone, &change, Kind::Timeout, Charged::No);
     assert_eq!(set(&change, "error"), Some("not finished after 5 s"));
-
-    let mut unknown = wish();
-    let change = after_cancel(&mut unknown, Cancelled::Missing, at(5100));
-    assert_telling(&unknown, &change, Kind::Timeout, Charged::Unknown);
 
     let mut late = wish();
     let change = after_cancel(&mut late, Cancelled::AlreadyCompleted, at(5100));
@@ -102,6 +99,84 @@ fn what_fal_says_to_a_cancel() {
     assert_eq!((asked.phase, change.write), (Phase::Polling, None));
     assert_eq!(asked.cancelling.unwrap().asked_at, Some(at(5100).now));
     assert!(!cancel_is_due(&asked));
+}
+
+/// What runs goes on, and is billed, whatever the cancel's answer claims.
+#[test]
+fn only_what_waited_in_fals_queue_is_free_because_it_was_removed() {
+    let mut runs = flight(Phase::Polling);
+    begin_cancel(&mut runs, Kind::Cancelled, "why", at(5000));
+    let change = after_cancel(&mut runs, Cancelled::Removed, at(5100));
+    assert_eq!((runs.phase, change.write), (Phase::Polling, None));
+    assert_eq!(runs.cancelling.unwrap().asked_at, Some(at(5100).now));
+    let change = after_poll(&mut runs, Polled::Missing, 1, &POLICY, at(5600));
+    assert_telling(&runs, &change, Kind::Cancelled, Charged::Unknown);
+}
+
+/// So soon after its submit fal may not know it yet.
+#[test]
+fn a_request_unknown_to_its_cancel_is_looked_at_before_that_is_believed() {
+    let mut young = flight(Phase::Polling);
+    begin_cancel(&mut young, Kind::Cancelled, "why", at(5000));
+    let change = after_cancel(&mut young, Cancelled::Missing, at(5100));
+    assert_eq!((change.write, change.next), (None, Next::Now));
+    assert!(!cancel_is_due(&young), "first a look");
+    // It is there: told again, after a moment.
+    let change = after_poll(&mut young, Polled::InProgress, 1, &POLICY, at(5200));
+    assert_eq!(change.next, Next::In(Duration::from_secs(2)));
+    assert!(cancel_is_due(&young));
+    let mut lost = flight(Phase::Polling);
+    begin_cancel(&mut lost, Kind::Cancelled, "why", at(5000));
+    let mut ended = None;
+    for ms in [5_000, 12_500, 20_000] {
+        assert!(ended.is_none() && cancel_is_due(&lost), "{ms}");
+        let mut change = after_cancel(&mut lost, Cancelled::Missing, at(ms));
+        if change.write.is_none() {
+            change = after_poll(&mut lost, Polled::Missing, 1, &POLICY, at(ms));
+        }
+        ended = change.write.is_some().then_some(change);
+    }
+    let change = ended.expect("believed by now");
+    assert_telling(&lost, &change, Kind::Cancelled, Charged::Unknown);
+    // Nor is a cancel that fal does not know asked for ever, though the status says that the request is there.
+    let mut runs = flight(Phase::Polling);
+    begin_cancel(&mut runs, Kind::Cancelled, "why", at(5000));
+    for ms in [5_000, 12_500] {
+        after_cancel(&mut runs, Cancelled::Missing, at(ms));
+        let change = after_poll(&mut runs, Polled::InProgress, 1, &POLICY, at(ms));
+        assert_eq!(change.write, None);
+    }
+    let change = after_cancel(&mut runs, Cancelled::Missing, at(20_000));
+    assert_telling(&runs, &change, Kind::Cancelled, Charged::Unknown);
+}
+
+#[test]
+fn a_request_whose_looks_fal_refuses_can_be_cancelled() {
+    let refused = || Polled::Failed(again());
+    let mut asked = flight(Phase::Polling);
+    asked.cancel_asked = true;
+    let change = after_poll(&mut asked, refused(), 1, &POLICY, at(2000));
+    assert_eq!(set(&change, "kind"), Some("cancelled"));
+    // Its cancel is refused as well: it is waited for a minute, and no longer.
+    let mut ms = 2000;
+    let change = loop {
+        assert!(ms < 90_000, "for ever");
+        let change = match cancel_is_due(&asked) {
+            true => after_cancel(&mut asked, Cancelled::Failed(again()), at(ms)),
+            false => after_poll(&mut asked, refused(), 1, &POLICY, at(ms)),
+        };
+        match change.next {
+            Next::In(wait) if change.write.is_none() => ms += wait.as_millis() as i64,
+            _ => break change,
+        }
+    };
+    assert!(ms > 60_000, "{ms}");
+    assert_telling(&asked, &change, Kind::Cancelled, Charged::Unknown);
+    // While fal is away nobody knows what a cancel would do.
+    let mut away = flight(Phase::Polling);
+    away.cancel_asked = true;
+    let change = after_poll(&mut away, Polled::Failed(silence()), 1, &POLICY, at(2000));
+    assert_eq!((change.write, away.cancelling), (None, None));
 }
 
 #[test]
@@ -358,10 +433,10 @@ fn while_fal_is_away_a_cancel_is_neither_given_up_nor_believed() {
         let now = at(minute * 60_000);
         let change = if cancel_is_due(&flight) {
             asked[0] += 1;
-            after_cancel(&mut flight, Cancelled::Failed(again()), now)
+            after_cancel(&mut flight, Cancelled::Failed(silence()), now)
         } else {
             asked[1] += 1;
-            after_poll(&mut flight, Polled::Failed(again()), 1, &POLICY, now)
+            after_poll(&mut flight, Polled::Failed(silence()), 1, &POLICY, now)
         };
         assert!(matches!(change.next, Next::In(_)), "{change:?}");
     }

@@ -413,3 +413,21 @@ fn neither_silence_nor_a_limit_nor_a_slow_line_ever_is_what_stands_in_place_of_a
         assert_eq!(flight.in_place, None);
     }
 }
+
+#[test]
+fn a_result_that_nobody_can_read_ends_its_job_once_fal_keeps_none_for_so_long() {
+    let looks = |ms: i64| {
+        let mut flight = flight(Phase::Collecting);
+        for _ in 0..20 {
+            let (answer, none) = (Collected::Failed(again()), FoundSummary::default());
+            let change = after_collect(&mut flight, answer, &none, &POLICY, at(ms));
+            if change.write.is_some() {
+                return Some((flight, change));
+            }
+        }
+        None
+    };
+    assert!(looks(7_801_000).is_none());
+    let (flight, change) = looks(7_802_000).expect("an end");
+    assert_telling(&flight, &change, Kind::Unavailable, Charged::Unknown);
+}

@@ -90,9 +90,9 @@ fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_
     for _ in 0..12 {
         let moment = Moment {
             random: 0.999,
-            ..at(i64::from(u32::MAX))
+            ..at(7_000_000)
         };
-        let change = after_poll(&mut flight, Polled::Failed(again()), 1, &POLICY, moment);
+        let change = after_poll(&mut flight, Polled::Failed(silence()), 1, &POLICY, moment);
         let Next::In(wait) = change.next else {
             panic!("{change:?}")
         };
@@ -109,6 +109,57 @@ fn a_failed_look_repeats_the_step_with_growing_waits_and_says_nothing_about_the_
     asked.retry_after = Some(Duration::from_secs(47));
     let change = after_poll(&mut flight, Polled::Failed(asked), 1, &POLICY, at(0));
     assert_eq!(change.next, Next::In(Duration::from_secs(47)));
+}
+
+/// A job is not to hang, and hold its user's slot, for as long as the trouble lasts.
+#[test]
+fn what_fal_says_nothing_of_for_longer_than_it_may_take_is_told_to_stop() {
+    let looks = |spoke: bool, ms: i64| {
+        let mut flight = flight(Phase::Polling);
+        for _ in 0..20 {
+            let answer = Polled::Failed(if spoke { again() } else { silence() });
+            let change = after_poll(&mut flight, answer, 1, &POLICY, at(ms));
+            if flight.cancelling.is_some() {
+                return Some(change);
+            }
+            assert_eq!(change.write, None);
+        }
+        None
+    };
+    // Submitted at one second; an hour in fal's queue and ten minutes of running are allowed.
+    assert_eq!(looks(true, 4_201_000), None);
+    let change = looks(true, 4_202_000).expect("told to stop");
+    assert_eq!(set(&change, "kind"), Some("timeout"));
+    assert!(set(&change, "error").is_some_and(|text| text.ends_with("became of it: why")));
+    // Where nobody spoke for fal its result may lie there for another hour.
+    assert_eq!(looks(false, 7_801_000), None);
+    assert!(looks(false, 7_802_000).is_some());
+}
+
+/// Answers may name a form of the URLs that fal itself does not serve.
+#[test]
+fn urls_that_fal_does_not_know_are_left_for_the_form_that_it_always_knows() {
+    let named = |phase| {
+        let mut named = flight(phase);
+        named.path = Some("/fal-ai/flux/dev/requests/r1".to_owned());
+        named
+    };
+    let none = FoundSummary::default();
+    for answer in [Polled::Missing, Polled::Failed(again())] {
+        let mut polls = named(Phase::Polling);
+        let change = after_poll(&mut polls, answer, 1, &POLICY, at(2000));
+        assert_eq!((&polls.path, change), (&None, Change::quiet(Next::Now)));
+        assert_eq!((polls.missing, polls.step_tries), (None, 0), "not counted");
+    }
+    for answer in [Collected::Missing, Collected::Failed(again())] {
+        let mut collects = named(Phase::Collecting);
+        let change = after_collect(&mut collects, answer, &none, &POLICY, at(2000));
+        assert_eq!((&collects.path, change), (&None, Change::quiet(Next::Now)));
+    }
+    // Silence says nothing about a path.
+    let mut away = named(Phase::Polling);
+    after_poll(&mut away, Polled::Failed(silence()), 1, &POLICY, at(2000));
+    assert!(away.path.is_some());
 }
 
 /// fal forgets a large result six minutes after its end.

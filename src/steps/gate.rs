@@ -280,6 +280,11 @@ impl Gate {
             .bad(its_own.map(|probe| probe.number), now)
     }
 
+    /// It counts as away from now on, however few failures were seen. True when it did not before.
+    pub(crate) fn found_away(&self, service: Service, now: Instant) -> bool {
+        self.breaker(service).opens(now)
+    }
+
     /// Telegram refuses the bot: what would be paid for now could not be delivered.
     pub(crate) fn bot_refused(&self, now: Instant) {
         if !self.bot.refused.swap(true, Ordering::AcqRel) {
@@ -387,16 +392,22 @@ impl Breaker {
             }
             // A step that was inside when it opened: its time limit may come long after.
             Some(_) => false,
-            None if self.failures >= OPENS_AFTER => {
-                self.open = Some(Open {
-                    next_probe: now + FIRST_PROBE,
-                    wait: FIRST_PROBE,
-                    probing: None,
-                });
-                true
-            }
+            None if self.failures >= OPENS_AFTER => self.opens(now),
             None => false,
         }
+    }
+
+    /// True if it was closed.
+    fn opens(&mut self, now: Instant) -> bool {
+        if self.open.is_some() {
+            return false;
+        }
+        self.open = Some(Open {
+            next_probe: now + FIRST_PROBE,
+            wait: FIRST_PROBE,
+            probing: None,
+        });
+        true
     }
 
     /// A probe that brought neither an answer nor a failure (it panicked, or went another way) must not

@@ -415,6 +415,30 @@ impl Worker {
         }
     }
 
+    /// After an exchange of unknown outcome that nobody answered: whether the service is away, by a free question. A
+    /// crowd of failures would open its breaker; a job that is alone would use up its attempts before.
+    fn look_whether_away(&self, service: Service, why: &str) {
+        let tools = &self.tools;
+        let outage = match service {
+            Service::Telegram { .. } => &tools.telegram_outage,
+            _ => &tools.fal_outage,
+        };
+        // That it answers this is no reason to forget the failures that others count.
+        let answers = || match (service, &tools.telegram) {
+            (Service::Telegram { .. }, Some(telegram)) => !matches!(
+                telegram.get_me(),
+                Err(Refusal::NotSent(_) | Refusal::Unknown(_))
+            ),
+            _ => tools.fal.probe() != Probe::Away,
+        };
+        if !tools.gate.is_open(service)
+            && !answers()
+            && tools.gate.found_away(service, Instant::now())
+        {
+            outage.failed(why);
+        }
+    }
+
     /// The same for Telegram: what it refused, if it did not do it.
     fn telegram_heard(&self, refusal: Option<&Refusal>) {
         self.telegram_heard_by(refusal, self.asking());

@@ -1,6 +1,7 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
+use super::gate::Service;
 use super::{Presence, Worker, inputs, rotation};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
@@ -92,12 +93,20 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if accepted {
         worker.watch(flight);
     }
+    let unanswered = match &answer {
+        Submitted::Unknown(failure) if !failure.spoke => Some(failure.text.clone()),
+        _ => None,
+    };
     worker.heed_cancel(flight);
     let mut change = state::after_submit(flight, answer, &worker.tools.policy, worker.moment());
     if accepted {
         change.next = worker.look_soon(flight, change.next);
     }
-    worker.record(flight, change)
+    let next = worker.record(flight, change);
+    if let Some(why) = unanswered {
+        worker.look_whether_away(Service::Fal, &why);
+    }
+    next
 }
 
 /// The end of a job that wants a bot where none is configured: it is not paid for.

@@ -1,6 +1,7 @@
 //! When a message may go out: its turn among all messages of the bot, over all daemons, and what
 //! Telegram's answer says about the next ones. A job that has to wait is parked with its turn.
 
+use super::gate::Service;
 use super::{REDIS_AWAY, Worker, job};
 use crate::job::flight::{Flight, Turn};
 use crate::job::state::since;
@@ -107,6 +108,9 @@ impl Worker {
         let refusal = sent.as_ref().err();
         self.telegram_heard(refusal);
         let Some(refusal) = refusal else { return };
+        if let Refusal::Unknown(why) = refusal {
+            self.look_whether_away(Service::Telegram { slow: false }, why);
+        }
         if let (Some(wait), Some(target)) = (refusal.silence(), &flight.target) {
             self.tools.signs.silence(&target.chat, wait);
         }

@@ -5,7 +5,7 @@ use crate::support::proxy::{Flow, Proxy};
 use crate::support::tap::{At, Side, Tap};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
-use fal_worker::sandbox::faults::{Fault, Rule};
+use fal_worker::sandbox::faults::{Fault, Rule, RuleId};
 use fal_worker::sandbox::media;
 use fal_worker::sandbox::telegram::Kind;
 use serde_json::json;
@@ -258,6 +258,55 @@ fn in_ten_minutes_of_outage_no_job_dies() {
 #[ignore = "ten minutes: a total outage of fal, a black hole"]
 fn in_ten_minutes_of_silence_no_job_dies() {
     outage(Duration::from_secs(600), Fault::Hang(700_000));
+}
+
+/// So many exchanges meet this rule from here on, which are none of these.
+fn asked_on(world: &World, rule: RuleId, times: u32) {
+    let fired = || world.sandbox.faults.fired(rule);
+    let before = fired();
+    eventually(SOON, fired, |now| *now >= before + times);
+}
+
+/// Five failures in a row show an outage; a job that is alone has three attempts, which used to be spent in seven
+/// seconds.
+#[test]
+fn a_job_that_is_alone_outlives_an_outage_of_fal_at_the_cost_of_one_attempt() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "4"]);
+    let away = world
+        .sandbox
+        .faults
+        .add(Rule::always("fal.*", Fault::Html502));
+    world.push(job("alone").json());
+    daemon.wait_log("fal lost");
+    // Half a second, one, two, four: beyond its next submit.
+    asked_on(&world, away, 4);
+    let submits = world.sandbox.faults.fired_by_endpoint()["fal.submit"];
+    assert_eq!(submits, 1, "each may have to be paid");
+    world.sandbox.faults.clear();
+    let record = world.wait_state("alone", "done");
+    assert_eq!(record["attempt"], "2", "{record:?}");
+    assert_eq!(submits_of(&world, "alone"), 1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_delivery_that_is_alone_outlives_an_outage_of_telegram_with_one_send_in_doubt() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--threads", "4"]);
+    let away = world
+        .sandbox
+        .faults
+        .add(Rule::always("tg.*", Fault::Html502));
+    world.push(job("alone").chat(4711).json());
+    daemon.wait_log("telegram lost");
+    asked_on(&world, away, 4);
+    let sent = world.sandbox.faults.fired_by_endpoint();
+    assert_eq!(sent["tg.sendphoto"], 1, "each may have gone out: {sent:?}");
+    world.sandbox.faults.clear();
+    world.wait_state("alone", "done");
+    assert_eq!(world.sandbox.telegram.messages(4711).len(), 1);
+    world.assert_clean();
 }
 
 fn own_500(headers: Vec<(String, String)>) -> Fault {

@@ -182,6 +182,7 @@ fn a_direct_call_that_failed_is_named_as_fal_names_it() {
     assert_eq!(record["request_id"], "0198-direct");
     let events = world.events_of("direct");
     assert_eq!(events.last().unwrap()["request_id"], "0198-direct");
+    daemon.wait_log("request=0198-direct"); // the line comes after the record
     assert_eq!(daemon.logged("request=0198-direct"), 1);
     world.assert_clean();
 }

@@ -15,7 +15,7 @@ mod storage;
 pub use look::Look;
 pub use outputs::{Found, echoes, outputs, outputs_but};
 
-use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
+use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service, Torn};
 use crate::job::RequestId;
 use crate::job::answer::{Cancelled, Collected, Directed, Polled, Submitted};
 use crate::job::schedule;
@@ -169,14 +169,14 @@ impl Fal {
     pub fn submit(&self, order: &Order) -> Submitted {
         let url = [&*self.urls.queue, "/", order.model.as_str()].concat();
         let headers = headers(order, Way::Queue);
-        let result = self.call(
+        let sent = self.call_or_head(
             "POST",
             &url,
             &headers,
             Some(order.input),
             (schedule::SUBMIT, OTHER_BYTES),
         );
-        answer::submitted(result, &self.urls.queue, order.model)
+        answer::submitted(answer::named(sent), &self.urls.queue, order.model)
     }
 
     /// How it stands.
@@ -245,8 +245,21 @@ impl Fal {
         url: &str,
         headers: &[(&'static str, String)],
         input: Option<&str>,
-        (total, max_bytes): (Duration, u64),
+        bounds: (Duration, u64),
     ) -> answer::Wire {
+        self.call_or_head(method, url, headers, input, bounds)
+            .map_err(|torn| torn.broken)
+    }
+
+    /// The same, with the head of an answer whose body did not come whole.
+    fn call_or_head(
+        &self,
+        method: &'static str,
+        url: &str,
+        headers: &[(&'static str, String)],
+        input: Option<&str>,
+        (total, max_bytes): (Duration, u64),
+    ) -> Result<Answer, Torn> {
         let key = {
             let now = self.keys.now.read();
             now.unwrap_or_else(PoisonError::into_inner).clone()
@@ -267,19 +280,28 @@ impl Fal {
             total,
             max_bytes,
         };
-        let mut answer = self.http.exchange(Request {
+        let mut sent = self.http.exchange_or_head(Request {
             service: Service::Fal,
             method,
             url,
             headers: &all,
             body,
             bounds,
-        })?;
-        if matches!(answer.status, 401 | 403) {
-            self.refused(&key);
+        });
+        match &mut sent {
+            Ok(answer) => {
+                if matches!(answer.status, 401 | 403) {
+                    self.refused(&key);
+                }
+                key.blank(answer);
+            }
+            Err(torn) => {
+                if let Some(head) = &mut torn.head {
+                    key.blank(head);
+                }
+            }
         }
-        key.blank(&mut answer);
-        Ok(answer)
+        sent
     }
 }
 

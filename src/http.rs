@@ -194,6 +194,21 @@ impl fmt::Display for Broken {
     }
 }
 
+/// No whole answer, with what had come of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Torn {
+    /// How it broke.
+    pub broken: Broken,
+    /// Status and headers, where the break came after a whole head: an answer without a body. Boxed, since it is rare.
+    pub head: Option<Box<Answer>>,
+}
+
+impl From<Broken> for Torn {
+    fn from(broken: Broken) -> Torn {
+        Torn { broken, head: None }
+    }
+}
+
 /// What the client is made from.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
@@ -274,11 +289,19 @@ impl Http {
     /// One request and its whole answer. Redirects are not followed. A request other than POST that
     /// met a connection closed by the server while idle is repeated once on a new one.
     pub fn exchange(&self, request: Request<'_>) -> Result<Answer, Broken> {
+        self.exchange_or_head(request).map_err(|torn| torn.broken)
+    }
+
+    /// The same, with the head of an answer whose body did not come whole: what stands in it may have been paid for.
+    pub fn exchange_or_head(&self, request: Request<'_>) -> Result<Answer, Torn> {
         let service = request.service;
         let result = self.perform(request);
         let code = match &result {
             Ok(answer) => answer.status,
-            Err(Broken::TooBig { status }) => *status,
+            Err(Torn {
+                broken: Broken::TooBig { status },
+                ..
+            }) => *status,
             Err(_) => 0,
         };
         self.count(service, code);
@@ -324,7 +347,7 @@ impl Http {
         self.shared.requests[at].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn perform(&self, request: Request<'_>) -> Result<Answer, Broken> {
+    fn perform(&self, request: Request<'_>) -> Result<Answer, Torn> {
         let Request {
             service,
             method,
@@ -336,13 +359,11 @@ impl Http {
         let uri: Option<Uri> = url.parse().ok();
         let place = uri.as_ref().and_then(Place::of_uri);
         let (Some(uri), Some(place)) = (uri, place) else {
-            return Err(Broken::NotSent("the URL is not valid".into()));
+            return Err(Broken::NotSent("the URL is not valid".into()).into());
         };
         if !place.tls && !hosts::may_speak_plain(&place, &self.shared.plain_http) {
-            return Err(Broken::NotSent(format!(
-                "plain http to {} is not allowed",
-                place.host
-            )));
+            let text = format!("plain http to {} is not allowed", place.host);
+            return Err(Broken::NotSent(text).into());
         }
         let until = Instant::now() + bounds.total.min(LONGEST);
         // Made anew for a repeat, which is rare: a copy for each request would cost more.
@@ -384,11 +405,12 @@ impl Http {
                 // RFC 9110 section 9.2.2: what is idempotent may be repeated when a kept connection
                 // turns out to be closed. A submit never: it may have arrived.
                 if method != "POST"
-                    && matches!(first, Err(Broken::Unknown(_)))
+                    && matches!(&first, Err(torn) if matches!(torn.broken, Broken::Unknown(_)))
                     && Trace::met_a_closed_one()
                 {
                     return match send() {
-                        Err(Broken::NotSent(_)) => first, // the first one may have arrived
+                        // The first one may have arrived.
+                        Err(torn) if matches!(torn.broken, Broken::NotSent(_)) => first,
                         second => second,
                     };
                 }
@@ -470,10 +492,28 @@ impl Call<'_> {
         &self,
         request: ureq::http::Request<B>,
         until: Instant,
-    ) -> Result<Answer, Broken> {
+    ) -> Result<Answer, Torn> {
         let response = self.send(request, until)?;
-        let (head, mut body) = response.into_parts();
-        let status = head.status.as_u16();
+        let (head, body) = response.into_parts();
+        let mut answer = Answer {
+            status: head.status.as_u16(),
+            headers: Headers::new(head.headers),
+            body: Vec::new(),
+        };
+        match self.read(body, answer.status) {
+            Ok(bytes) => {
+                answer.body = bytes;
+                Ok(answer)
+            }
+            Err(broken) => Err(Torn {
+                broken,
+                head: Some(Box::new(answer)),
+            }),
+        }
+    }
+
+    /// The body of an answer of this status.
+    fn read(&self, mut body: ureq::Body, status: u16) -> Result<Vec<u8>, Broken> {
         let max = self.bounds.max_bytes;
         let announced = body.content_length().unwrap_or(0);
         if announced > max {
@@ -492,11 +532,7 @@ impl Call<'_> {
         if bytes.len() as u64 > max {
             return Err(Broken::TooBig { status });
         }
-        Ok(Answer {
-            status,
-            headers: Headers::new(head.headers),
-            body: bytes,
-        })
+        Ok(bytes)
     }
 
     /// Sorts an error of ureq by what certainly was not sent, and words it.

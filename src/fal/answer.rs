@@ -4,7 +4,7 @@
 
 use super::Probe;
 use super::members::{self, Members};
-use crate::http::{Answer, Broken, Headers, Place};
+use crate::http::{Answer, Broken, Headers, Place, Torn};
 use crate::job::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::spec::Model;
@@ -24,6 +24,17 @@ const MESSAGE: usize = 200;
 const LONGEST_STATUS: usize = 4 << 10;
 /// A longer `Retry-After` is not believed.
 const LONGEST_WAIT_S: u64 = 3600;
+
+/// A submit whose answer broke off behind a good head that names the request is accepted: without that name it
+/// would be submitted, and paid for, once more.
+pub(super) fn named(sent: Result<Answer, Torn>) -> Wire {
+    sent.or_else(|torn| {
+        let head = torn
+            .head
+            .filter(|head| (200..300).contains(&head.status) && id_in_head(head).is_some());
+        head.map(|head| *head).ok_or(torn.broken)
+    })
+}
 
 /// A submit's answer. Certainly not accepted: nothing was sent, and every 4xx but 408; anything else
 /// without an id may have been accepted (design section 4).
@@ -107,12 +118,16 @@ fn lost(text: &str) -> Failure {
 }
 
 fn accepted(answer: &Answer, body: &Body, base: &str, model: &Model) -> Option<Accepted> {
-    let id = body.text("request_id").filter(|id| is_id(id));
-    let id = id.or_else(|| {
-        let header = answer.header("x-fal-request-id");
-        header.map(Cow::Borrowed).filter(|id| is_id(id))
-    })?;
-    let request = RequestId(id.into());
+    let in_body = body
+        .text("request_id")
+        .or_else(|| body.number("request_id"));
+    let in_url = || {
+        let mut urls = ["status_url", "response_url"].into_iter();
+        urls.find_map(|name| id_in_url(&body.text(name)?))
+    };
+    let id = in_body.filter(|id| is_id(id)).map(Cow::into_owned);
+    let id = id.or_else(in_url);
+    let request = RequestId(id.or_else(|| id_in_head(answer).map(str::to_owned))?.into());
     let stem = stem_path(model, &request);
     // Nearly always it is the stem form, letter by letter: then there is nothing to look at.
     let is_usual = |url: &str| {
@@ -131,6 +146,27 @@ fn accepted(answer: &Answer, body: &Body, base: &str, model: &Model) -> Option<A
     })
 }
 
+fn id_in_head(head: &Answer) -> Option<&str> {
+    head.header("x-fal-request-id").filter(|id| is_id(id))
+}
+
+/// Of `…/requests/{id}`, alone or with one of the suffixes that fal names (fal-api section 2).
+fn id_in_url(url: &str) -> Option<String> {
+    let (before, path) = url.rsplit_once("/requests/")?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let suffixes = ["/status", "/response"];
+    let id = suffixes.iter().find_map(|end| path.strip_suffix(end));
+    let id = id.unwrap_or(path);
+    let is_http = before.starts_with("https://") || before.starts_with("http://");
+    let is_known = is_http && is_id(id) && id.bytes().all(is_plain_byte);
+    is_known.then(|| id.to_owned())
+}
+
+/// One that means the same in a URL and outside of it.
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
 /// Opaque, but it becomes part of a URL.
 fn is_id(id: &str) -> bool {
     (1..=200).contains(&id.len())
@@ -142,13 +178,12 @@ fn is_id(id: &str) -> bool {
 /// The path of a request below the base, built from the model's stem (fal-api section 2).
 pub(super) fn stem_path(model: &Model, request: &RequestId) -> String {
     let (stem, id) = (model.stem(), &request.0);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if id.bytes().all(is_plain) {
+    if id.bytes().all(is_plain_byte) {
         return ["/", stem, "/requests/", id].concat();
     }
     let mut path = format!("/{stem}/requests/");
     for byte in id.bytes() {
-        match is_plain(byte) {
+        match is_plain_byte(byte) {
             true => path.push(byte.into()),
             false => path.push_str(&format!("%{byte:02X}")),
         }
@@ -382,8 +417,7 @@ pub(super) fn directed(wire: Wire) -> Directed {
         }
         Err(broken) => return Directed::Unknown(lost(&broken.to_string()), None),
     };
-    let id = answer.header("x-fal-request-id").filter(|id| is_id(id));
-    let id = id.map(|id| RequestId(id.into()));
+    let id = id_in_head(&answer).map(|id| RequestId(id.into()));
     if (200..300).contains(&answer.status) {
         return match output(answer, false) {
             Ok(output) => Directed::Output(output, id),
@@ -800,6 +834,13 @@ impl<'a> Body<'a> {
 
     fn text(&self, key: &str) -> Option<Cow<'a, str>> {
         members::text(self.raw(key)?)
+    }
+
+    /// A number as it is written.
+    fn number(&self, key: &str) -> Option<Cow<'a, str>> {
+        let text = self.raw(key)?.get();
+        text.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+            .then_some(Cow::Borrowed(text))
     }
 
     fn position(&self) -> Option<u64> {

@@ -34,10 +34,12 @@ fn listener(
             reader.read_exact(&mut body_in).unwrap();
             seen.send((head, String::from_utf8(body_in).unwrap()))
                 .unwrap();
-            let head = format!(
-                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            );
+            // A status may bring its own, with other headers.
+            let length = match status.contains("content-length") {
+                true => String::new(),
+                false => format!("content-length: {}\r\n", body.len()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n{length}\r\n");
             reader
                 .get_mut()
                 .write_all((head + body).as_bytes())
@@ -226,6 +228,28 @@ fn a_direct_call_goes_to_the_other_host_and_the_probe_costs_nothing() {
             .any(|(name, _)| name == "x-fal-queue-priority"),
         "{headers:?}"
     );
+}
+
+/// The listener closes behind its half of a body, which was to be longer.
+#[test]
+fn a_submit_whose_answer_is_cut_off_behind_a_head_that_names_it_is_not_unknown() {
+    let cut = "200 OK\r\nx-fal-request-id: 764c\r\ncontent-length: 99";
+    let nameless = "200 OK\r\ncontent-length: 99";
+    let (queue, requests) = listener(vec![(cut, "{\"req"), (nameless, "{\"req")]);
+    let fal = fal(queue, String::new());
+    let model = Model("a/b".into());
+    let order = Order {
+        model: &model,
+        input: "{}",
+        start_deadline: Duration::from_secs(9),
+        switches: &FalSwitches::default(),
+    };
+    let Submitted::Accepted(accepted) = fal.submit(&order) else {
+        panic!("not accepted")
+    };
+    assert_eq!(&*accepted.request.0, "764c");
+    assert!(matches!(fal.submit(&order), Submitted::Unknown(_)));
+    assert_eq!(requests.iter().count(), 2);
 }
 
 #[test]

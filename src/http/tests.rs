@@ -531,6 +531,52 @@ fn half_an_answer_is_a_broken_one() {
     }
 }
 
+/// A submit whose answer breaks off was accepted all the same, under the name that stands in the head.
+#[test]
+fn the_head_of_an_answer_that_breaks_in_its_body_is_kept() {
+    let bounds = Bounds {
+        total: Duration::from_millis(100),
+        max_bytes: 9,
+        ..BOUNDS
+    };
+    let say = |more: &str| {
+        let head = "HTTP/1.1 200 OK\r\nx-fal-request-id: 764c\r\n";
+        [head, more].concat().into_bytes()
+    };
+    let cut = say("content-length: 8\r\n\r\nhalf");
+    let cases = [
+        ("cut", Act::SayThenClose(cut.clone())),
+        ("late", Act::SayThenSleep(cut)),
+        (
+            "long",
+            Act::Say(say("content-length: 10\r\n\r\n0123456789")),
+        ),
+        (
+            "undecodable",
+            Act::SayThenClose(say("transfer-encoding: chunked\r\n\r\nxyz\r\n")),
+        ),
+    ];
+    for (name, act) in cases {
+        let server = Server::start([act]);
+        let torn = client().exchange_or_head(Request {
+            bounds,
+            ..post(&server.url("/x"), b"{}")
+        });
+        let Err(Torn {
+            head: Some(head), ..
+        }) = torn
+        else {
+            panic!("{name}: {torn:?}")
+        };
+        assert_eq!(head.status, 200, "{name}");
+        assert_eq!(head.header("x-fal-request-id"), Some("764c"), "{name}");
+        assert!(head.body.is_empty(), "{name}");
+    }
+    let server = Server::start([Act::SayThenClose(b"HTTP/1.1 200 OK\r\nx-fal-re".to_vec())]);
+    let torn = client().exchange_or_head(post(&server.url("/x"), b"{}"));
+    assert!(matches!(torn, Err(Torn { head: None, .. })), "{torn:?}");
+}
+
 #[test]
 fn answers_are_bounded_to_the_byte() {
     let fits = "x".repeat(1000);

@@ -95,7 +95,6 @@ fn a_submit_of_unknown_outcome_waits_is_an_attempt_and_is_counted() {
         ("html502", Fault::Html502, 1),
         ("html504", Fault::Html504, 2),
         ("reset", Fault::ResetAfterActing, 2),
-        ("truncated", Fault::Truncated, 2),
         ("empty", Fault::Empty200, 2),
         ("noid", fault(200, &[], &json!({"status": "IN_QUEUE"})), 1),
         (

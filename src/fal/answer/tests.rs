@@ -257,11 +257,60 @@ fn the_id_is_read_from_the_body_else_from_the_header() {
     for (name, wire, expected) in [
         ("body", say(200, &[("x-fal-request-id", "other")], wire!("submit")), position(0)),
         ("header", say(200, &list, "{}"), None),
+        ("header, no id in the body", say(200, &list, "{\"request_id\":\"a b\",\"status_url\":\"https://queue.fal.run/login\"}"), None),
         ("header, body cut short", say(200, &list, "{\"request_id\":\"76"), None),
         ("header, no body", say(202, &list, ""), None),
     ] {
         let expected = Accepted { request: RequestId(id.into()), path: None, position: expected };
         assert_eq!(submitted(wire, BASE, &model("fal-ai/flux/dev")), Submitted::Accepted(expected), "{name}");
+    }
+}
+
+#[test]
+fn an_id_that_is_a_number_or_stands_in_a_url_alone_is_one() {
+    let id = |body: &str| match submitted(say(200, &[], body), BASE, &model("fal-ai/flux/dev")) {
+        Submitted::Accepted(accepted) => Some(accepted.request.0.to_string()),
+        _ => None,
+    };
+    let status = |url: &str| id(&format!(r#"{{"status":"IN_QUEUE","status_url":"{url}"}}"#));
+    let response = |url: &str| id(&format!(r#"{{"request_id":null,"status_url":7,"response_url":"{url}"}}"#));
+    assert_eq!(id(r#"{"request_id":15860307465884635512}"#).as_deref(), Some("15860307465884635512"));
+    for body in [r#"{"request_id":true}"#, r#"{"request_id":[1]}"#, r#"{"request_id":{}}"#, r#"{"request_id":""}"#] {
+        assert_eq!(id(body), None, "{body}");
+    }
+    for (url, expected) in [
+        ("https://queue.fal.run/fal-ai/flux/requests/764c/status", Some("764c")),
+        ("https://queue.fal.run/fal-ai/flux/dev/requests/764c/status/", Some("764c")),
+        ("https://queue.fal.run/fal-ai/flux/requests/764c/response", Some("764c")),
+        ("https://queue.fal.run/fal-ai/flux/requests/764c", Some("764c")),
+        ("https://queue.fal.run/fal-ai/flux/requests/764c/status?logs=1", None),
+        ("https://queue.fal.run/fal-ai/flux/requests/7/64c/status", None),
+        ("https://queue.fal.run/fal-ai/flux/requests/../status", None),
+        ("https://queue.fal.run/fal-ai/flux/requests/%2e%2e/status", None),
+        ("https://queue.fal.run/fal-ai/flux/requests//status", None),
+        ("https://queue.fal.run/fal-ai/flux/764c/status", None),
+        ("/fal-ai/flux/requests/764c/status", None),
+        ("", None),
+    ] {
+        assert_eq!(status(url).as_deref(), expected, "status {url}");
+        assert_eq!(response(url).as_deref(), expected, "response {url}");
+    }
+}
+
+/// Without its name it would be paid for once more.
+#[test]
+fn a_submit_whose_answer_broke_behind_its_name_is_accepted() {
+    let head = |status, id: &str| Some(Box::new(Answer { status, headers: headers(&[("x-fal-request-id", id)]), ..Answer::default() }));
+    let breaks = || [Broken::Unknown("x".into()), Broken::Unfinished { status: 200 }, Broken::TooBig { status: 200 }];
+    for broken in breaks() {
+        let wire = named(Err(Torn { broken, head: head(200, "764c") }));
+        let expected = Accepted { request: RequestId("764c".into()), path: None, position: None };
+        assert_eq!(submitted(wire, BASE, &model("a/b")), Submitted::Accepted(expected));
+    }
+    for (name, head) in [("none", None), ("no id", head(200, "a b")), ("a refusal", head(422, "764c")), ("a gateway's", head(502, "764c"))] {
+        for broken in breaks() {
+            assert_eq!(named(Err(Torn { broken: broken.clone(), head: head.clone() })), Err(broken), "{name}");
+        }
     }
 }
 

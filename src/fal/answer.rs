@@ -25,6 +25,46 @@ const LONGEST_STATUS: usize = 4 << 10;
 /// A longer `Retry-After` is not believed.
 const LONGEST_WAIT_S: u64 = 3600;
 
+/// What Windows tools put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The answer with a body that can be read: without a mark of the byte order before it and without zeros behind it,
+/// and with a mark in the place of what is no UTF-8. What is paid for is not to be lost to one odd byte.
+pub(super) fn legible(mut answer: Answer) -> Answer {
+    let body = &mut answer.body;
+    let is_text = |byte: &u8| *byte != 0 && !byte.is_ascii_whitespace();
+    let end = body.iter().rposition(is_text).map_or(0, |at| at + 1);
+    if body[end..].contains(&0) {
+        body.truncate(end);
+    }
+    let start = body.len() - body.trim_ascii_start().len();
+    if body[start..].starts_with(BYTE_ORDER_MARK) {
+        body.drain(..start + BYTE_ORDER_MARK.len());
+    }
+    if std::str::from_utf8(body).is_err() {
+        *body = String::from_utf8_lossy(body).into_owned().into_bytes();
+    }
+    answer
+}
+
+/// Whether nothing of JSON begins in it: a page, or no body at all. Under a good status too a gateway's, which says
+/// nothing about the request; fal keeps what was asked for.
+fn is_a_page(answer: &Answer) -> bool {
+    !matches!(answer.body.trim_ascii_start().first(), Some(b'{' | b'['))
+}
+
+/// Such a page in the place of an answer: to be asked again.
+fn page(answer: &Answer) -> Failure {
+    Failure {
+        retry_after: retry_after(answer),
+        spoke: fal_spoke(answer.status, &answer.headers, false),
+        ..again(
+            Kind::Unavailable,
+            &words_for(answer.status, None, "", "", false),
+        )
+    }
+}
+
 /// A submit whose answer broke off behind a good head that names the request is accepted: without that name it
 /// would be submitted, and paid for, once more.
 pub(super) fn named(sent: Result<Answer, Torn>) -> Wire {
@@ -39,7 +79,7 @@ pub(super) fn named(sent: Result<Answer, Torn>) -> Wire {
 /// A submit's answer. Certainly not accepted: nothing was sent, and every 4xx but 408; anything else
 /// without an id may have been accepted (design section 4).
 pub(super) fn submitted(wire: Wire, base: &str, model: &Model) -> Submitted {
-    let answer = match wire {
+    let answer = match wire.map(legible) {
         Ok(answer) => answer,
         Err(Broken::NotSent(text)) => {
             return Submitted::Refused(plain(
@@ -241,6 +281,7 @@ pub(super) fn polled(wire: Wire) -> Polled {
             None => Polled::Completed,
         },
         (200..300, Some(_)) => Polled::InProgress,
+        (200..300, None) if is_a_page(&answer) => Polled::Failed(page(&answer)),
         (200..300, None) => Polled::Failed(Failure {
             spoke: true,
             ..again(Kind::BadAnswer, "a status that cannot be read")
@@ -289,6 +330,10 @@ pub(super) fn collected(wire: Wire) -> Collected {
     }
     let is_object = short.is_some_and(|body| body.is_object());
     match answer.status {
+        // What was metered was run: then it is the model's own, however odd.
+        200..300 if is_a_page(&answer) && units(&answer.headers).is_none() => {
+            Collected::Failed(page(&answer))
+        }
         200..300 => match output(answer, is_object) {
             Ok(output) => Collected::Output(output),
             Err(failure) => Collected::Failed(Failure {
@@ -363,14 +408,15 @@ fn is_the_models_404(answer: &Answer) -> bool {
                 .is_some_and(|text| text.starts_with("Path ")))
 }
 
-/// A 2xx body as output: a JSON object in UTF-8, nothing more is asked. `is_object`: that is known already.
+/// A 2xx body as output: a JSON object, nothing more is asked. `is_object`: that is known already.
 fn output(answer: Answer, is_object: bool) -> Result<Output, Failure> {
     let units = units(&answer.headers);
     let failure = |text: &str| Failure {
         spoke: true,
         ..plain(Kind::BadAnswer, Remedy::Final, Charged::Yes, text)
     };
-    let json = String::from_utf8(answer.body).map_err(|_| failure("the result is not UTF-8"))?;
+    let json = String::from_utf8(answer.body)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     let looks_like_one =
         || json.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(&json).is_ok();
     if !is_object && !looks_like_one() {
@@ -400,7 +446,7 @@ pub(super) fn cancelled(wire: Wire) -> Cancelled {
 
 /// A direct call's answer. Nobody can ask again, so a fault on the way is an unknown outcome.
 pub(super) fn directed(wire: Wire) -> Directed {
-    let answer = match wire {
+    let answer = match wire.map(legible) {
         Ok(answer) => answer,
         Err(Broken::NotSent(text)) => {
             let failure = plain(Kind::Unavailable, Remedy::RetryStep, Charged::No, &text);
@@ -445,7 +491,9 @@ pub(super) fn directed(wire: Wire) -> Directed {
 
 /// The free look at the key.
 pub(super) fn probed(wire: Wire) -> Probe {
-    let Ok(answer) = wire else { return Probe::Away };
+    let Ok(answer) = wire.map(legible) else {
+        return Probe::Away;
+    };
     match answer.status {
         401 => Probe::KeyRefused,
         // Nobody behind the gateway has looked at the key, or is there.
@@ -459,7 +507,7 @@ pub(super) fn probed(wire: Wire) -> Probe {
 
 /// An answer to a question that may be asked again at will.
 fn read(wire: Wire) -> Result<Answer, Failure> {
-    match wire {
+    match wire.map(legible) {
         Ok(answer) => Ok(answer),
         Err(Broken::TooBig { status }) if status >= 300 => Ok(Answer {
             status,

@@ -68,7 +68,7 @@ pub enum Collected {
 /// A good result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// fal's JSON, byte for byte.
+    /// fal's JSON, byte for byte but for what is no text: a mark of the byte order, zeros at the end, what is no UTF-8.
     pub json: String,
     /// Billable units, as the header's decimal text.
     pub units: Option<String>,

@@ -384,8 +384,12 @@ fn a_status_is_clear_or_says_nothing() {
         ("429", say(429, &[], ""), failed(K::RateLimited)),
         ("500", say(500, &[], &request_error("internal_error")), failed(K::Unavailable)),
         ("502", say(502, &[], HTML), failed(K::Unavailable)),
-        ("200 in HTML", say(200, &[], HTML), failed(K::BadAnswer)),
-        ("200 empty", say(200, &[], ""), failed(K::BadAnswer)),
+        ("with a byte order mark", say(200, &[], "\r\n\u{feff}{\"status\":\"COMPLETED\"}\0\0"), Ok(Polled::Completed)),
+        ("200 in HTML", say(200, &[], HTML), failed(K::Unavailable)),
+        ("200 empty", say(200, &[], ""), failed(K::Unavailable)),
+        ("200 with a text", say(200, &[], "\"IN_QUEUE\""), failed(K::Unavailable)),
+        ("200 cut short", say(200, &[], " {\"status\":\"IN_"), failed(K::BadAnswer)),
+        ("200 with a list", say(200, &[], "[]"), failed(K::BadAnswer)),
         ("reset", Err(Broken::Unknown("x".into())), failed(K::Unavailable)),
         ("no connection", Err(Broken::NotSent("x".into())), failed(K::Unavailable)),
         ("time-out", Err(Broken::TimedOut("x".into())), failed(K::Unavailable)),
@@ -441,10 +445,13 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
         ("a 500 of nobody knows whom", say(500, &[], "{\"error\":\"Error\",\"message\":\"m\"}"), K::Unavailable, R::RetryStep, C::Unknown),
         ("fal's 422 as a text", say(422, &id, "Unprocessable Entity"), K::Unavailable, R::RetryStep, C::Unknown),
         ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), K::Unavailable, R::RetryStep, C::Yes),
-        ("200 in HTML", say(200, &[], HTML), K::BadAnswer, R::RetryStep, C::Yes),
+        ("200 in HTML", say(200, &[], HTML), K::Unavailable, R::RetryStep, C::Unknown),
+        ("its own page under 200", say(200, &one, HTML), K::BadAnswer, R::RetryStep, C::Yes),
         ("200 cut short", say(200, &[], "{\"a\":"), K::BadAnswer, R::RetryStep, C::Yes),
         ("200 with a list", say(200, &[], "[1]"), K::BadAnswer, R::RetryStep, C::Yes),
-        ("200 empty", say(200, &[], ""), K::BadAnswer, R::RetryStep, C::Yes),
+        ("200 empty", say(200, &[], ""), K::Unavailable, R::RetryStep, C::Unknown),
+        ("200 with a mark alone", say(200, &[], "\u{feff}\0"), K::Unavailable, R::RetryStep, C::Unknown),
+        ("202 in HTML", say(202, &[], HTML), K::Unavailable, R::RetryStep, C::Unknown),
         ("200 too long", Err(Broken::TooBig { status: 200 }), K::BadAnswer, R::Final, C::Yes),
         ("reset", Err(Broken::Unknown("x".into())), K::Unavailable, R::RetryStep, C::Unknown),
         ("no connection", Err(Broken::NotSent("x".into())), K::Unavailable, R::RetryStep, C::Unknown),
@@ -452,6 +459,22 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
     for (name, wire, kind, remedy, charged) in rows {
         let Collected::Failed(failure) = collected(wire) else { panic!("{name}: no failure") };
         assert_eq!((failure.kind, failure.remedy, failure.charged), (kind, remedy, charged), "{name}");
+    }
+}
+
+#[test]
+fn a_paid_result_is_not_lost_to_a_byte_that_is_no_text() {
+    for (name, body, expected) in [
+        ("mark before it", &b"\xef\xbb\xbf{\"a\":1}"[..], "{\"a\":1}"),
+        ("mark behind a line break", b"\n\xef\xbb\xbf {\"a\":1}\n", " {\"a\":1}\n"),
+        ("zeros behind it", b" {\"a\":1}\n\0\0\n", " {\"a\":1}"),
+        ("half a character", b"{\"text\":\"caf\xe9\"}", "{\"text\":\"caf\u{fffd}\"}"),
+        ("all three", b"\xef\xbb\xbf{\"text\":\"caf\xe9\"}\0", "{\"text\":\"caf\u{fffd}\"}"),
+    ] {
+        let wire = || Ok(Answer { status: 200, body: body.to_vec(), ..Answer::default() });
+        let output = Output { json: expected.into(), units: None };
+        assert_eq!(collected(wire()), Collected::Output(output.clone()), "{name}");
+        assert_eq!(directed(wire()), Directed::Output(output, None), "{name}");
     }
 }
 
@@ -601,7 +624,8 @@ fn a_failure_says_whether_fal_itself_spoke() {
         ("401", say(401, &[], "{\"detail\":\"invalid key credentials\"}"), true),
         ("408", say(408, &[], json), true),
         ("429", say(429, &[], wire!("error_concurrency")), true),
-        ("200 page", say(200, &[], HTML), true),
+        ("200 page", say(200, &[], HTML), false),
+        ("200 page with an id", say(200, &id, HTML), true),
         ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
         ("504 by a slow line", Err(Broken::Unfinished { status: 504 }), false),
         ("200 too long", Err(Broken::TooBig { status: 200 }), true),
@@ -642,6 +666,10 @@ fn a_failure_says_whether_fal_itself_spoke() {
     let results = [
         ("500", say(500, &[], json), true),
         ("bare 502", say(502, &[], HTML), false),
+        ("200 page", say(200, &[], HTML), false),
+        ("200 empty", say(200, &[], ""), false),
+        ("200 empty with an id", say(200, &id, ""), true),
+        ("200 cut short", say(200, &[], "{\"a\":"), true),
         ("200 by a slow line", Err(Broken::Unfinished { status: 200 }), true),
     ];
     for (name, wire, spoke) in results {

@@ -24,11 +24,12 @@ local function word_of(id, r)
   if r.kind == 'invalid_job' then return 'invalid' end
   if redis.call('EXISTS', ns .. ':spec:' .. id) == 0 or not r.model then return 'bare' end
   if r.result then return 'deliver' end
-  -- It failed after fal's part, or the worker did: what fal has is what was paid for. Where fal itself has said
-  -- that there is nothing (`unavailable`), or was told to stop, a new request is the only way.
+  -- It failed after fal's part, or the worker did, or what came could not be read: what fal has is what was paid
+  -- for. Where fal itself has said that there is nothing (`unavailable`), or was told to stop, a new request is the
+  -- only way.
   local since = tonumber(r.completed_at or r.submitted_at or '')
   local ours = r.kind == 'crashed' or r.kind == 'telegram' or r.kind == 'file_too_big'
-    or (r.kind == 'chat_unreachable' and r.completed_at)
+    or r.kind == 'bad_answer' or (r.kind == 'chat_unreachable' and r.completed_at)
   if ours and r.request_id and r.via ~= 'direct' and since and now - since < kept_at_fal then return 'fetch' end
   return 'generate'
 end

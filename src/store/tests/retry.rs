@@ -268,6 +268,16 @@ fn what_is_known_of_a_result_is_not_paid_for_again() {
 fn only_a_request_that_is_known_and_stands_in_fals_queue_is_fetched() {
     for (was, word, tried) in [
         ("HSET t:job:a path p/r-a", Retry::Fetch, None),
+        (
+            "HSET t:job:a path p/r-a kind bad_answer",
+            Retry::Fetch,
+            None,
+        ),
+        (
+            "HSET t:job:a kind bad_answer via direct",
+            Retry::Generate,
+            Some("r-a"),
+        ),
         ("HSET t:job:a via direct", Retry::Generate, Some("r-a")),
         ("HDEL t:job:a request_id", Retry::Generate, None),
         (
@@ -284,6 +294,11 @@ fn only_a_request_that_is_known_and_stands_in_fals_queue_is_fetched() {
         assert_eq!(retry(&bench, &["a"]), [word], "{was}");
         assert_eq!(bench.field("a", "tried").as_deref(), tried, "{was}");
         let path = (word == Retry::Fetch).then_some("p/r-a");
+        assert_eq!(
+            bench.field("a", "free").is_some(),
+            word == Retry::Fetch,
+            "{was}"
+        );
         assert_eq!(bench.field("a", "path").as_deref(), path, "{was}");
     }
 }

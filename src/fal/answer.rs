@@ -495,9 +495,9 @@ pub(super) fn probed(wire: Wire) -> Probe {
         return Probe::Away;
     };
     match answer.status {
-        401 => Probe::KeyRefused,
         // Nobody behind the gateway has looked at the key, or is there.
-        404 if is_a_gateways(&answer) => Probe::Away,
+        401 | 403 | 404 if is_a_gateways(&answer) => Probe::Away,
+        401 => Probe::KeyRefused,
         403 if classify(403, &answer.headers, &answer.body).kind == Kind::Auth => Probe::KeyRefused,
         // A locked account has a good key.
         200..300 | 400 | 403 | 404 | 422 => Probe::KeyGood,
@@ -554,7 +554,7 @@ fn fal_spoke(status: u16, headers: &Headers, json: bool) -> bool {
     (status < 500 && json) || head.header("x-fal-request-id").is_some()
 }
 
-/// Whether a 404 is no word of fal's about what was asked for: a page, as a gateway gives it that has lost its
+/// Whether a refusal is no word of fal's about what was asked for: a page, as a gateway gives it that has lost its
 /// way to fal. fal's own has its JSON or its request id; one that is empty is taken for fal's.
 fn is_a_gateways(answer: &Answer) -> bool {
     !answer.body.trim_ascii().is_empty()
@@ -738,7 +738,11 @@ fn by_status(answer: &Head, message: &str, fals_own: bool, json: bool) -> (Kind,
         let message = message.to_ascii_lowercase();
         words.iter().any(|word| message.contains(word))
     };
+    let is_fals = json || fals_own || answer.header("x-fal-request-id").is_some();
     match answer.status {
+        // A page of what stands in front of fal, as a firewall's: nobody has looked at the key, and a backlog is not to
+        // end for it.
+        401 | 403 if !is_fals => (Kind::Unavailable, Remedy::RetryStep),
         401 => (Kind::Auth, Remedy::RetryStep),
         402 => (Kind::NoBalance, Remedy::RetryStep),
         403 if says(&["locked", "balance", "top_up"]) => (Kind::NoBalance, Remedy::RetryStep),

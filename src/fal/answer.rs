@@ -555,10 +555,9 @@ fn fal_spoke(status: u16, headers: &Headers, json: bool) -> bool {
 }
 
 /// Whether a refusal is no word of fal's about what was asked for: a page, as a gateway gives it that has lost its
-/// way to fal. fal's own has its JSON or its request id; one that is empty is taken for fal's.
+/// way to fal. fal's own has its JSON, its request id or its units; one that is empty has none.
 fn is_a_gateways(answer: &Answer) -> bool {
-    !answer.body.trim_ascii().is_empty()
-        && !Body::read(&answer.body).is_object()
+    !Body::read(&answer.body).is_object()
         && answer.header("x-fal-request-id").is_none()
         && answer.header(UNITS).is_none()
 }

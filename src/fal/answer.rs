@@ -428,17 +428,27 @@ fn output(answer: Answer, is_object: bool) -> Result<Output, Failure> {
     Ok(Output { json, units })
 }
 
-/// A cancel's answer.
+/// A cancel's answer. That the request is out of fal's queue, and so never runs, is believed where fal says it
+/// alone (fal-api section 6); any other good answer means that fal was asked.
 pub(super) fn cancelled(wire: Wire) -> Cancelled {
     let answer = match read(wire) {
         Ok(answer) => answer,
         Err(failure) => return Cancelled::Failed(failure),
     };
-    let status = Body::read(&answer.body).text("status");
-    match (answer.status, status.as_deref()) {
-        (202, _) | (200..300, Some("CANCELLATION_REQUESTED")) => Cancelled::Requested,
+    let body = Body::read(&answer.body);
+    let success = body.raw("success").map(RawValue::get);
+    let is_silent = answer.body.trim_ascii().is_empty();
+    match (answer.status, body.text("status").as_deref()) {
         (_, Some("ALREADY_COMPLETED")) => Cancelled::AlreadyCompleted,
-        (200..300, _) => Cancelled::Removed,
+        (200..300, _) if is_a_page(&answer) && !is_silent => Cancelled::Failed(page(&answer)),
+        (200..300, _) if success == Some("false") => Cancelled::Failed(Failure {
+            spoke: true,
+            ..again(Kind::BadAnswer, "fal said that it did not cancel")
+        }),
+        (202, _) | (200..300, Some("CANCELLATION_REQUESTED")) => Cancelled::Requested,
+        (200..300, Some("OK")) => Cancelled::Removed,
+        (200..300, None) if success == Some("true") => Cancelled::Removed,
+        (200..300, _) => Cancelled::Requested,
         (404, _) if !is_a_gateways(&answer) => Cancelled::Missing,
         _ => Cancelled::Failed(step_only(&answer)),
     }

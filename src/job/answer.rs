@@ -77,9 +77,9 @@ pub struct Output {
 /// What a cancel came to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cancelled {
-    /// Accepted (202); a running one may still complete.
+    /// Accepted (any 2xx that does not say more); a running one may still complete.
     Requested,
-    /// Taken out of fal's queue (any other 2xx): it never runs.
+    /// Taken out of fal's queue, in so many words: it never runs.
     Removed,
     /// Too late: read the result.
     AlreadyCompleted,

@@ -325,9 +325,11 @@ pub(super) fn collected(wire: Wire) -> Collected {
         },
     };
     let short = may_speak_of_the_request(&answer.body).then(|| Body::read(&answer.body));
-    if short.as_ref().is_some_and(is_still_running) {
+    let runs = |body: &Body| is_still_running(answer.status, body);
+    if short.as_ref().is_some_and(runs) {
         return Collected::NotYet;
     }
+    let is_accepted = answer.status == 202;
     let is_object = short.is_some_and(|body| body.is_object());
     match answer.status {
         // What was metered was run: then it is the model's own, however odd.
@@ -335,6 +337,10 @@ pub(super) fn collected(wire: Wire) -> Collected {
             Collected::Failed(page(&answer))
         }
         200..300 => match output(answer, is_object) {
+            // fal says 202 of what is not done. A model's own has something in it.
+            Ok(output) if is_accepted && super::outputs(&output.json).items.is_empty() => {
+                Collected::NotYet
+            }
             Ok(output) => Collected::Output(output),
             Err(failure) => Collected::Failed(Failure {
                 remedy: Remedy::RetryStep,
@@ -386,14 +392,15 @@ fn may_speak_of_the_request(body: &[u8]) -> bool {
         && (text.contains("detail") || text.contains("status") || text.contains('\\'))
 }
 
-/// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result.
-fn is_still_running(body: &Body) -> bool {
+/// "Request is still in progress" was seen under 200, 202, 400 and 422, and a status in place of a result. Its word
+/// alone could be a model's, but for 202, which is the code of that status.
+fn is_still_running(code: u16, body: &Body) -> bool {
     let says = body
         .text("detail")
         .is_some_and(|text| text.to_ascii_lowercase().contains("still in progress"));
     let status = body.text("status");
-    let stands =
-        matches!(status.as_deref(), Some("IN_QUEUE" | "IN_PROGRESS")) && body.has("request_id");
+    let stands = matches!(status.as_deref(), Some("IN_QUEUE" | "IN_PROGRESS"))
+        && (code == 202 || body.has("request_id"));
     says || stands
 }
 

@@ -422,8 +422,17 @@ fn a_result_is_the_output_byte_for_byte_or_a_reason() {
         ("202", say(202, &[], wire!("still_in_progress"))),
         ("200", say(200, &[], wire!("still_in_progress"))),
         ("a status", say(202, &[], wire!("status_in_progress"))),
+        ("a bare status", say(202, &[], "{\"status\":\"IN_PROGRESS\"}")),
+        ("a bare status of the queue", say(202, &[], "{\"status\":\"IN_QUEUE\",\"queue_position\":1}")),
+        ("a status in other words", say(202, &[], "{\"status\":\"QUEUED\",\"response_url\":\"https://queue.fal.run/a/b/requests/1\"}")),
+        ("nothing yet", say(202, &[], "{}")),
     ] {
         assert_eq!(collected(wire), Collected::NotYet, "{name}");
+    }
+    // The same words of a model, and its own 202, are a result.
+    for (status, json) in [(200, r#"{"status":"IN_PROGRESS"}"#), (202, r#"{"status":"COMPLETED","image":{"url":"https://v3.fal.media/files/b/1.png"}}"#)] {
+        let output = Output { json: json.into(), units: None };
+        assert_eq!(collected(say(status, &[], json)), Collected::Output(output), "{status} {json}");
     }
     assert_eq!(collected(say(404, &[], wire!("not_found"))), Collected::Missing);
     let zero = [("x-fal-billable-units", "0")];

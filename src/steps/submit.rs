@@ -69,9 +69,11 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     let order = Order {
         model: &model,
         input: filled.as_deref().unwrap_or(order.input.get()),
-        start_deadline: left
-            .min(worker.tools.policy.queue_timeout)
-            .max(LEAST_DEADLINE),
+        start_deadline: start_deadline(
+            flight.via,
+            left.min(worker.tools.policy.queue_timeout),
+            direct_limit(worker, flight),
+        ),
         switches: &order.switches,
     };
     if flight.via == Via::Direct {
@@ -109,6 +111,22 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     next
 }
 
+/// When fal is to give up what it has not begun. A direct call is over with its own limit: what began after it would
+/// be billed, and nobody would be there to take it.
+fn start_deadline(via: Via, queue: Duration, direct: Duration) -> Duration {
+    let longest = match via {
+        Via::Queue => queue,
+        Via::Direct => queue.min(direct),
+    };
+    longest.max(LEAST_DEADLINE)
+}
+
+/// How long a direct call is waited for.
+fn direct_limit(worker: &Worker, flight: &Flight) -> Duration {
+    let limit = flight.timeout.unwrap_or(worker.tools.policy.job_timeout);
+    limit.min(DIRECT)
+}
+
 /// The end of a job that wants a bot where none is configured: it is not paid for.
 fn undeliverable(worker: &Worker, flight: &mut Flight, has_files: bool) -> Option<Change> {
     if (flight.target.is_none() && !has_files) || worker.tools.telegram.is_some() {
@@ -125,8 +143,7 @@ fn undeliverable(worker: &Worker, flight: &mut Flight, has_files: bool) -> Optio
 
 /// The direct call, once more at once if only an old key was refused.
 fn call_directly(worker: &Worker, flight: &Flight, order: &Order<'_>) -> Directed {
-    let limit = flight.timeout.unwrap_or(worker.tools.policy.job_timeout);
-    let limit = limit.min(DIRECT);
+    let limit = direct_limit(worker, flight);
     let key = worker.tools.fal.key_number();
     let mut answer = worker.tools.fal.direct(order, limit);
     if let Directed::Failed(failure, _) = &answer
@@ -227,4 +244,25 @@ pub(super) fn cancel(worker: &Worker, flight: &mut Flight) -> Next {
     });
     let change = state::after_cancel(flight, answer, worker.moment());
     worker.record(flight, change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direct_call_is_not_begun_after_nobody_waits_for_it() {
+        let seconds = Duration::from_secs;
+        for (via, queue, direct, expected) in [
+            (Via::Queue, 1200, 5, 1200),
+            (Via::Queue, 0, 5, 2),
+            (Via::Direct, 1200, 5, 5),
+            (Via::Direct, 1200, 120, 120),
+            (Via::Direct, 3, 120, 3),
+            (Via::Direct, 1200, 1, 2),
+        ] {
+            let found = start_deadline(via, seconds(queue), seconds(direct));
+            assert_eq!(found, seconds(expected), "{via:?} {queue} {direct}");
+        }
+    }
 }

@@ -59,13 +59,67 @@ impl Key {
         if secret.len() < 8 {
             return; // no secret, and it would spoil every answer
         }
-        if let Ok(text) = std::str::from_utf8(&answer.body)
-            && text.contains(secret)
-        {
-            answer.body = text.replace(secret, "***").into_bytes();
+        // What is no UTF-8 is read all the same, with marks in it.
+        let text = String::from_utf8_lossy(&answer.body);
+        if text.contains(secret) {
+            answer.body = text.replace(secret, STRUCK).into_bytes();
         }
-        answer.headers.strike_out(secret, "***");
+        if answer.body.contains(&b'\\')
+            && let Some(clean) = without_spelled(&answer.body, secret.as_bytes())
+        {
+            answer.body = clean;
+        }
+        answer.headers.strike_out(secret, STRUCK);
     }
+}
+
+/// What stands in the place of a secret.
+const STRUCK: &str = "***";
+
+/// The text without what JSON would read as the secret, where some of its letters are escapes (`\u0073`): `None`
+/// where it is not in there. Struck out before anything is read and cut, so that no part of it is left either.
+fn without_spelled(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
+    let (mut clean, mut kept, mut at) = (Vec::new(), 0, 0);
+    while let Some((_, width)) = letter(&text[at..]) {
+        match spelled(&text[at..], secret) {
+            Some(width) => {
+                clean.extend_from_slice(&text[kept..at]);
+                clean.extend_from_slice(STRUCK.as_bytes());
+                at += width;
+                kept = at;
+            }
+            None => at += width,
+        }
+    }
+    clean.extend_from_slice(&text[kept..]);
+    (kept > 0).then_some(clean)
+}
+
+/// How many bytes at the beginning of this text spell the secret.
+fn spelled(text: &[u8], secret: &[u8]) -> Option<usize> {
+    secret.iter().try_fold(0, |at, wanted| {
+        let (byte, width) = letter(&text[at..])?;
+        (byte == Some(*wanted)).then_some(at + width)
+    })
+}
+
+/// The first letter of a JSON string and how many bytes it takes there; no letter for what no key holds.
+fn letter(text: &[u8]) -> Option<(Option<u8>, usize)> {
+    Some(match text {
+        [b'\\', b'u', a, b, c, d, ..] => {
+            let code = [a, b, c, d].into_iter().try_fold(0, |code, digit| {
+                Some(code * 16 + char::from(*digit).to_digit(16)?)
+            });
+            match code {
+                Some(code) => (u8::try_from(code).ok(), 6),
+                None => (None, 2),
+            }
+        }
+        [b'\\', byte @ (b'"' | b'\\' | b'/'), ..] => (Some(*byte), 2),
+        [b'\\', _, ..] => (None, 2),
+        [byte, ..] => (Some(*byte), 1),
+        [] => return None,
+    })
 }
 
 /// The client. It holds no state beside what it was made from and the key; clones share both and the

@@ -230,6 +230,64 @@ fn a_direct_call_goes_to_the_other_host_and_the_probe_costs_nothing() {
     );
 }
 
+/// It would stand in the error of a record and an event once the escapes are read.
+#[test]
+fn a_key_is_struck_out_of_an_answer_that_spells_it_with_escapes() {
+    let secret = "s3cr3t-of/the-account";
+    let key = Key(format!("Key 1234-id:{secret}"));
+    let all: String = secret.bytes().map(|b| format!("\\u{b:04X}")).collect();
+    let long = "x".repeat(180);
+    for (name, spelled) in [
+        ("plain", secret.to_owned()),
+        ("one letter", secret.replacen('s', "\\u0073", 1)),
+        ("the last letter", format!("{}\\u0074", &secret[..20])),
+        ("every letter", all),
+        ("a slash", secret.replace('/', "\\/")),
+    ] {
+        for (before, after) in [
+            ("", ""),
+            ("Key 1234-id:", " is wrong"),
+            ("\\\\", "\\\\u0073"),
+            (&*long, ""), // cut in its middle, where a text is at its longest
+        ] {
+            let text = |it: &str| format!("{{\"detail\":\"{before}{it}{after}\"}}");
+            let mut answer = Answer {
+                status: 422,
+                body: text(&spelled).into_bytes(),
+                ..Answer::default()
+            };
+            key.blank(&mut answer);
+            let body = String::from_utf8(answer.body.clone()).unwrap();
+            assert_eq!(body, text("***"), "{name}");
+            let Polled::Failed(failure) = answer::polled(Ok(answer)) else {
+                panic!("{name}")
+            };
+            assert!(!failure.text.contains("s3cr"), "{name}: {}", failure.text);
+        }
+    }
+    let mut odd = Answer {
+        body: [b"\xff ", secret.as_bytes()].concat(),
+        ..Answer::default()
+    };
+    key.blank(&mut odd);
+    assert_eq!(String::from_utf8_lossy(&odd.body), "\u{fffd} ***");
+    // Neither an escaped backslash nor half an escape is a letter of it; all else stays as it is.
+    for other in [
+        r"\\u00733cr3t-of/the-account",
+        r"\u+0733cr3t-of/the-account",
+        r"\u01733cr3t-of/the-account",
+        "\\",
+        "\\u00",
+    ] {
+        let mut answer = Answer {
+            body: other.into(),
+            ..Answer::default()
+        };
+        key.blank(&mut answer);
+        assert_eq!(answer.body, other.as_bytes(), "{other}");
+    }
+}
+
 /// The listener closes behind its half of a body, which was to be longer.
 #[test]
 fn a_submit_whose_answer_is_cut_off_behind_a_head_that_names_it_is_not_unknown() {

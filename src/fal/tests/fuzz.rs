@@ -313,6 +313,7 @@ fn any_answer_of_fal_has_a_meaning_and_no_key_in_its_text() {
     Target::new("fal-answer")
         .seeds(seeds)
         .seed(fuzz::wire(401, &[("x-fal-error-type", KEY)], &echo))
+        .seed(fuzz::wire(422, &[], &echo.replace("s3c", "\\u00733c")))
         .seed(fuzz::wire(1, &[], ""))
         .seed(fuzz::wire(2, &[], ""))
         .seed(fuzz::wire(3, &[], ""))
@@ -350,6 +351,7 @@ fn any_answer_of_fal_has_a_meaning_and_no_key_in_its_text() {
             "User is locked",
             "balance",
             KEY,
+            "\\u0073",
         ])
         .words([
             "https://queue.fal.run/fal-ai/flux/requests/",

@@ -164,7 +164,8 @@ impl Http {
 
 impl Http {
     /// Fetches a file from a service that the operator configured: no redirect is followed, since the URL
-    /// may hold a token. For transfer threads. Longest silence: `stall`.
+    /// may hold a token. That a file is gone is the service's word, and no page's of what stands in front of
+    /// it. For transfer threads. Longest silence: `stall`.
     pub fn fetch(
         &self,
         service: Service,
@@ -192,9 +193,12 @@ impl Http {
         })?;
         let status = response.status().as_u16();
         self.count(service, status);
+        let kind = response.headers().get("content-type");
+        let kind = kind.and_then(|value| media_type(value.to_str().ok()?));
+        let is_page = kind.as_deref() == Some("text/html");
         match status {
             200 => receive(&call, response),
-            403 | 404 | 410 => Err(DownloadError::Gone(status)),
+            403 | 404 | 410 if !is_page => Err(DownloadError::Gone(status)),
             _ => Err(DownloadError::Status(status)),
         }
     }

@@ -453,7 +453,7 @@ fn fetch(
 
 /// A page in place of a picture is its host's trouble, whatever the status said. Sent as a file it would
 /// be the user's.
-fn no_page(file: Spooled, content_type: &str) -> Result<Spooled, DownloadError> {
+pub(super) fn no_page(file: Spooled, content_type: &str) -> Result<Spooled, DownloadError> {
     let is_media = ["image/", "video/", "audio/"]
         .iter()
         .any(|family| content_type.starts_with(family));

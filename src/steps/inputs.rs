@@ -2,6 +2,7 @@
 //! file a step, on a transfer thread. Nothing here is paid or sent: a crash repeats it from what the record
 //! and the list of uploads say, and the write after the last file comes before the submit.
 
+use super::deliver::no_page;
 use super::gate::{Admission, Inside, Service};
 use super::submit::{account_trouble, is_of_an_old_key};
 use super::{REDIS_AWAY, Worker, rotation};
@@ -178,14 +179,7 @@ fn url_of(
     }
     // First of all a place where it is to go: with none the file would be fetched for nothing, while others wait.
     let storage = enter(worker, Service::Storage)?;
-    let Fetched {
-        mut file,
-        extension,
-    } = fetch(worker, telegram, id)?;
-    if file.len == 0 {
-        return Err(final_failure(Kind::InvalidInput, "the file is empty"));
-    }
-    let (kind, ending) = media_type(&file, &extension);
+    let (mut file, kind, ending) = usable(fetch(worker, telegram, id)?)?;
     // A name of our own: what the user or Telegram called it is nobody's business at fal.
     let name = format!("input-{}.{ending}", number + 1);
     let key = worker.tools.fal.key_number();
@@ -238,9 +232,9 @@ pub(super) fn forget(worker: &Worker, flight: &Flight) {
 }
 
 fn fetch(worker: &Worker, telegram: &Telegram, id: &str) -> Result<Fetched, Trouble> {
-    let path = {
+    let found = {
         let inside = enter(worker, Service::Telegram { slow: false })?;
-        let answer = telegram.file_path(id, MAX_BYTES);
+        let answer = telegram.find_file(id, MAX_BYTES);
         let heard = |refusal: Option<&Refusal>| worker.telegram_heard_by(refusal, inside.probe());
         match &answer {
             Err(NoFile::Away(refusal)) => heard(Some(refusal)),
@@ -249,8 +243,19 @@ fn fetch(worker: &Worker, telegram: &Telegram, id: &str) -> Result<Fetched, Trou
         }
         answer.map_err(|why| no_file(worker, why))?
     };
-    let file = telegram.fetch_file(&path, MAX_BYTES);
+    let file = telegram.fetch_file(&found, MAX_BYTES);
     file.map_err(|why| no_file(worker, why))
+}
+
+/// A file that is worth paying for, with its type and the ending of its name.
+fn usable(fetched: Fetched) -> Result<(Spooled, &'static str, &'static str), Trouble> {
+    let Fetched { file, extension } = fetched;
+    if file.len == 0 {
+        return Err(final_failure(Kind::InvalidInput, "the file is empty"));
+    }
+    let (kind, ending) = media_type(&file, &extension);
+    let file = no_page(file, kind).map_err(|error| away(&error.to_string()))?;
+    Ok((file, kind, ending))
 }
 
 fn no_file(worker: &Worker, why: NoFile) -> Trouble {
@@ -261,10 +266,7 @@ fn no_file(worker: &Worker, why: NoFile) -> Trouble {
         NoFile::Local(text) => final_failure(Kind::Telegram, &text),
         NoFile::Disk(text) => Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text)),
         NoFile::Wait(wait) => Trouble::Away(wait, "Telegram has been asked too often"),
-        NoFile::Away(refusal) => {
-            let text = format!("Telegram: {refusal}");
-            Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text))
-        }
+        NoFile::Away(refusal) => away(&refusal.to_string()),
         NoFile::Operator(text) => {
             if rotation::has_new_bot_token(worker) {
                 return Trouble::Wait(rotation::RENEWED);
@@ -308,6 +310,12 @@ fn heard(worker: &Worker, inside: &Inside<'_>, failed: Option<&Failure>) {
 
 fn failure(kind: Kind, remedy: Remedy, text: &str) -> Failure {
     Failure::new(kind, remedy, Charged::No, text)
+}
+
+/// Telegram, or what is in front of it, did not answer or broke.
+fn away(text: &str) -> Trouble {
+    let text = format!("Telegram: {text}");
+    Trouble::Failed(failure(Kind::Unavailable, Remedy::RetryStep, &text))
 }
 
 fn final_failure(kind: Kind, text: &str) -> Trouble {
@@ -430,6 +438,32 @@ mod tests {
         assert!(shared.begin("b").is_some());
         drop(first);
         assert!(shared.begin("a").is_some());
+    }
+
+    #[test]
+    fn a_page_in_place_of_a_picture_is_fetched_again_and_not_paid_for() {
+        let fetched = |head: &[u8], extension: &str| Fetched {
+            file: Spooled {
+                file: tempfile::tempfile().unwrap(),
+                len: head.len() as u64,
+                content_type: None,
+                head: head.to_vec(),
+            },
+            extension: extension.to_owned(),
+        };
+        let page = &b"\n<!DOCTYPE html><html></html>"[..];
+        for extension in ["png", "mp4", "mp3"] {
+            let Err(Trouble::Failed(failure)) = usable(fetched(page, extension)) else {
+                panic!("{extension}");
+            };
+            let seen = (failure.kind, failure.remedy, failure.charged);
+            let passes = (Kind::Unavailable, Remedy::RetryStep, Charged::No);
+            assert_eq!(seen, passes, "{extension}");
+        }
+        // A user's own page, and a picture.
+        for (head, extension) in [(page, "html"), (&b"\x89PNG\r\n\x1a\n.."[..], "png")] {
+            assert!(usable(fetched(head, extension)).is_ok(), "{extension}");
+        }
     }
 
     #[test]

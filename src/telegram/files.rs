@@ -40,6 +40,15 @@ pub enum NoFile {
     Disk(String),
 }
 
+/// Where a file is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// For [`Telegram::fetch_file`].
+    pub path: String,
+    /// Bytes, where Telegram says so.
+    pub size: Option<u64>,
+}
+
 /// A file on its way.
 #[derive(Debug)]
 pub struct Fetched {
@@ -56,7 +65,7 @@ impl Telegram {
     }
 
     /// Where a file is. Free, and may be asked again.
-    pub fn file_path(&self, file_id: &str, max_bytes: u64) -> Result<String, NoFile> {
+    pub fn find_file(&self, file_id: &str, max_bytes: u64) -> Result<Found, NoFile> {
         let token = self.token();
         let url = format!("{}/bot{token}/getFile", self.base());
         let args = json!({ "file_id": file_id }).to_string();
@@ -92,7 +101,8 @@ impl Telegram {
             }
             // A file that Telegram has no path for is not there (its page: "may be absent").
             let path = json["result"]["file_path"].as_str();
-            return path.map(str::to_owned).ok_or(NoFile::Missing);
+            let path = path.ok_or(NoFile::Missing)?.to_owned();
+            return Ok(Found { path, size });
         }
         let said = json.as_ref().and_then(|json| json["description"].as_str());
         let said = said.unwrap_or_default().to_lowercase();
@@ -124,13 +134,16 @@ impl Telegram {
             away @ (Refusal::Unknown(_) | Refusal::Broke(_) | Refusal::NotSent(_)) => {
                 NoFile::Away(away)
             }
+            // Nor does a page tell of a file.
+            Refusal::Other400(text) if json.is_none() => NoFile::Away(Refusal::Broke(text)),
             // A text that is not known yet: looked at a few times, like one that may pass.
             _ => NoFile::Missing,
         })
     }
 
-    /// The file behind a path of [`Telegram::file_path`]. For transfer threads.
-    pub fn fetch_file(&self, path: &str, max_bytes: u64) -> Result<Fetched, NoFile> {
+    /// The file that [`Telegram::find_file`] found. For transfer threads.
+    pub fn fetch_file(&self, found: &Found, max_bytes: u64) -> Result<Fetched, NoFile> {
+        let path = found.path.as_str();
         let name = path.rsplit('/').next().unwrap_or_default();
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         let extension = extension.to_ascii_lowercase();
@@ -139,6 +152,14 @@ impl Telegram {
         } else {
             self.remote_file(path, max_bytes)?
         };
+        let broke = |text: String| Err(NoFile::Away(Refusal::Broke(text)));
+        if is_page(&file, &extension) {
+            return broke("a page came in place of the file".to_owned());
+        }
+        // An answer without a length ends wherever its connection does.
+        if let Some(size) = found.size.filter(|size| *size != file.len) {
+            return broke(format!("{} bytes came of a file of {size}", file.len));
+        }
         Ok(Fetched { file, extension })
     }
 
@@ -209,6 +230,15 @@ impl Telegram {
     }
 }
 
+/// Whether something in front of Telegram answered in its place: by what it calls its answer, since what is in
+/// a user's file is the user's business, a page that calls itself one included.
+fn is_page(file: &Spooled, extension: &str) -> bool {
+    let called = file.content_type.as_deref();
+    called == Some("text/html")
+        && !matches!(extension, "html" | "htm" | "xhtml")
+        && file.head.trim_ascii_start().starts_with(b"<")
+}
+
 /// Opens a plain file as it is; `None`: it is too big.
 fn spool(path: &Path, max_bytes: u64) -> io::Result<Option<Spooled>> {
     // Not through a link, and not waiting for whoever writes into a pipe.
@@ -261,7 +291,16 @@ mod tests {
     use super::*;
     use crate::http::{Http, HttpSettings};
     use std::fs;
+    use std::io::Write as _;
+    use std::net::TcpListener;
     use std::os::unix::fs::symlink;
+
+    fn at(path: &str, size: Option<u64>) -> Found {
+        Found {
+            path: path.to_owned(),
+            size,
+        }
+    }
 
     fn telegram(base: &str) -> Telegram {
         let http = Http::new(HttpSettings {
@@ -290,16 +329,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("7:secret-secret");
         fs::create_dir_all(own.join("photos")).unwrap();
-        let at = |name: &str| own.join(name).to_str().unwrap().to_owned();
-        fs::write(at("photos/a.JPG"), b"bytes").unwrap();
+        let named = |name: &str| own.join(name).to_str().unwrap().to_owned();
+        fs::write(named("photos/a.JPG"), b"bytes").unwrap();
         fs::write(folder.path().join("foreign"), b"secret").unwrap();
-        symlink(folder.path().join("foreign"), at("link")).unwrap();
+        symlink(folder.path().join("foreign"), named("link")).unwrap();
         let pipe = std::process::Command::new("mkfifo")
-            .arg(at("pipe"))
+            .arg(named("pipe"))
             .status();
         assert!(pipe.unwrap().success());
         let local = telegram("http://127.0.0.1:8081");
-        let mut got = local.fetch_file(&at("photos/a.JPG"), 5).unwrap();
+        let mut got = local
+            .fetch_file(&at(&named("photos/a.JPG"), None), 5)
+            .unwrap();
         let mut bytes = Vec::new();
         got.file.file.read_to_end(&mut bytes).unwrap();
         assert_eq!(
@@ -307,18 +348,118 @@ mod tests {
             (&b"bytes"[..], "jpg")
         );
         assert_eq!(got.file.head, b"bytes");
-        let too_big = local.fetch_file(&at("photos/a.JPG"), 4).unwrap_err();
+        let too_big = local
+            .fetch_file(&at(&named("photos/a.JPG"), None), 4)
+            .unwrap_err();
         assert_eq!(too_big, NoFile::TooBig);
-        let none = local.fetch_file(&at("photos/b.jpg"), 5).unwrap_err();
+        let none = local
+            .fetch_file(&at(&named("photos/b.jpg"), None), 5)
+            .unwrap_err();
         assert_eq!(none, NoFile::Missing);
-        let climbing = at("../foreign");
+        let climbing = named("../foreign");
         let foreign = folder.path().join("foreign").to_str().unwrap().to_owned();
-        for path in [&at("link"), &at("pipe"), &at("photos"), &climbing, &foreign] {
-            let refused = local.fetch_file(path, 100).unwrap_err();
+        for path in [
+            &named("link"),
+            &named("pipe"),
+            &named("photos"),
+            &climbing,
+            &foreign,
+        ] {
+            let refused = local.fetch_file(&at(path, None), 100).unwrap_err();
             assert!(matches!(refused, NoFile::Local(_)), "{path}: {refused:?}");
             assert!(!format!("{refused:?}").contains("secret-secret"));
         }
-        let far = telegram("https://bots.example").fetch_file(&at("photos/a.JPG"), 5);
+        let far = telegram("https://bots.example").fetch_file(&at(&named("photos/a.JPG"), None), 5);
         assert!(matches!(far, Err(NoFile::Local(_))), "{far:?}");
+    }
+
+    /// A server that gives one answer after the other, each on a connection of its own that it then closes.
+    fn serving(answers: &[&str]) -> Telegram {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut peer, _) = listener.accept().unwrap();
+                let mut asked = Vec::new();
+                let mut buffer = [0; 4096];
+                // A question without a body, or one that comes with its head or right behind it.
+                while !asked.ends_with(b"\r\n\r\n") && !asked.ends_with(b"}") {
+                    let n = peer.read(&mut buffer).unwrap();
+                    asked.extend_from_slice(&buffer[..n]);
+                }
+                peer.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        telegram(&base)
+    }
+
+    fn is_away(got: &Result<Fetched, NoFile>) -> bool {
+        matches!(got, Err(NoFile::Away(_)))
+    }
+
+    #[test]
+    fn a_file_that_came_short_is_none() {
+        let found = r#"{"ok":true,"result":{"file_id":"x","file_size":10,"file_path":"a/b.png"}}"#;
+        let found = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{found}",
+            found.len()
+        );
+        let open = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        let (half, whole) = (format!("{open}01234"), format!("{open}0123456789"));
+        let telegram = serving(&[&found, &half, &whole, &half]);
+        let found = telegram.find_file("x", 100).unwrap();
+        assert_eq!(found, at("a/b.png", Some(10)));
+        let got = telegram.fetch_file(&found, 100);
+        assert!(is_away(&got), "{got:?}");
+        assert_eq!(telegram.fetch_file(&found, 100).unwrap().file.len, 10);
+        // Where nothing is said of its size it is what came.
+        let got = telegram.fetch_file(&at("a/b.png", None), 100).unwrap();
+        assert_eq!(got.file.len, 5);
+    }
+
+    #[test]
+    fn a_page_is_no_word_of_telegrams_about_a_file() {
+        let answer = |status: &str, kind: &str, body: &str| {
+            format!(
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let page = "\n<!-- a gateway --><html></html>";
+        let gone = r#"{"ok":false,"error_code":404,"description":"Not Found"}"#;
+        for (status, kind, body, path, expected) in [
+            (
+                "200 OK",
+                "text/html; charset=utf-8",
+                page,
+                "a/b.pdf",
+                "away",
+            ),
+            ("403 Forbidden", "text/html", page, "a/b.png", "away"),
+            ("404 Not Found", "text/html", page, "a/b.png", "away"),
+            (
+                "404 Not Found",
+                "application/json",
+                gone,
+                "a/b.png",
+                "missing",
+            ),
+            // A user's own, and a file that a server only calls so.
+            ("200 OK", "text/html", page, "a/b.html", "here"),
+            ("200 OK", "text/html", "\u{89}PNG", "a/b.png", "here"),
+        ] {
+            let telegram = serving(&[&answer(status, kind, body)]);
+            let got = match telegram.fetch_file(&at(path, None), 1000) {
+                Ok(_) => "here",
+                Err(NoFile::Missing) => "missing",
+                Err(NoFile::Away(_)) => "away",
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(got, expected, "{status} {kind} {path}");
+        }
+        let telegram = serving(&[&answer("400 Bad Request", "text/html", page)]);
+        let got = telegram.find_file("x", 1000);
+        assert!(matches!(got, Err(NoFile::Away(_))), "{got:?}");
     }
 }

@@ -2,7 +2,10 @@
 //! holds the bot's token, so it never leaves this room, no redirect of it is followed, and no error holds it.
 
 use super::refusal::{Cause, Refusal, classify};
-use super::{CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, quote, without_token};
+use super::{
+    CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, first, json_in, quote,
+    without_token,
+};
 use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
 use crate::report;
 use rustix::io::Errno;
@@ -91,7 +94,7 @@ impl Telegram {
                 return Err(NoFile::Away(classify(status, None, b"", false)));
             }
         };
-        let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        let json: Option<Value> = first(json_in(&String::from_utf8_lossy(&answer.body)));
         if let Some(json) = &json
             && json["ok"] == true
         {

@@ -1,7 +1,7 @@
 //! `getMe` with all that it tells: for `check`.
 
 use super::refusal::{Refusal, classify};
-use super::{Body, Broken, Telegram, quote, without_token};
+use super::{Body, Broken, Telegram, first, json_in, quote, without_token};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ impl Telegram {
         };
         let bot = match answer {
             Ok(answer) => {
-                let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+                let json: Option<Value> = first(json_in(&String::from_utf8_lossy(&answer.body)));
                 match json.filter(|json| json["ok"] == true) {
                     Some(json) => Ok(json["result"]["username"].as_str().map(str::to_owned)),
                     None => {

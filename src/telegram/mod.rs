@@ -15,7 +15,7 @@ pub use look::Look;
 use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
 use refusal::{Refusal, classify, tidy};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -400,11 +400,14 @@ fn without_escapes(text: &str) -> Cow<'_, str> {
 fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
     // A byte that is no text, in a member that nobody reads, does not make a success less of one.
     let body = String::from_utf8_lossy(&answer.body);
-    let text = body.trim_ascii_start();
+    let text = json_in(&body);
     if text.starts_with('{')
         && let Some(sent) = usual(text).or_else(|| any(text))
     {
         return Ok(sent);
+    }
+    if is_torn(text) && says_sent(answer, method) {
+        return Err(unreadable());
     }
     // Struck out before a description is shortened, or half a token might be left at the end.
     let body = without_token(&without_escapes(&body), token);
@@ -421,6 +424,38 @@ fn read(answer: &Answer, method: Method, token: &str) -> Result<Sent, Refusal> {
 // a photo's sizes four times; what is as the documentation says, nearly always, is read in one go before that.
 
 type Raw<'a> = &'a RawValue;
+
+/// Where the JSON of a body begins: behind the mark that some gateways put in front of it.
+fn json_in(body: &str) -> &str {
+    let text = body.trim_ascii_start();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.trim_ascii_start()
+}
+
+/// The JSON value that a text begins with: what a gateway adds behind it does not make it untrue.
+fn first<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    T::deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
+}
+
+/// Whether a text can only be an answer that broke off, or was spoilt on its way. Of one that says that nothing
+/// was done the status is no Telegram's.
+fn is_torn(text: &str) -> bool {
+    let refused = text.starts_with(r#"{"ok":f"#);
+    text.starts_with('{') && !refused && first::<IgnoredAny>(text).is_none()
+}
+
+/// Whether the head of an answer alone says that a fresh send is out: its status is Telegram's `error_code`, while
+/// a page is of something in front of it. What may be repeated is, and more is known then.
+fn says_sent(head: &Answer, method: Method) -> bool {
+    let kind = head.header("content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_json = kind.eq_ignore_ascii_case("application/json");
+    head.status == 200 && is_json && !method.is_repeatable()
+}
+
+fn unreadable() -> Refusal {
+    Refusal::AlreadySent("HTTP 200 with an answer that cannot be read".to_owned())
+}
 
 #[derive(Deserialize)]
 struct Wire<R> {
@@ -479,7 +514,7 @@ fn part<'a, T: Deserialize<'a>>(raw: Raw<'a>) -> Option<T> {
 
 /// What one message says, where all that is used of it is as documented.
 fn usual(text: &str) -> Option<Sent> {
-    let wire: Wire<Object<Said<&str>>> = serde_json::from_str(text).ok()?;
+    let wire: Wire<Object<Said<&str>>> = first(text)?;
     let mut sent = Sent::default();
     sent.add(wire.result.filter(|_| wire.ok)?.0);
     Some(sent)
@@ -487,7 +522,7 @@ fn usual(text: &str) -> Option<Sent> {
 
 /// What any success says: a Message, an array of them, or `true`.
 fn any(text: &str) -> Option<Sent> {
-    let wire: Wire<Raw<'_>> = serde_json::from_str(text).ok()?;
+    let wire: Wire<Raw<'_>> = first(text)?;
     if !wire.ok {
         return None;
     }

@@ -7,6 +7,7 @@
 //! match a whole description or its beginning, never a word somewhere in it, but for the three waits
 //! that the API page says hide inside others (looked for last).
 
+use super::{first, json_in};
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub enum Refusal {
     NotModified,
     /// A deletion of what is gone, or may not be deleted: as good as success.
     Gone,
-    /// It was sent and removed at once by somebody else: not to be sent again.
+    /// It was sent, and removed at once by somebody else or answered with what cannot be read: not to be sent
+    /// again.
     AlreadySent(String),
     /// A newer edit of the same message won.
     EditSuperseded,
@@ -117,7 +119,7 @@ impl fmt::Display for Refusal {
             Refusal::NotSent(text) => write!(f, "not sent: {text}"),
             Refusal::NotModified => f.write_str("message is not modified"),
             Refusal::Gone => f.write_str("message is gone"),
-            Refusal::AlreadySent(text) => write!(f, "sent and deleted: {text}"),
+            Refusal::AlreadySent(text) => write!(f, "already sent: {text}"),
             Refusal::EditSuperseded => f.write_str("a newer edit won"),
             Refusal::FallBack(cause) => write!(f, "refused: {cause:?}"),
             Refusal::Repair(repair) => write!(f, "refused: {repair}"),
@@ -236,7 +238,7 @@ struct Answer {
 
 impl Answer {
     fn read(body: &[u8]) -> Option<Answer> {
-        let json: Value = serde_json::from_slice(body).ok()?;
+        let json: Value = first(json_in(std::str::from_utf8(body).ok()?))?;
         let json = json.as_object()?;
         // Any gateway can speak JSON; Telegram's has at least one of these.
         if !json.get("description").is_some_and(Value::is_string) && !json.contains_key("ok") {

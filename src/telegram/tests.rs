@@ -176,6 +176,56 @@ fn the_body_counts_before_the_status() {
 }
 
 #[test]
+fn what_a_gateway_puts_around_an_answer_changes_nothing() {
+    let sent = include_str!("../../tests/fixtures/telegram/sent_photo.json").trim();
+    let refused =
+        r#"{"ok":false,"error_code":403,"description":"Forbidden: bot was blocked by the user"}"#;
+    for (before, behind) in [
+        ("\u{feff}", ""),
+        ("\r\n\u{feff} ", "\n"),
+        ("", "<!-- served by a gateway -->"),
+        ("", "\0"),
+        ("\u{feff}", "{}"),
+    ] {
+        let around = |body: &str| answer(200, &format!("{before}{body}{behind}"));
+        let told = read(&around(sent), Method::SendPhoto, "1:s");
+        assert_eq!(told.expect("sent").message_ids, [311], "{behind}");
+        let told = read(&around(refused), Method::SendPhoto, "1:s");
+        assert!(matches!(told, Err(Refusal::Unreachable(_))), "{behind}");
+    }
+}
+
+#[test]
+fn a_success_that_cannot_be_read_was_one_and_a_page_may_not_have_been() {
+    let typed = |status: u16, kind: &str, body: &str| Answer {
+        headers: [("Content-Type", kind)].into_iter().collect(),
+        ..answer(status, body)
+    };
+    let cut = r#"{"ok":true,"result":{"message_id":311,"ph"#;
+    let spoilt = r#"{"ok":true,"result":{"message_id":311,,}}"#;
+    let json = "Application/JSON; charset=utf-8";
+    for body in [cut, spoilt, "\u{feff}{", r#"{"ok":tr"#] {
+        let told = read(&typed(200, json, body), Method::SendPhoto, "1:s");
+        assert!(matches!(told, Err(Refusal::AlreadySent(_))), "{body}");
+        // The same once more does no harm, and then it is known.
+        let told = read(&typed(200, json, body), Method::EditMessageText, "1:s");
+        assert!(matches!(told, Err(Refusal::Unknown(_))), "{body}");
+    }
+    for (status, kind, body) in [
+        (200, json, ""),
+        (200, json, "<html>"),
+        (200, json, r#"{"error":"denied"}"#),
+        (200, json, r#"{"ok":false,"error_code":4"#),
+        (200, "text/html", "<html>"),
+        (200, "text/html", cut),
+        (502, json, cut),
+    ] {
+        let told = read(&typed(status, kind, body), Method::SendPhoto, "1:s");
+        assert!(matches!(told, Err(Refusal::Unknown(_))), "{kind} {body}");
+    }
+}
+
+#[test]
 fn an_echoed_token_is_struck_out_even_at_the_cut() {
     let token = "123456:AAsecretsecretsecretsecretsecretsec";
     for filler in [0, 280, 290] {

@@ -26,7 +26,7 @@ fn any_answer(input: &[u8]) -> Outcome {
             Ok(sent) => {
                 let text = String::from_utf8_lossy(&answer.body);
                 let json: BTreeMap<String, &RawValue> =
-                    serde_json::from_str(&text).map_err(|error| error.to_string())?;
+                    first(json_in(&text)).ok_or("success without JSON")?;
                 hold!(json["ok"].get() == "true", "success without ok");
                 hold!(!sent.message_ids.contains(&0), "a message 0");
                 words.push(format!(

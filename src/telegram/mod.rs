@@ -148,6 +148,8 @@ impl Upload<'_> {
 /// What a successful call says. Anything may be missing: only the success itself is certain.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sent {
+    /// How many messages the answer tells of; 0: it tells of none.
+    pub messages: usize,
     /// Ids of the messages; none for a message that is still being re-encoded (id 0).
     pub message_ids: Vec<i64>,
     /// One a message with a file: what sends it again for free.
@@ -531,9 +533,12 @@ fn any(text: &str) -> Option<Sent> {
         Some(list) if list.get().starts_with('[') => part(list).unwrap_or_default(),
         one => one.into_iter().collect(),
     };
+    let is_list = wire.result.is_some_and(|it| it.get().starts_with('['));
     for message in messages {
-        if let Some(Object(message)) = part::<Object<Message<Raw<'_>, Raw<'_>, Raw<'_>>>>(message) {
-            sent.add(message.read());
+        match part::<Object<Message<Raw<'_>, Raw<'_>, Raw<'_>>>>(message) {
+            Some(Object(message)) => sent.add(message.read()),
+            // Whatever it is, it stands for a message.
+            None => sent.messages += usize::from(is_list),
         }
     }
     Some(sent)
@@ -592,6 +597,7 @@ impl<Text: Into<String>> Said<Text> {
 
 impl Sent {
     fn add(&mut self, message: Said<impl Into<String>>) {
+        self.messages += 1;
         let id = message.message_id.filter(|id| *id != 0);
         self.message_ids.extend(id);
         if let Some((kind, id)) = message.file_id() {

@@ -99,6 +99,22 @@ fn messages_are_read_leniently() {
 }
 
 #[test]
+fn messages_are_counted_by_the_answer_and_not_by_what_is_known_of_them() {
+    for (result, messages) in [
+        (r#"[{"message_id":0},{"message_id":5},{"date":1}]"#, 3),
+        (r#"[{"message_id":0,"video":{"file_id":"V"}},[5],null]"#, 3),
+        (r#"[{"message_id":0}]"#, 1),
+        (r#"{"message_id":0}"#, 1),
+        ("[]", 0),
+        ("true", 0),
+    ] {
+        let body = format!(r#"{{"ok":true,"result":{result}}}"#);
+        let sent = read(&answer(200, &body), Method::SendMediaGroup, "1:s");
+        assert_eq!(sent.expect(result).messages, messages, "{result}");
+    }
+}
+
+#[test]
 fn a_message_as_documented_is_read_in_one_go_and_as_any_other_would_be() {
     for (name, body) in [
         (

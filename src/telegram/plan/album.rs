@@ -275,9 +275,10 @@ fn singly(mut p: Progress, n: usize) -> Progress {
     p
 }
 
-/// Steps over what is out. An answer that names fewer messages than were asked for leaves the others due.
+/// Steps over what is out. An answer that tells of fewer messages than were asked for leaves the others due; one
+/// whose id is not known yet is out all the same.
 fn delivered(parcel: &Parcel<'_>, mut p: Progress, n: usize, sent: Sent) -> Progress {
-    let named = sent.message_ids.len().max(sent.file_ids.len());
+    let told = sent.messages;
     let first = sent.message_ids.first().copied();
     p.message_ids.extend(sent.message_ids);
     let kinds = (p.item..).zip(&sent.file_kinds);
@@ -285,9 +286,9 @@ fn delivered(parcel: &Parcel<'_>, mut p: Progress, n: usize, sent: Sent) -> Prog
         .extend(kinds.map(|(item, kind)| format!("{item}:{kind}")));
     p.file_ids.extend(sent.file_ids);
     (p.sends, p.repeats, p.waits) = (0, 0, 0);
-    if (1..n).contains(&named) {
-        p.item += named;
-        p.album = n - named;
+    if (1..n).contains(&told) {
+        p.item += told;
+        p.album = n - told;
         return p;
     }
     let end = at_its_end(&p, n);

@@ -170,6 +170,7 @@ fn walk_from(parcel: &Parcel<'_>, outcomes: Vec<Result<(), Refusal>>) -> (Vec<St
         let outcome = outcomes.next().unwrap_or(Ok(())).map(|()| {
             id += messages;
             Sent {
+                messages: messages as usize,
                 message_ids: (id - messages + 1..=id).collect(),
                 ..Sent::default()
             }

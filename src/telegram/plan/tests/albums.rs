@@ -156,6 +156,7 @@ fn an_album_on_record_is_one_only_as_far_as_it_can_be_one_still() {
 fn of_each_file_of_an_album_it_is_noted_what_sends_it_again_for_free() {
     let (items, target) = (items("TPV"), fresh());
     let sent = Sent {
+        messages: 2,
         message_ids: vec![1, 2],
         file_ids: vec!["A".to_owned(), "B".to_owned()],
         file_kinds: vec!["photo", "video"],
@@ -450,7 +451,8 @@ fn of_an_album_that_is_partly_there_only_the_missing_items_go() {
         (3, "sendPhoto url +cap"),
     ] {
         let sent = Sent {
-            message_ids: (1..=there).collect(),
+            messages: there,
+            message_ids: (1..=there as i64).collect(),
             ..Sent::default()
         };
         let After::Go(progress) = after(&parcel, &Progress::default(), Ok(sent), 0.0) else {
@@ -463,6 +465,16 @@ fn of_an_album_that_is_partly_there_only_the_missing_items_go() {
         let first = format!("https://v3.fal.media/{there}.png");
         assert!(Value::Object(call.args).to_string().contains(&first));
     }
+    // The first is still re-encoded, and nothing is said of its file.
+    let sent = Sent {
+        messages: 4,
+        message_ids: vec![2, 3, 4],
+        ..Sent::default()
+    };
+    let told = after(&parcel, &Progress::default(), Ok(sent), 0.0);
+    let After::Go(progress) = told else { panic!() };
+    assert_eq!(progress.message_ids, [2, 3, 4]);
+    assert_eq!(next(&parcel, &progress), Op::Finished);
     // An answer that names none was a success all the same.
     let told = after(&parcel, &Progress::default(), Ok(Sent::default()), 0.0);
     let After::Go(progress) = told else { panic!() };

@@ -362,6 +362,7 @@ fn progress_notes_of_which_item_and_kind_each_file_is() {
     let mut progress = Progress::default();
     for kind in [None, Some("animation")] {
         let sent = Sent {
+            messages: 1,
             message_ids: vec![1],
             file_ids: kind.map(|_| "F".to_owned()).into_iter().collect(),
             file_kinds: kind.into_iter().collect(),

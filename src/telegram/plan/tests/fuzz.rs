@@ -130,6 +130,7 @@ fn any_delivery(input: &[u8]) -> Outcome {
         let editing = call.method.is_edit();
         let outcome = match line() {
             "" => Ok(Sent {
+                messages: 1,
                 message_ids: vec![7],
                 file_ids: vec!["F".to_owned()],
                 file_kinds: vec!["photo"],

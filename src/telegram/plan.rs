@@ -45,7 +45,7 @@ use crate::job::failure::{Failure, Kind};
 use crate::job::spec::Target;
 use crate::job::words::Words;
 use compose::{
-    Keyboard, body_texts, caption_texts, delete_call, file_call, link_call, ping_call, text_call,
+    Keyboard, body_part, caption_texts, delete_call, file_call, link_call, ping_call, text_call,
     upload,
 };
 use kind::{SendKind, held_kind, is_data, kind};
@@ -267,15 +267,13 @@ pub fn next(parcel: &Parcel<'_>, progress: &Progress) -> Op {
             Op::Call(text_call(parcel, p, text, markup, keyboard))
         }
         Some(Item::Text(body)) => {
-            let (texts, markup) = body_texts(parcel, p, body);
-            let last = is_last(parcel, p) && p.part + 1 == texts.len();
-            let text = texts.into_iter().nth(p.part).unwrap_or_default();
-            let keyboard = if last {
+            let part = body_part(parcel, p, body).unwrap_or_default();
+            let keyboard = if is_last(parcel, p) && part.is_last {
                 Keyboard::Wanted
             } else {
                 Keyboard::Absent
             };
-            Op::Call(text_call(parcel, p, text, markup, keyboard))
+            Op::Call(text_call(parcel, p, part.text, part.markup, keyboard))
         }
         None if p.delete_due => Op::Call(delete_call(parcel, p)),
         None if p.ping_due => Op::Call(ping_call(parcel, p)),

@@ -15,6 +15,12 @@ pub fn units(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
 }
 
+/// Whether it has at most `max` units; of a long one not all of it is counted.
+pub fn fits(text: &str, max: usize) -> bool {
+    // No unit takes more bytes.
+    text.len() <= max.saturating_mul(3) && units(text) <= max
+}
+
 /// The text, trimmed, in at most `max` units; what was cut shows as `…`.
 pub fn cut(text: &str, max: usize) -> String {
     let text = text.trim();
@@ -30,25 +36,34 @@ pub fn cut(text: &str, max: usize) -> String {
 /// but white space gives none.
 pub fn split(text: &str, max: usize) -> Vec<String> {
     let mut pieces = Vec::new();
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let end = fitting(rest, max.max(2));
-        if end == rest.len() {
-            pieces.push(rest.to_owned());
-            break;
-        }
-        // A break right behind the window is as good as one inside it.
-        let next = rest[end..].chars().next().map_or(0, char::len_utf8);
-        let window = &rest[..end + next];
-        let line = window.rfind('\n').filter(|at| *at >= end / 2);
-        let at = line
-            .or_else(|| window.rfind(char::is_whitespace))
-            .filter(|at| *at > 0)
-            .unwrap_or(end);
-        pieces.push(rest[..at].trim_end().to_owned());
-        rest = rest[at..].trim_start();
+    let mut rest = text;
+    while let Some((piece, behind)) = first_piece(rest, max) {
+        pieces.push(piece.to_owned());
+        rest = behind;
     }
     pieces
+}
+
+/// The first of the pieces that [`split`] gives, and the text behind it, which is the end of this one but for
+/// white space. `None`: there is no piece.
+pub fn first_piece(text: &str, max: usize) -> Option<(&str, &str)> {
+    let text = text.trim();
+    if text.is_empty() {
+        return None;
+    }
+    let end = fitting(text, max.max(2));
+    if end == text.len() {
+        return Some((text, ""));
+    }
+    // A break right behind the window is as good as one inside it.
+    let next = text[end..].chars().next().map_or(0, char::len_utf8);
+    let window = &text[..end + next];
+    let line = window.rfind('\n').filter(|at| *at >= end / 2);
+    let at = line
+        .or_else(|| window.rfind(char::is_whitespace))
+        .filter(|at| *at > 0)
+        .unwrap_or(end);
+    Some((text[..at].trim_end(), text[at..].trim_start()))
 }
 
 /// Bytes of the longest beginning within `max` units that ends between two characters as a reader

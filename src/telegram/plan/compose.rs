@@ -10,6 +10,7 @@ use crate::job::spec::{ChatId, ParseMode};
 use crate::telegram::text::{self, CAPTION, MESSAGE};
 use crate::telegram::{Call, Method};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 pub(super) fn upload(parcel: &Parcel<'_>, p: &Progress, file: &File, kind: SendKind) -> Op {
     let call = file_call(parcel, p, file, kind, None);
@@ -161,13 +162,20 @@ pub(super) fn caption_texts(
     (text::split(&plain, MESSAGE), None)
 }
 
-/// The texts of a text item, the caption on top of the last one. Markup only where it fits into one
-/// message, so that a parse error never changes how many there are once one is out.
-pub(super) fn body_texts(
-    parcel: &Parcel<'_>,
-    p: &Progress,
-    body: &str,
-) -> (Vec<String>, Option<ParseMode>) {
+/// One of the texts that a text item becomes.
+#[derive(Default)]
+pub(super) struct Part {
+    pub(super) text: String,
+    pub(super) markup: Option<ParseMode>,
+    /// For [`Progress::at`], once it is out.
+    pub(super) end: usize,
+    pub(super) is_last: bool,
+}
+
+/// The text under way of a text item, the caption on top of the last one's first. `None`: all are out. Markup only
+/// where it fits into one message, so that a parse error never changes how many there are once one is out. Of a
+/// text that becomes hundreds of messages each step makes only its own.
+pub(super) fn body_part(parcel: &Parcel<'_>, p: &Progress, body: &str) -> Option<Part> {
     let target = parcel.target;
     let first = if into_caption(parcel, p) {
         CAPTION
@@ -175,42 +183,56 @@ pub(super) fn body_texts(
         MESSAGE
     };
     let caption = target.caption.as_deref().filter(|_| is_last(parcel, p));
-    let plain = match caption {
-        Some(caption) => format!(
-            "{}\n\n{body}",
-            text::plain(caption, target.parse_mode).trim()
-        ),
-        None => body.to_owned(),
+    let plain: Cow<'_, str> = match caption {
+        Some(caption) => {
+            let caption = text::plain(caption, target.parse_mode);
+            format!("{}\n\n{body}", caption.trim()).into()
+        }
+        None => body.into(),
     };
-    if plain.trim().is_empty() {
-        return (vec![nothing(parcel)], None);
+    let whole = plain.trim();
+    let only = |text, markup| {
+        (p.part == 0).then_some(Part {
+            text,
+            markup,
+            end: whole.len(),
+            is_last: true,
+        })
+    };
+    if whole.is_empty() {
+        return only(nothing(parcel), None);
     }
     if let (Some(caption), Some(mode), false) =
         (caption, target.parse_mode, p.plain || p.fixed_text)
-        && text::units(plain.trim()) <= first
+        && text::fits(whole, first)
     {
-        return (
-            vec![format!(
-                "{}\n\n{}",
-                caption.trim(),
-                text::escape(body, mode)
-            )],
-            Some(mode),
-        );
+        let text = format!("{}\n\n{}", caption.trim(), text::escape(body, mode));
+        return only(text, Some(mode));
     }
-    let mut texts = text::split(&plain, first);
-    if first < MESSAGE && texts.len() > 1 {
-        // Only the first is bound to the shorter limit.
-        let head = texts.remove(0);
-        let rest = plain.trim_start().get(head.len()..).unwrap_or_default();
-        texts = text::split(rest, MESSAGE);
-        texts.insert(0, head);
+    // Only the first is bound to the shorter limit.
+    let limit = |part| if part == 0 { first } else { MESSAGE };
+    let mut rest = whole;
+    match whole.get(p.at..).filter(|_| p.at > 0) {
+        Some(due) => rest = due,
+        // A record that does not say where, or says it of another text.
+        None => {
+            for part in 0..p.part {
+                rest = text::first_piece(rest, limit(part))?.1;
+            }
+        }
     }
-    if let Some(text) = texts.get_mut(p.part).filter(|_| p.fixed_text) {
+    let (piece, behind) = text::first_piece(rest, limit(p.part))?;
+    let text = match p.fixed_text {
         // It was refused as empty: what is in it shows nothing (a cell of braille blanks, say).
-        *text = nothing(parcel);
-    }
-    (texts, None)
+        true => nothing(parcel),
+        false => piece.to_owned(),
+    };
+    Some(Part {
+        text,
+        markup: None,
+        end: whole.len() - behind.len(),
+        is_last: behind.is_empty(),
+    })
 }
 
 pub(super) fn link_call(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Call {

@@ -1,8 +1,8 @@
 //! What the outcome of a call changes: a message that is out, a rung that was refused, a repair, a doubt.
 
-use super::compose::caption_form;
+use super::compose::{body_part, caption_form};
 use super::kind::{SendKind, is_data, kind};
-use super::progress::{Caption, Edit, Progress, Way, messages, settled};
+use super::progress::{Caption, Edit, Progress, Way, settled};
 use super::rung::{first_way, upload_rung, way};
 use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS, follows_its_file, next};
 use crate::job::Charged;
@@ -38,6 +38,9 @@ pub(super) fn delivered(parcel: &Parcel<'_>, mut p: Progress, edited: bool, sent
 }
 
 pub(super) fn next_message(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
+    if let Some(Item::Text(body)) = parcel.items.get(p.item) {
+        p.at = body_part(parcel, &p, body).map_or(0, |part| part.end);
+    }
     p.part += 1;
     (p.sends, p.repeats, p.waits, p.fixed_text) = (0, 0, 0, false);
     settled(parcel, p)
@@ -138,7 +141,7 @@ pub(super) fn fall_back(
 fn no_texts(parcel: &Parcel<'_>, mut p: Progress) -> After {
     let follows = follows_its_file(parcel.items, &p);
     p.lost += usize::from(!follows);
-    p.part = messages(parcel, &p);
+    (p.part, p.at) = (usize::MAX, 0);
     (p.sends, p.repeats, p.waits, p.fixed_text) = (0, 0, 0, false);
     let progress = settled(parcel, p);
     if !follows {

@@ -2,7 +2,7 @@
 //! whether it goes into the status message.
 
 use super::Parcel;
-use super::compose::{body_texts, caption_texts, link};
+use super::compose::{body_part, caption_texts, link};
 use super::rung::way;
 use crate::job::answer::Item;
 use crate::telegram::text::{self, CAPTION};
@@ -76,6 +76,9 @@ pub struct Progress {
     /// Messages of this item that are out (a file and its long caption are several).
     #[serde(rename = "p", skip_serializing_if = "is_default")]
     pub part: usize,
+    /// Bytes of a text item that are in them, its caption and white space included; 0: not noted.
+    #[serde(rename = "b", skip_serializing_if = "is_default")]
+    pub at: usize,
     /// The item's rung.
     #[serde(rename = "w", skip_serializing_if = "is_default")]
     pub way: Way,
@@ -181,10 +184,10 @@ impl Progress {
 /// of another version may not be.
 pub(super) fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
     while p.item < parcel.items.len() {
-        let messages = messages(parcel, &p);
-        if p.part < messages {
+        if !is_out(parcel, &p) {
             break;
         }
+        let messages = p.part;
         p.item += 1;
         if p.item == parcel.items.len() {
             let target = parcel.target;
@@ -194,7 +197,7 @@ pub(super) fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
             // Whatever came after the edit has made its sound.
             p.ping_due = p.edited && parcel.ping_due && messages == 1 && p.lost == 0;
         }
-        p.part = 0;
+        (p.part, p.at) = (0, 0);
         p.album = 0;
         p.way = Way::Undecided;
         p.caption = Caption::Whole;
@@ -204,11 +207,11 @@ pub(super) fn settled(parcel: &Parcel<'_>, mut p: Progress) -> Progress {
     p
 }
 
-/// Messages that the item under way takes.
-pub(super) fn messages(parcel: &Parcel<'_>, p: &Progress) -> usize {
+/// Whether no message of the item under way is due any more.
+fn is_out(parcel: &Parcel<'_>, p: &Progress) -> bool {
     match &parcel.items[p.item] {
-        Item::File(file) => 1 + caption_texts(parcel, p, file).0.len(),
-        Item::Text(body) => body_texts(parcel, p, body).0.len(),
+        Item::File(file) => p.part > caption_texts(parcel, p, file).0.len(),
+        Item::Text(body) => p.part > 0 && body_part(parcel, p, body).is_none(),
     }
 }
 

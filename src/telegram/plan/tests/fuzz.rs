@@ -303,6 +303,7 @@ fn any_delivery_ends_within_a_bound_and_within_telegrams_limits() {
             "nu",
             "k",
             "p",
+            "b",
             "w",
             "e",
             "c",

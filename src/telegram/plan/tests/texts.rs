@@ -151,6 +151,70 @@ fn a_long_text_becomes_several_messages_and_the_last_has_the_keyboard() {
     );
 }
 
+/// What the calls of a delivery carry as text, and the progress before each.
+fn told(parcel: &Parcel<'_>, from: Progress) -> Vec<(String, Progress)> {
+    let (mut progress, mut told) = (from, Vec::new());
+    while let Op::Call(call) = next(parcel, &progress) {
+        let text = call.args.get("text").or(call.args.get("caption"));
+        let Some(text) = text.and_then(Value::as_str) else {
+            break;
+        };
+        told.push((text.to_owned(), progress.clone()));
+        let After::Go(after) = after(parcel, &progress, Ok(Sent::default()), 0.0) else {
+            panic!()
+        };
+        progress = after;
+    }
+    told
+}
+
+#[test]
+fn a_long_text_goes_on_where_its_record_says_and_without_one_where_its_number_says() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..60 {
+        let context = format!("seed {seed} round {round}");
+        let letters = ['a', 'ж', '😀', ' ', '\n', 'b', '.'];
+        let letter = |_| *random.choice(&letters).unwrap_or(&'a');
+        let items = [Item::Text((0..20_000).map(letter).collect())];
+        let target = Target {
+            caption: (round % 2 == 0).then(|| "<b>Done</b>".to_owned()),
+            ..rich()
+        };
+        let parcel = parcel(&items, &target);
+        let edit = [Edit::Open, Edit::Caption, Edit::Refused][round % 3];
+        let begin = Progress {
+            edit,
+            ..Progress::default()
+        };
+        let all = told(&parcel, begin);
+        assert!(all.len() > 4, "{context}");
+        for (text, progress) in &all {
+            assert_eq!(progress.at > 0, progress.part > 0, "{context}");
+            for at in [progress.at, 0, usize::MAX] {
+                let as_recorded = Progress {
+                    at,
+                    ..progress.clone()
+                };
+                let again = told(&parcel, as_recorded);
+                assert_eq!(Some(text), again.first().map(|(text, _)| text), "{context}");
+                assert_eq!(again.len(), all.len() - progress.part, "{context}");
+            }
+        }
+    }
+}
+
+/// With every text made anew in every step this takes minutes.
+#[test]
+fn a_text_of_a_thousand_messages_costs_no_more_than_its_length() {
+    let (items, target) = ([Item::Text("word ".repeat(800_000))], albums::fresh());
+    let began = std::time::Instant::now();
+    let told = told(&parcel(&items, &target), Progress::default());
+    let took = began.elapsed();
+    assert_eq!(told.len(), 977);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
 #[test]
 fn a_text_that_the_caption_of_the_status_message_does_not_hold_is_sent_fresh() {
     let (items, target) = ([Item::Text("a tale".into())], target());

@@ -393,6 +393,13 @@ fn without_a_bot_token_a_job_with_files_fails_unpaid() {
 #[test]
 fn a_service_that_is_away_for_a_while_delays_the_job_and_costs_no_attempt() {
     let page = || Fault::Html502;
+    // Something in front of Telegram speaks in its place.
+    let page_with = |status| Fault::Answer {
+        status,
+        content_type: "text/html".into(),
+        headers: Vec::new(),
+        body: b"<!DOCTYPE html><html></html>".to_vec(),
+    };
     for (endpoint, fault) in [
         ("fal.initiate", page()),
         ("fal.put", Fault::ResetBeforeRead),
@@ -403,6 +410,8 @@ fn a_service_that_is_away_for_a_while_delays_the_job_and_costs_no_attempt() {
         ("tg.getfile", Fault::telegram_429(1)),
         ("tg.file", Fault::Truncated),
         ("tg.file", page()),
+        ("tg.file", page_with(200)),
+        ("tg.file", page_with(403)),
     ] {
         let (mut world, _daemon) = World::running();
         let id = photo(&world, 1);

@@ -12,7 +12,7 @@ pub mod text;
 
 pub use look::Look;
 
-use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service};
+use crate::http::{Answer, Body, Bounds, Broken, Http, Request, Service, Torn};
 use refusal::{Refusal, classify, tidy};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -278,7 +278,7 @@ impl Telegram {
                     content_type: "application/json",
                     bytes: &bytes,
                 };
-                self.exchange(&url, body, limit)
+                self.exchange_or_head(&url, body, limit)
             }
             (Some(part), [first, more @ ..]) if more.len() < PARTS.len() => {
                 let form = Form::new(&call.args, part, first.file_name, first.content_type);
@@ -303,7 +303,7 @@ impl Telegram {
                     reader: &mut reader,
                 };
                 let seconds = bytes.div_ceil(SLOWEST_BYTES_PER_S);
-                self.exchange(&url, body, UPLOAD_BASE + Duration::from_secs(seconds))
+                self.exchange_or_head(&url, body, UPLOAD_BASE + Duration::from_secs(seconds))
             }
             (Some(_), []) => {
                 return Err(Refusal::Bug("a call with a file part and no file".into()));
@@ -313,18 +313,24 @@ impl Telegram {
                 return Err(Refusal::Bug("a file for a call without a file part".into()));
             }
         };
-        match answer {
+        let Torn { broken, head } = match answer {
             Ok(answer) => {
                 self.note(answer.status, &token);
-                read(&answer, method, &token)
+                return read(&answer, method, &token);
             }
-            Err(Broken::NotSent(text)) => Err(Refusal::NotSent(quote(&text, &token))),
-            Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
-                Err(Refusal::Unknown(quote(&text, &token)))
-            }
-            Err(broken @ Broken::Unfinished { .. }) => Err(Refusal::Unknown(broken.to_string())),
-            Err(Broken::TooBig { status }) => Err(classify(status, None, b"", method.is_edit())),
+            Err(torn) => torn,
+        };
+        if head.is_some_and(|head| says_sent(&head, method)) {
+            return Err(unreadable());
         }
+        Err(match broken {
+            Broken::NotSent(text) => Refusal::NotSent(quote(&text, &token)),
+            Broken::Unknown(text) | Broken::TimedOut(text) => {
+                Refusal::Unknown(quote(&text, &token))
+            }
+            broken @ Broken::Unfinished { .. } => Refusal::Unknown(broken.to_string()),
+            Broken::TooBig { status } => classify(status, None, b"", method.is_edit()),
+        })
     }
 
     fn exchange<'a>(
@@ -333,12 +339,22 @@ impl Telegram {
         body: Body<'a>,
         total: Duration,
     ) -> Result<Answer, Broken> {
+        let answer = self.exchange_or_head(url, body, total);
+        answer.map_err(|torn| torn.broken)
+    }
+
+    fn exchange_or_head<'a>(
+        &self,
+        url: &'a str,
+        body: Body<'a>,
+        total: Duration,
+    ) -> Result<Answer, Torn> {
         let bounds = Bounds {
             connect: CONNECT.min(total),
             total,
             max_bytes: ANSWER_BYTES,
         };
-        self.http.exchange(Request {
+        self.http.exchange_or_head(Request {
             service: Service::Telegram,
             method: "POST",
             url,

@@ -242,6 +242,65 @@ fn a_success_that_cannot_be_read_was_one_and_a_page_may_not_have_been() {
 }
 
 #[test]
+fn a_fresh_send_whose_answer_breaks_off_behind_its_head_is_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    let json = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n";
+    let failed = "HTTP/1.1 502 X\r\ncontent-type: application/json\r\n";
+    let half = "content-length: 100\r\n\r\n{\"ok\":true,";
+    let chunk = "transfer-encoding: chunked\r\n\r\nff\r\n{\"ok\":tr";
+    let long = "content-length: 4000000\r\n\r\n{\"ok\":tr";
+    let (photo, edit) = (Method::SendPhoto, Method::EditMessageMedia);
+    let rows = [
+        (json, half, photo, true),
+        (json, "content-length: 100\r\n\r\n", photo, true),
+        (json, chunk, photo, true),
+        (json, long, photo, true),
+        // Once more it does no harm, and then it is known.
+        (json, half, edit, false),
+        (page, half, photo, false),
+        (failed, half, photo, false),
+        ("HTTP/1.1 200 OK\r\ncontent-ty", "", photo, false),
+    ];
+    let answers = rows.map(|(head, body, ..)| [head, body].concat());
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (peer, _) = listener.accept().expect("a peer");
+            let mut peer = BufReader::new(peer);
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                peer.read_line(&mut line).expect("a line");
+            }
+            peer.read_exact(&mut [0; 2]).expect("the body");
+            let mut peer = peer.into_inner();
+            peer.write_all(answer.as_bytes()).expect("written");
+        }
+    });
+    let http = Http::new(crate::http::HttpSettings {
+        threads: 1,
+        plain_http: Vec::new(),
+    });
+    let telegram = Telegram::new(http, base, "7:secret-secret".to_owned());
+    for (head, body, method, is_out) in rows {
+        let call = Call {
+            method,
+            args: Map::new(),
+            file_part: None,
+            by_url: false,
+        };
+        let told = telegram.perform(&call, None);
+        let expected = match told {
+            Err(Refusal::AlreadySent(_)) => is_out,
+            Err(Refusal::Unknown(_)) => !is_out,
+            _ => false,
+        };
+        assert!(expected, "{method:?} {head}{body}: {told:?}");
+    }
+}
+
+#[test]
 fn an_echoed_token_is_struck_out_even_at_the_cut() {
     let token = "123456:AAsecretsecretsecretsecretsecretsec";
     for filler in [0, 280, 290] {

@@ -104,7 +104,7 @@ fn troubles() -> Vec<Trouble> {
         ),
         trouble("504 page", Fault::Html504, true, false),
         trouble("reset after", Fault::ResetAfterActing, true, false),
-        trouble("cut short", Fault::Truncated, true, false),
+        trouble("cut short", Fault::Truncated, true, true),
         trouble("empty", Fault::Empty200, true, false),
     ]
 }
@@ -146,11 +146,15 @@ fn a_fresh_send_in_doubt_goes_out_once_more_and_is_counted_and_one_refused_is_no
         let expected = if trouble.acts && !trouble.known { 2 } else { 1 };
         assert_eq!(seen, expected, "{}: {record:?}", trouble.name);
         assert_eq!(world.sandbox.faults.fired(*rule), 1, "{}", trouble.name);
-        // The one that is known to be there.
-        let ids = world.sandbox.telegram.messages(*chat).pop().unwrap().id;
+        // The one that is known to be there; of one that is there by the head of its answer the id is not known.
+        let id = world.sandbox.telegram.messages(*chat).pop().unwrap().id;
+        let ids = match trouble.fault {
+            Fault::Truncated => Vec::new(),
+            _ => vec![id],
+        };
         assert_eq!(
             record["message_ids"],
-            format!("[{ids}]"),
+            json!(ids).to_string(),
             "{}",
             trouble.name
         );

@@ -39,7 +39,7 @@ use super::schedule::{PollBounds, backoff};
 use super::spec::{Via, Words};
 use super::{Charged, Phase, UnixMs};
 use cancel::{cancel_text, grace_is_over, seen_in_queue, still_there, stopped, stopped_unseen};
-use collect::{IN_PLACE, perhaps};
+use collect::{IN_PLACE, KEPT_AT_FAL, perhaps};
 use poll::{WORDLESS, but_stays_free, is_overdue, missing, retry_step};
 use std::sync::Arc;
 use std::time::Duration;

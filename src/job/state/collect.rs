@@ -7,7 +7,7 @@ const CANCEL_TRIES: u32 = 3;
 /// How many failures of fal's own in place of the result are believed, where its status called the request failed.
 pub(super) const IN_PLACE: u32 = 3;
 /// And for how long they are asked again where it did not: no result is kept at fal for longer.
-const KEPT_AT_FAL: Duration = Duration::from_secs(3600);
+pub(super) const KEPT_AT_FAL: Duration = Duration::from_secs(3600);
 
 /// After fetching the result. `found`: what lies in the output, if it is one.
 pub fn after_collect(

@@ -10,8 +10,6 @@ const STAYS_FREE: &str = "; this retry was to be free, so nothing new was submit
 /// costs nothing.
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 
-/// How long a result lies at fal at most.
-const KEPT: Duration = Duration::from_secs(3600);
 /// Looks in a row without a word about the job, before its time counts as over.
 pub(super) const WORDLESS: u32 = 8;
 
@@ -140,7 +138,7 @@ pub(super) fn is_overdue(flight: &Flight, spoke: bool, policy: &Policy, moment: 
         (None, Some(at)) => (at, limit.saturating_add(policy.queue_timeout)),
         (None, None) => return false,
     };
-    let kept = if spoke { Duration::ZERO } else { KEPT };
+    let kept = if spoke { Duration::ZERO } else { KEPT_AT_FAL };
     since(from, moment.now) > limit.saturating_add(kept)
 }
 

@@ -49,7 +49,7 @@ pub(super) fn legible(mut answer: Answer) -> Answer {
 
 /// Whether nothing of JSON begins in it: a page, or no body at all. Under a good status too a gateway's, which says
 /// nothing about the request; fal keeps what was asked for.
-fn is_a_page(answer: &Answer) -> bool {
+pub(super) fn is_a_page(answer: &Answer) -> bool {
     !matches!(answer.body.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 

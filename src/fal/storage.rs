@@ -1,6 +1,7 @@
 //! fal's storage: a file is announced with the key, then put to the URL that the answer names, without it
 //! (fal-api section 7). Both are free and may be repeated.
 
+use super::answer::is_a_page;
 use super::{CONNECT, Fal, OTHER_BYTES};
 use crate::http::{Answer, Body, Bounds, Broken, Place, Request, Service, Spooled};
 use crate::job::Charged;
@@ -109,6 +110,8 @@ fn refused(answer: &Answer) -> Failure {
         ..passing(text.clone(), wait)
     };
     match status {
+        // Of something in front of it, as a firewall's: nobody has looked at the key.
+        401..=403 if is_a_page(answer) => passing(text, wait),
         401 | 403 => of(Kind::Auth),
         402 => of(Kind::NoBalance),
         413 => of(Kind::FileTooBig),
@@ -163,23 +166,30 @@ mod tests {
     fn a_refusal_of_the_storage_costs_nothing_and_says_who_can_help() {
         use Kind::*;
         use Remedy::*;
-        for (status, kind, remedy) in [
-            (401, Auth, Final),
-            (403, Auth, Final),
-            (402, NoBalance, Final),
-            (413, FileTooBig, Final),
-            (422, InvalidInput, Final),
-            (429, RateLimited, RetryStep),
-            (404, Unavailable, RetryStep),
-            (500, Unavailable, RetryStep),
-            (502, Unavailable, RetryStep),
+        let (page, own) = ("<html></html>", r#"{"detail":"no"}"#);
+        for (status, body, kind, remedy) in [
+            (401, own, Auth, Final),
+            (403, own, Auth, Final),
+            (402, own, NoBalance, Final),
+            (413, own, FileTooBig, Final),
+            (413, page, FileTooBig, Final),
+            (422, own, InvalidInput, Final),
+            (429, page, RateLimited, RetryStep),
+            (404, own, Unavailable, RetryStep),
+            (500, own, Unavailable, RetryStep),
+            (502, page, Unavailable, RetryStep),
+            // Nobody there has looked at the key.
+            (401, page, Unavailable, RetryStep),
+            (402, page, Unavailable, RetryStep),
+            (403, "", Unavailable, RetryStep),
         ] {
             let failure = refused(&Answer {
                 status,
                 headers: [("retry-after", "7")].into_iter().collect(),
-                ..Answer::default()
+                body: body.into(),
             });
-            assert_eq!((failure.kind, failure.remedy), (kind, remedy), "{status}");
+            let said = (failure.kind, failure.remedy);
+            assert_eq!(said, (kind, remedy), "{status} {body}");
             assert_eq!(failure.charged, Charged::No, "{status}");
             assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
         }

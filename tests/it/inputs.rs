@@ -393,7 +393,7 @@ fn without_a_bot_token_a_job_with_files_fails_unpaid() {
 #[test]
 fn a_service_that_is_away_for_a_while_delays_the_job_and_costs_no_attempt() {
     let page = || Fault::Html502;
-    // Something in front of Telegram speaks in its place.
+    // Something in front of a service speaks in its place.
     let page_with = |status| Fault::Answer {
         status,
         content_type: "text/html".into(),
@@ -406,6 +406,7 @@ fn a_service_that_is_away_for_a_while_delays_the_job_and_costs_no_attempt() {
         ("fal.put", answer(403)),
         ("fal.initiate", Fault::Empty200),
         ("fal.initiate", answer(404)),
+        ("fal.initiate", page_with(403)),
         ("tg.getfile", page()),
         ("tg.getfile", Fault::telegram_429(1)),
         ("tg.file", Fault::Truncated),

@@ -45,7 +45,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use submit::{later, unknown_submit};
 
-/// The least wait before the repeat of a submit of unknown outcome: a late request id may still come.
+/// The least wait before the repeat of a submit of unknown outcome: a late request id may still come. Eight times as
+/// long for each attempt before it: all else of fal may answer well while submits are lost, so that nothing else holds
+/// the repeats back, and each may be a payment.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
 /// How long a user may be unreachable before a failed job ends untold.
 pub(crate) const TELL_LIMIT: Duration = Duration::from_secs(120);

@@ -7,6 +7,7 @@ use super::*;
 const AT_ONCE: Duration = Duration::from_millis(2);
 /// The first of the waits in `later`, which double.
 const LATER: Duration = Duration::from_secs(2);
+const LATER_MOST: Duration = Duration::from_secs(60);
 /// A job whose files wait no longer than this keeps its place at fal, and its user's slot.
 const KEEPS_ITS_PLACE: Duration = Duration::from_secs(1);
 /// Longest time between two looks whether files can be brought.
@@ -135,7 +136,9 @@ pub(super) fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: 
     }
     flight.charge(&failure);
     flight.doubt = Doubt::Submit;
-    later(flight, failure, Some(UNKNOWN_WAIT), moment)
+    let before = (flight.attempt - 1).min(2);
+    let least = (UNKNOWN_WAIT * 8_u32.pow(before)).min(LATER_MOST);
+    later(flight, failure, Some(least), moment)
 }
 
 /// Lets go of the job until a new submit is due.
@@ -148,8 +151,8 @@ pub(super) fn later(
     if flight.cancel_asked {
         return cancel_unsubmitted(flight, moment);
     }
-    let cap = Duration::from_secs(60);
-    let mut wait = backoff(flight.tries, LATER, cap, moment.random).max(Duration::from_secs(1));
+    let wait = backoff(flight.tries, LATER, LATER_MOST, moment.random);
+    let mut wait = wait.max(Duration::from_secs(1));
     wait = wait
         .max(failure.retry_after.unwrap_or_default())
         .max(least.unwrap_or_default());

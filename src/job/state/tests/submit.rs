@@ -315,6 +315,25 @@ fn a_submit_of_unknown_outcome_is_an_attempt_and_waits_two_seconds() {
 }
 
 #[test]
+fn repeats_of_unknown_submits_come_further_and_further_apart() {
+    let least = |attempt| {
+        let mut flight = flight(Phase::Submitting);
+        (flight.attempt, flight.max_attempts) = (attempt, 9);
+        let unknown = failed(Kind::Unavailable, Remedy::TryAnew, Charged::Unknown);
+        let moment = Moment {
+            random: 0.0,
+            ..at(10)
+        };
+        let change = after_submit(&mut flight, Submitted::Unknown(unknown), &POLICY, moment);
+        let Some(Write::Later { wait, .. }) = change.write else {
+            panic!("{:?}", change.write);
+        };
+        wait.as_secs()
+    };
+    assert_eq!([0, 1, 2, 7].map(least), [2, 16, 60, 60]);
+}
+
+#[test]
 fn of_a_submit_of_unknown_outcome_nobody_may_say_what_it_cost() {
     for said in [Charged::No, Charged::Yes] {
         let mut flight = flight(Phase::Submitting);

@@ -6,7 +6,8 @@
 //! One file a process: a header, and a slot a thread. Before a step the thread notes its job, right
 //! before something is paid or sent that it is about to, and when it knows what came of it the write for
 //! Redis itself, as Redis will get it. What Redis does not take goes into a journal beside it, since the
-//! thread goes on with other jobs. Nothing is synced to the disk: it survives the process, not the power.
+//! thread goes on with other jobs. Nothing is synced to the disk: it survives the process, not the power. So a
+//! file of another boot says what was, and nothing by what it does not say.
 //!
 //! The file is locked as long as its process lives: the lock is the surest sign that it is gone. What the
 //! writes mean is not known here.
@@ -62,6 +63,9 @@ pub(crate) struct Header {
     /// Something could not be written: what stands in no slot may have happened all the same.
     #[serde(default)]
     broken: bool,
+    /// The boot of the machine that it was written in, see [`this_boot`]; an older program named none.
+    #[serde(default)]
+    boot: String,
 }
 
 /// A write that Redis may not have taken: the script by name, and the command byte for byte.
@@ -105,6 +109,12 @@ pub(crate) struct Slot {
     number: usize,
     /// What stands in it now; empty: nothing.
     frame: RefCell<Vec<u8>>,
+}
+
+/// This boot of this machine, as the kernel names it; empty where that cannot be read.
+pub(crate) fn this_boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 impl Recorder {
@@ -162,6 +172,7 @@ impl Recorder {
             instances: vec![instance.to_owned()],
             slots,
             broken: false,
+            boot: this_boot(),
         };
         write_header(&file, &header)?;
         std::fs::rename(fresh, &path)?;

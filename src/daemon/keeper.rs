@@ -9,7 +9,7 @@ use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
 use crate::job::flight::Token;
-use crate::recorder;
+use crate::recorder::{self, Left};
 use crate::report;
 use crate::steps::{self, Lease, Snapshot, Tools};
 use crate::store::settings::Settings;
@@ -190,6 +190,12 @@ impl Keeper {
         };
         match beat {
             None => self.buried(),
+            // Its clocks stood still with it, as those of a machine that was saved and goes on days later.
+            Some(beat)
+                if self.registered && beat.fresh && self.silent_ms() > FORGOTTEN_MS as i64 =>
+            {
+                self.buried()
+            }
             Some(beat) => {
                 self.tools.lease.renewed(sent_ms);
                 let liveness = &self.engine.liveness;
@@ -525,7 +531,7 @@ impl Keeper {
     }
 
     /// What processes of this host left in their step files goes to Redis, then their jobs are taken. A
-    /// file that nobody locks is the surest sign that its process is gone.
+    /// file of this boot that nobody locks is the surest sign that its process is gone.
     /// Gives the instances that were taken over, and those whose file could not be read.
     fn recover(&mut self) -> Result<Vec<Looked>, Fault> {
         let mut looked = Vec::new();
@@ -548,18 +554,31 @@ impl Keeper {
                 looked.extend(names.map(|instance| (instance, Some(error.to_string()))));
                 continue; // it stays: what it says may be known another time
             }
+            let gone = !left.of_another_boot;
+            let its = self.living(&left)?;
+            if !gone && its.iter().any(|(_, at)| !self.may_judge(*at)) {
+                continue; // whoever wrote it may live on another machine: its lease decides
+            }
             let made = steps::recover::replay(&self.session, &left)?;
             let whole = made.whole && !left.torn && self.tools.recorder.is_whole();
             let steps = whole.then(|| steps_text(&left.executing));
-            for (instance, at) in self.session.instances()? {
-                if left.header.instances.contains(&instance) {
-                    self.take_over(&instance, at, true, steps.as_deref())?;
-                    looked.push((instance, None));
-                }
+            for (instance, at) in &its {
+                self.take_over(instance, *at, gone, steps.as_deref())?;
             }
+            if !gone && !self.living(&left)?.is_empty() {
+                continue; // its lease is longer than ours
+            }
+            looked.extend(its.into_iter().map(|(instance, _)| (instance, None)));
             self.canceller.end(&self.tools, left, made.needless);
         }
         Ok(looked)
+    }
+
+    /// The instances of whoever left this that nobody has taken over, and when each beat last.
+    fn living(&self, left: &Left) -> Result<Vec<(String, i64)>, Fault> {
+        let mut all = self.session.instances()?;
+        all.retain(|(instance, _)| left.header.instances.contains(instance));
+        Ok(all)
     }
 
     fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {
@@ -755,6 +774,12 @@ impl Keeper {
         }
         self.strangers = strangers;
         Ok(())
+    }
+
+    /// How long ago our last beat was, by Redis's time; 0 before the first.
+    fn silent_ms(&self) -> i64 {
+        let now = self.tools.store.now().0;
+        (self.last_beat).map_or(0, |(_, redis_at)| now.saturating_sub(redis_at))
     }
 
     /// Beats count as unbroken while neither they nor Redis's clock jump.

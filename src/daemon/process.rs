@@ -1,8 +1,11 @@
 //! Who we are to the machine, and whether the process behind another instance is gone: only then may
 //! its jobs be taken before its lease has lapsed.
 
+use crate::recorder;
 use crate::store::Process;
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// This process as an instance describes itself. What cannot be read stays empty, and an empty field
@@ -11,10 +14,7 @@ pub(crate) fn own(name: &str, threads: usize, lease: Duration) -> Process {
     let pid = std::process::id();
     Process {
         name: name.to_owned(),
-        boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        boot: recorder::this_boot(),
         pid_namespace: fs::read_link("/proc/self/ns/pid")
             .map(|link| link.to_string_lossy().into_owned())
             .unwrap_or_default(),
@@ -43,10 +43,12 @@ pub(crate) fn is_gone(me: &Process, other: &Process) -> bool {
 }
 
 /// Start time of a process in clock ticks since boot; `None` when there is no such process.
-fn start_time(pid: u32) -> Result<Option<u64>, std::io::Error> {
+fn start_time(pid: u32) -> Result<Option<u64>, io::Error> {
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && shows_all(Path::new("/proc")) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     // The name in parentheses may hold anything; fields count from behind it. 22nd of all, state is 3rd.
@@ -59,6 +61,12 @@ fn start_time(pid: u32) -> Result<Option<u64>, std::io::Error> {
     Ok(fields.nth(18).and_then(|ticks| ticks.parse().ok()))
 }
 
+/// Whether processes of other users show here: with `hidepid=2` they look as if they were no more. One that never
+/// ends tells.
+fn shows_all(proc: &Path) -> bool {
+    proc.join("1/stat").exists()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +76,12 @@ mod tests {
         let me = own("a", 1, Duration::from_secs(30));
         assert!(me.started > 0);
         assert!(!is_gone(&me, &me));
+    }
+
+    #[test]
+    fn where_processes_may_be_hidden_a_missing_one_is_not_known_to_be_gone() {
+        assert!(shows_all(Path::new("/proc")));
+        assert!(!shows_all(tempfile::tempdir().unwrap().path()));
     }
 
     #[test]

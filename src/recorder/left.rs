@@ -1,6 +1,6 @@
 //! What a process that is gone left behind.
 
-use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, SUM, WRITES, offset};
+use super::{Command, FORMAT, FRAME, HEADER, Header, SLOT, STEPS, SUM, WRITES, offset, this_boot};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -22,8 +22,12 @@ pub(crate) struct Left {
     pub(crate) executing: Vec<(String, bool)>,
     /// Writes that Redis may not have taken, in their order.
     pub(crate) commands: Vec<Command>,
-    /// Some slot could not be read, or written: then nothing may be concluded from what stands in no slot.
+    /// Some slot could not be read, or written, or may lack its last note: then nothing may be concluded from what
+    /// stands in no slot.
     pub(crate) torn: bool,
+    /// Written in another boot: the last of it may never have reached the disk. And if this is a copy, as of a disk
+    /// that was cloned or of a backup, whoever wrote it may live elsewhere, without a lock that we could see.
+    pub(crate) of_another_boot: bool,
     /// So long ago that what it says may be about other jobs of the same ids.
     pub(crate) stale: bool,
     /// Why it could not be read: of all the rest only the names in the header hold then, and its process may live.
@@ -49,6 +53,7 @@ impl Left {
             executing: Vec::new(),
             commands: Vec::new(),
             torn: true,
+            of_another_boot: false,
             stale: false,
             unread: Some(why),
         }
@@ -155,11 +160,13 @@ fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
         Ok(commands) => (commands, None),
         Err(error) => (Vec::new(), Some(error)),
     };
+    let of_another_boot = header.boot.is_empty() || header.boot != this_boot();
     let mut left = Left {
         commands,
         path,
         executing: Vec::new(),
-        torn: header.broken,
+        torn: header.broken || of_another_boot,
+        of_another_boot,
         stale: is_older(&file.metadata()?, STALE),
         header,
         _locked: None,

@@ -1,5 +1,5 @@
 use super::left::{Left, left_behind, store_of};
-use super::{Command, Header, Recorder, SLOT};
+use super::{Command, Header, Recorder, SLOT, write_header};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -262,6 +262,38 @@ fn a_file_of_yesterday_is_stale_and_one_of_last_month_goes_where_it_is_nobodys()
     back_by(31 * 24);
     left_behind(at.path(), "another").unwrap();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_file_of_another_boot_tells_what_was_and_forbids_conclusions() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    slot.act("t-1", "job-1");
+    drop(slot);
+    killed(recorder);
+    let left = the_one(at.path());
+    assert!(!left.torn && !left.of_another_boot);
+    let header = left.header.clone();
+    drop(left);
+    // Of an older program too, which did not say.
+    for boot in ["another", ""] {
+        let path = at.path().join("a~1.steps");
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        let boot = boot.to_owned();
+        write_header(
+            &file,
+            &Header {
+                boot,
+                ..header.clone()
+            },
+        )
+        .unwrap();
+        drop(file);
+        let left = the_one(at.path());
+        assert!(left.torn && left.of_another_boot);
+        assert_eq!(left.executing, [("t-1".to_owned(), true)]);
+    }
 }
 
 #[test]

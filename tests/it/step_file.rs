@@ -6,6 +6,7 @@ use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -470,6 +471,95 @@ fn after_a_lease_the_jobs_of_an_unreadable_step_file_are_taken_without_it() {
     assert_eq!(world.counted("resubmitted_after_unknown"), 1);
     assert_eq!(next.logged("cannot be read"), 1, "{}", next.log_text());
     world.assert_clean_after_kills();
+}
+
+/// A step file as if it had been written before this machine was started, or on another one.
+fn of_another_boot(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let end = 8 + u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..end].to_vec()).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let other = header.replace(boot.trim(), &"0".repeat(boot.trim().len()));
+    assert_ne!(header, other);
+    bytes[8..end].copy_from_slice(other.as_bytes());
+    let sum = crc32fast::hash(&bytes[8..end]);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn after_a_power_cut_a_submit_that_stands_in_no_slot_counts_as_perhaps_paid() {
+    let mut world = World::new();
+    let lease = ["--threads", "4", "--lease", "3s"];
+    let mut daemon = world.daemon(&lease);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").with("max_attempts", 1).json());
+    assert!(hold.wait_arrived(1, SOON));
+    daemon.kill();
+    hold.release();
+    // What it noted last never reached the disk.
+    let (dead, header) = (daemon.instance(), 16 << 10);
+    let file = world.step_file(&dead, "steps");
+    let slots = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    slots.set_len(header).unwrap();
+    of_another_boot(&file);
+    world.as_if_on_another_host(&dead);
+
+    let next = world.daemon(&lease);
+    let record = world.wait_state("a", "dead");
+    let said = ["kind", "charged", "attempt"].map(|name| record[name].as_str());
+    assert_eq!(said, ["unavailable", "unknown", "1"], "{}", next.log_text());
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert!(!file.exists());
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn after_a_power_cut_what_the_file_does_say_is_known() {
+    let (mut world, dead) = killed_with_an_id_of_its_own();
+    of_another_boot(&world.step_file(&dead, "steps"));
+    world.as_if_on_another_host(&dead);
+    let mark = format!("fal:worker:{dead}");
+    let _: u64 = world.redis(&["HSET", &mark, "lease", "3000"]);
+
+    let next = world.daemon(&["--threads", "4", "--lease", "3s"]);
+    next.wait_log("took over");
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn a_copy_of_the_folder_of_a_worker_that_lives_buries_nobody() {
+    let mut world = World::new();
+    let lease = ["--threads", "4", "--lease", "3s"];
+    let daemon = world.daemon(&lease);
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").json());
+    assert!(hold.wait_arrived(1, SOON));
+    // As a disk that was cloned, or put back from a backup, on another machine.
+    let copy = world.folder.path().join("copy");
+    let inner = copy.join("fal");
+    fs::create_dir_all(&inner).unwrap();
+    for folder in [&copy, &inner] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    for path in world.step_files() {
+        fs::copy(&path, inner.join(path.file_name().unwrap())).unwrap();
+    }
+    of_another_boot(&inner.join(format!("{}.steps", daemon.instance())));
+    world.as_if_on_another_host(&daemon.instance());
+
+    let other = world.daemon(&[&lease[..], &["--state-dir", copy.to_str().unwrap()]].concat());
+    // Longer than a lease, and than the time between two looks at the folder.
+    while_it_lasts(Duration::from_secs(6));
+    hold.release();
+    world.wait_state("a", "done");
+    assert_eq!(submits_of(&world, "a"), 1);
+    assert_eq!(other.logged("took over"), 0, "{}", other.log_text());
+    assert_eq!(daemon.logged("new identity"), 0, "{}", daemon.log_text());
+    world.assert_clean();
 }
 
 /// Room on the disk of a daemon that may fill it later.

@@ -2,6 +2,7 @@
 //! anything more, whatever it was about to do; and what it did without knowing is put to use or undone.
 
 use super::*;
+use crate::support::redis_fault::{Scene, clock_a_day_ahead};
 
 /// A daemon with a lease of three seconds that holds these jobs, and then another one that may judge it.
 fn two_with_short_leases(world: &mut World, jobs: &[crate::support::Job]) -> (Daemon, Daemon) {
@@ -384,4 +385,33 @@ fn frozen_beyond_its_lease_inside_an_edit_an_owner_leaves_one_result_and_writes_
     assert_eq!((messages.len(), messages[0].id), (1, status));
     assert!(messages[0].file.is_some());
     world.assert_clean_after_kills();
+}
+
+#[test]
+fn who_stood_still_for_a_day_without_knowing_wakes_no_job_that_has_ended() {
+    let fault = clock_a_day_ahead();
+    let mut scene = Scene::of(&fault);
+    let lease = ["--lease", "3s"];
+    let old = scene.world.daemon(&lease);
+    let looks = scene.world.sandbox.fal.hold("fal.status");
+    scene.world.push(job("a").chat(7).json());
+    assert!(looks.wait_arrived(1, SOON));
+    old.signal("STOP");
+    let new = scene.world.daemon(&lease);
+    new.wait_log("took over");
+    looks.release();
+    scene.world.wait_state("a", "done");
+    // Only Redis's clock knows: the machine was saved, and goes on.
+    (fault.begin)(&mut scene);
+    let mark = format!("fal:worker:{}", old.instance());
+    let marked = |scene: &mut Scene| scene.world.redis::<usize>(&["EXISTS", &mark]);
+    eventually(SOON, || marked(&mut scene), |marked| *marked == 0);
+    old.signal("CONT");
+    old.wait_log("this instance was taken over, it goes on under a new identity");
+    scene.world.push(job("b").chat(8).json());
+    scene.world.wait_state("b", "done");
+    assert_eq!(old.logged("redis forgot"), 0, "{}", old.log_text());
+    let state: Option<String> = scene.world.redis(&["HGET", "fal:job:a", "state"]);
+    assert_ne!(state.as_deref(), Some("running"));
+    assert_eq!(files_in(&scene.world, 7), 1);
 }

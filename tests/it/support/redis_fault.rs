@@ -283,6 +283,16 @@ pub fn clock_an_hour_ahead() -> Fault {
     }
 }
 
+/// Marks that Redis keeps for a day are gone.
+pub fn clock_a_day_ahead() -> Fault {
+    Fault {
+        clock: true,
+        ..Fault::new("clock a day ahead", |scene| {
+            scene.clock.as_ref().unwrap().set(25 * 3600);
+        })
+    }
+}
+
 /// Its clock is set back by an hour.
 pub fn clock_an_hour_back() -> Fault {
     Fault {

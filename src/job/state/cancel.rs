@@ -90,14 +90,17 @@ pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> C
         Cancelled::Missing => {
             flight.cancelling = Some(Cancelling {
                 refused: cancelling.refused + 1,
+                in_queue: false,
                 ..cancelling
             });
             flight.step_tries += 1;
             Change::quiet(Next::Now)
         }
+        // Before it is asked again, or heeded after all, the request may have begun.
         Cancelled::Failed(failure) => {
             flight.cancelling = Some(Cancelling {
                 refused: cancelling.refused + 1,
+                in_queue: false,
                 ..cancelling
             });
             retry_step(flight, &failure, moment)

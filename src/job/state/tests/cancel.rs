@@ -280,6 +280,22 @@ fn what_waited_in_fals_queue_when_it_was_cancelled_was_never_charged() {
 }
 
 #[test]
+fn a_cancel_that_failed_may_be_heeded_later_when_the_request_runs() {
+    for failed_cancel in [Cancelled::Failed(again()), Cancelled::Missing] {
+        let mut flight = flight(Phase::Polling);
+        flight.cancel_asked = true;
+        let in_queue = Polled::InQueue { position: None };
+        after_poll(&mut flight, in_queue, 1, &POLICY, at(2000));
+        after_cancel(&mut flight, failed_cancel, at(2100));
+        flight.phase = Phase::Collecting;
+        let answer = Collected::Failed(failed(Kind::Cancelled, Remedy::Final, Charged::Unknown));
+        let none = FoundSummary::default();
+        let change = after_collect(&mut flight, answer, &none, &POLICY, at(40_000));
+        assert_telling(&flight, &change, Kind::Cancelled, Charged::Unknown);
+    }
+}
+
+#[test]
 fn what_waited_in_fals_queue_until_its_limit_was_never_charged() {
     let in_queue = || Polled::InQueue { position: None };
     for (ran, charged) in [(false, Charged::No), (true, Charged::Unknown)] {

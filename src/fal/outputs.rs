@@ -7,12 +7,18 @@ use super::members::{self, Members};
 use crate::job::answer::{File, Item};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
 /// Deeper than this nothing is looked for.
 const DEPTH: usize = 128;
 /// Levels of a result in which texts are looked for.
 const TEXT_DEPTH: usize = 8;
+/// Files, and texts, that are taken from one result: a broken one may name a million, which no chat wants and no
+/// worker has the memory for. Albums of so many take a private chat five minutes.
+const MOST: usize = 1000;
+/// So many files are looked through one by one.
+const FEW: usize = 16;
 /// Longest URL that is not a `data:` URI: HTTP libraries take up to 65,534 bytes.
 const LONGEST_URL: usize = 60 << 10;
 
@@ -66,11 +72,17 @@ pub fn echoes(json: &str, input: &str, more: Vec<String>) -> Vec<u32> {
     if let Some(raw) = raw(input) {
         urls_in(raw, 0, &mut urls);
     }
-    let files = Walk::of(&members).files;
-    let echoed = (0..)
-        .zip(&files)
-        .filter(|(_, (_, file))| urls.contains(&file.url));
-    echoed.map(|(number, _)| number).collect()
+    let walk = Walk::of(&members);
+    let echoed = walk.files.iter().map(|met| urls.contains(&met.file.url));
+    let echoed: Vec<bool> = echoed.collect();
+    let first = walk.files.iter().map(|met| met.number).zip(0..);
+    let mut all: Vec<u32> = first
+        .chain(walk.again)
+        .filter(|(_, which)| echoed[*which])
+        .map(|(number, _)| number)
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 fn raw(json: &str) -> Option<&RawValue> {
@@ -102,8 +114,23 @@ enum Role {
     Side,
 }
 
+/// A file, where it was met first.
+struct Met {
+    /// Its place among all that is named, doubles too.
+    number: u32,
+    role: Role,
+    file: File,
+}
+
 struct Walk {
-    files: Vec<(Role, File)>,
+    /// Each URL once.
+    files: Vec<Met>,
+    /// Where it was named again: its number, and which of the files it is.
+    again: Vec<(u32, usize)>,
+    named: u32,
+    /// Which file has a URL, by a hash of it: only where there are more than a few.
+    by_hash: HashMap<u64, usize>,
+    hasher: RandomState,
     /// One of them is a string, as what is echoed mostly is.
     bare: bool,
 }
@@ -112,15 +139,49 @@ impl Walk {
     fn of(members: &Members) -> Walk {
         let mut walk = Walk {
             files: Vec::with_capacity(1), // as in most results
+            again: Vec::new(),
+            named: 0,
+            by_hash: HashMap::new(),
+            hasher: RandomState::new(),
             bare: false,
         };
         walk.members(members, Role::Main, 0);
         walk
     }
 
+    fn meet(&mut self, role: Role, file: File) {
+        let number = self.named;
+        self.named += 1;
+        if self.files.len() < FEW {
+            let known = self.files.iter().position(|met| met.file.url == file.url);
+            match known {
+                Some(which) => self.again.push((number, which)),
+                None => self.files.push(Met { number, role, file }),
+            }
+            return;
+        }
+        if self.by_hash.is_empty() {
+            let hashes = self
+                .files
+                .iter()
+                .map(|met| self.hasher.hash_one(&met.file.url));
+            self.by_hash.extend(hashes.zip(0..));
+        }
+        let hash = self.hasher.hash_one(&file.url);
+        let known = self.by_hash.get(&hash).copied();
+        match known.filter(|&which| self.files[which].file.url == file.url) {
+            Some(which) => self.again.push((number, which)),
+            None if self.files.len() < MOST => {
+                self.by_hash.insert(hash, self.files.len());
+                self.files.push(Met { number, role, file });
+            }
+            None => {}
+        }
+    }
+
     fn members(&mut self, members: &Members, role: Role, depth: usize) {
         if let Some(file) = file(members) {
-            self.files.push((role, file));
+            self.meet(role, file);
         }
         for (key, raw) in members.iter() {
             if key != "url" && !is_echo(key) {
@@ -148,35 +209,22 @@ impl Walk {
                 url,
                 ..File::default()
             });
-            self.files.push((role, file));
+            self.meet(role, file);
             self.bare = true;
         }
     }
 
     fn leave_out(&mut self, numbers: &[u32]) {
-        if numbers.is_empty() {
-            return;
-        }
-        let numbers: HashSet<u32> = numbers.iter().copied().collect();
-        let mut number = 0..;
-        self.files.retain(|_| {
-            number
-                .next()
-                .is_none_or(|number| !numbers.contains(&number))
-        });
+        self.files.retain(|met| !numbers.contains(&met.number));
     }
 
-    /// Each URL once, as what it was met first; and whether there are several, wanted or not.
-    fn done(mut self) -> (Vec<File>, bool) {
-        if self.files.len() > 1 {
-            let mut seen = HashSet::new();
-            self.files.retain(|(_, file)| seen.insert(file.url.clone()));
-        }
+    /// The files, and whether there are several, wanted or not.
+    fn done(self) -> (Vec<File>, bool) {
         let several = self.files.len() > 1;
-        let has_main = self.files.iter().any(|(role, _)| *role == Role::Main);
+        let has_main = self.files.iter().any(|met| met.role == Role::Main);
         let wanted = if has_main { Role::Main } else { Role::Side };
-        let wanted = self.files.into_iter().filter(|(role, _)| *role == wanted);
-        (wanted.map(|(_, file)| file).collect(), several)
+        let wanted = self.files.into_iter().filter(|met| met.role == wanted);
+        (wanted.map(|met| met.file).collect(), several)
     }
 }
 
@@ -362,7 +410,7 @@ fn by_url(url: &str) -> Option<String> {
 /// pieces is one text, and an answer may lie as deep as `choices[0].message.content`.
 fn texts(top: &Members) -> Vec<Item> {
     let mut level: Vec<Members> = vec![top.clone()];
-    let mut found: Vec<String> = Vec::new();
+    let (mut found, mut known) = (Vec::new(), HashSet::new());
     for _ in 0..TEXT_DEPTH {
         let mut below = Vec::new();
         let members = level.iter().flat_map(Members::iter);
@@ -371,7 +419,7 @@ fn texts(top: &Members) -> Vec<Item> {
                 let listed = list(raw).unwrap_or_default().into_iter().filter_map(shown);
                 let some = shown(raw).into_iter().chain(listed);
                 for text in some.filter(|text| !text.trim().is_empty()) {
-                    if !found.contains(&text) {
+                    if found.len() < MOST && known.insert(text.clone()) {
                         found.push(text);
                     }
                 }

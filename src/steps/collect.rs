@@ -12,6 +12,8 @@ use crate::report;
 
 /// An input may have thousands of URLs; so many echoes of it are kept in mind.
 const ECHOES: usize = 256;
+/// Bytes of URLs in an event, which a bot reads with many others: a URL of the longest fits.
+const NAMED: usize = 64 << 10;
 
 /// Fetches the result.
 pub(super) fn collect(worker: &Worker, flight: &mut Flight) -> Next {
@@ -148,17 +150,26 @@ fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
             && !file.url.starts_with("data:")
             && !worker.tools.file_hosts.allows(&file.url)
         {
-            // Without the rest of it: whoever has a signed URL has the file.
-            let url = file.url.split(['?', '#']).next().unwrap_or_default();
+            let url = without_secrets(&file.url);
             report::warning(
                 "a file of a host that --file-host does not name goes as a link",
-                &[("job", &job(flight).job), ("url", &url)],
+                &[("job", &job(flight).job), ("url", &url.as_str())],
             );
         }
     }
 }
 
-/// URLs of files for events; a data URI only as its type and length.
+/// A URL without its user and its query: whoever has a signed URL has the file.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+/// URLs of files for events; a data URI only as its type and length. Of very many only the first: the record has
+/// the whole result.
 pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
     let files = items.iter().filter_map(|item| match item {
         Item::File(file) => Some(&file.url),
@@ -173,6 +184,10 @@ pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
             }
             Some(_) | None => url.clone(),
         })
+        .scan(NAMED, |left, url| {
+            *left = left.checked_sub(url.len())?;
+            Some(url)
+        })
         .collect()
 }
 
@@ -180,6 +195,35 @@ pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::job::answer::File;
+
+    #[test]
+    fn a_url_in_the_log_opens_nothing() {
+        for (url, said) in [
+            ("https://a.b/c.png?sig=1#x", "https://a.b/c.png"),
+            ("http://u:p@w@a.b:1/c@d", "http://a.b:1/c@d"),
+            ("https://a.b", "https://a.b"),
+        ] {
+            assert_eq!(without_secrets(url), said);
+        }
+    }
+
+    #[test]
+    fn an_event_names_as_many_files_as_a_bot_can_read() {
+        let item = |n: usize| {
+            Item::File(File {
+                url: format!("https://v3.fal.media/{n:04}"),
+                ..File::default()
+            })
+        };
+        let all: Vec<_> = (0..9999).map(item).collect();
+        let named = file_urls(&all);
+        assert_eq!(named.len(), NAMED / "https://v3.fal.media/0000".len());
+        assert!(
+            named.last().unwrap().ends_with("2620"),
+            "{:?}",
+            named.last()
+        );
+    }
 
     #[test]
     fn a_data_uri_stands_in_an_event_by_its_type_and_length_however_it_is_written() {

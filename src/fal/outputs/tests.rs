@@ -78,6 +78,26 @@ fn doubles_and_side_files_are_left_out() {
 }
 
 #[test]
+fn a_result_of_a_million_names_takes_neither_the_time_nor_the_memory_of_its_square() {
+    let many = |n: usize, of: fn(usize) -> String| {
+        let list: Vec<_> = (0..n).map(of).collect();
+        format!(r#"{{"urls":["{}"],"output":[]}}"#, list.join(r#"",""#))
+    };
+    assert_eq!(urls(&many(100_000, |_| "https://a/1".into())), ["https://a/1"]);
+    let in_pairs = urls(&many(80, |n| format!("https://a/{}", n / 2)));
+    let each: Vec<_> = (0..40).map(|n| format!("https://a/{n}")).collect();
+    assert_eq!(in_pairs, each);
+    assert_eq!(urls(&many(100_000, |n| format!("https://a/{n}"))).len(), MOST);
+    let texts = many(200_000, |n| format!("text {n}")).replace("urls", "output");
+    assert_eq!(outputs(&texts).items.len(), MOST);
+    // Doubles have their numbers still.
+    let json = many(80, |n| format!("https://a/{}", n / 2));
+    let input = r#"{"image_url":"https://a/0","mask_url":"https://a/30"}"#;
+    assert_eq!(echoes(&json, input, Vec::new()), [0, 1, 60, 61]);
+    assert_eq!(files(outputs_but(&json, &[0, 1, 60, 61])).len(), 38);
+}
+
+#[test]
 fn echoes_of_the_input_are_no_outputs() {
     let json = r#"{"prompt":"https://a/1","actual_prompt":{"url":"https://a/2"},"input":{"image_url":"https://a/3"},
         "input_image":{"url":"https://a/4"},"inputs":["https://a/5"],"logs":[{"url":"https://a/6"}],

@@ -3,7 +3,7 @@
 
 use super::EventsArgs;
 use super::admin::{away, end_cleanly, is_read, kind, no_such, open, say};
-use super::table::{event_words, visible};
+use super::table::{event_words, json_line, visible};
 use crate::config::StoreConfig;
 use crate::job::{UnixMs, gathered};
 use crate::report::EVENTS;
@@ -130,7 +130,7 @@ fn print(args: &EventsArgs, events: &[EventView]) -> bool {
     let mut out = String::new();
     for event in events {
         if args.json {
-            out += &format!("{}\n", as_json(event));
+            out += &json_line(&as_json(event));
         } else {
             out += &format!("{}\n", event_line(event));
         }

@@ -2,7 +2,7 @@
 //! object a line.
 
 use super::admin::{away, kind, open, say};
-use super::table::{columns, short, visible};
+use super::table::{columns, json_line, short, visible};
 use super::{JobsArgs, USAGE};
 use crate::config::StoreConfig;
 use crate::job::UnixMs;
@@ -60,7 +60,7 @@ fn list(args: &JobsArgs, store: &StoreConfig) -> Result<u8, u8> {
     let mut out = String::new();
     if args.json {
         for row in &found.rows {
-            out += &format!("{}\n", as_json(row));
+            out += &json_line(&as_json(row));
         }
     } else if !found.rows.is_empty() {
         out = table(&found.rows, now);

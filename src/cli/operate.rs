@@ -2,7 +2,7 @@
 //! out, and look for a moment what becomes of it.
 
 use super::admin::{away, open};
-use super::table::visible;
+use super::table::{json_line, visible};
 use super::{CancelArgs, INCOMPLETE, RedeliverArgs, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
@@ -81,13 +81,13 @@ pub(super) fn tell(text: &str) {
 /// One line of what became of something: as it is for programs, its `id` and `text` for people.
 pub(super) fn print(json: bool, line: &Value) {
     let line = if json {
-        line.to_string()
+        json_line(line)
     } else {
         let part = |name: &str| line[name].as_str().unwrap_or_default();
-        format!("{} {}", part("id"), part("text"))
+        format!("{} {}\n", part("id"), part("text"))
     };
     // Whoever read it may have gone; what was asked for stands.
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = std::io::stdout().write_all(line.as_bytes());
 }
 
 fn refused(word: &'static str, text: impl Into<String>) -> Option<Said> {

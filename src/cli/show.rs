@@ -2,7 +2,7 @@
 
 use super::admin::{away, known_id, open, say};
 use super::operate::UNREAD;
-use super::table::{clock, columns, event_words, short, time_of_day, visible};
+use super::table::{clock, columns, event_words, json_line, short, time_of_day, visible};
 use super::{INCOMPLETE, ShowArgs};
 use crate::config::StoreConfig;
 use crate::job::{JobId, UnixMs, gathered};
@@ -85,7 +85,7 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
         if args.spec {
             whole["spec"] = json!(entry);
         }
-        say(&format!("{whole}\n"));
+        say(&json_line(&whole));
         return Ok(0);
     }
     let now = view.now().map_err(|fault| away(&fault))?;

@@ -5,7 +5,7 @@ mod screen;
 mod threads;
 
 use super::admin::{away, end_cleanly, is_read, open, say};
-use super::table::{columns, cut, height, moment, short, visible, width};
+use super::table::{columns, cut, height, json_line, moment, short, visible, width};
 use super::{INCOMPLETE, StatusArgs};
 use crate::config::StoreConfig;
 use crate::job::{UnixMs, gathered};
@@ -82,7 +82,7 @@ fn answer(args: &StatusArgs, view: &mut View, address: &str) -> Result<(String, 
         if args.threads {
             json["threads"] = threads::as_json(&said);
         }
-        return Ok((format!("{json}\n"), whole));
+        return Ok((json_line(&json), whole));
     }
     if args.threads {
         return Ok((threads::text(&said), whole));

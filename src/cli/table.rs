@@ -5,6 +5,7 @@ use crate::report;
 use crate::store::view::{EventView, field};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use serde_json::Value;
 use std::time::Duration;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -42,6 +43,22 @@ pub(super) fn visible(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// JSON in a line of its own: what its strings may hold and a terminal would obey is escaped.
+pub(super) fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        if report::misleads(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                line += &format!("\\u{unit:04x}");
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    line
 }
 
 /// Rows under their heads, two spaces between columns, nothing wrapped: a row stays a line. What is longer than
@@ -252,5 +269,13 @@ mod tests {
     #[test]
     fn control_characters_are_shown_as_what_they_are() {
         assert_eq!(visible("a\u{1b}[31m\nb貓"), "a\\u{1b}[31m\\nb貓");
+        let value = serde_json::json!({"a": "\u{9b}2J\u{7f}\u{202e}\u{e0001}\n貓"});
+        let line = json_line(&value);
+        assert_eq!(
+            line,
+            "{\"a\":\"\\u009b2J\\u007f\\u202e\\udb40\\udc01\\n貓\"}\n"
+        );
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read, value);
     }
 }

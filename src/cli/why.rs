@@ -11,6 +11,7 @@ mod tests;
 mod verdict;
 
 use super::admin::{away, known_id, open, say};
+use super::table::json_line;
 use super::{INCOMPLETE, WhyArgs};
 use crate::config::StoreConfig;
 use crate::job::{JobId, UnixMs};
@@ -51,7 +52,7 @@ fn explain(args: &WhyArgs, store: &StoreConfig) -> Result<u8, u8> {
         return Err(INCOMPLETE);
     };
     if args.json {
-        say(&format!("{}\n", as_json(&facts, &verdict)));
+        say(&json_line(&as_json(&facts, &verdict)));
     } else {
         let state = match (verdict.state.as_str(), verdict.reason) {
             ("inbox", _) => "no job yet",

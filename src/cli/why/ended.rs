@@ -90,7 +90,7 @@ fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
     if facts.get("file_ids").is_some_and(|ids| ids != "[]") {
         verdict.todo = Some(format!(
             "fal-worker redeliver {} sends it again, free.",
-            facts.id
+            argument(&facts.id)
         ));
     }
     verdict
@@ -111,7 +111,8 @@ fn not_sent(facts: &Facts, of: &str, kind: &str, when: &str) -> Verdict {
         _ => "",
     };
     verdict.todo = Some(format!(
-        "{once}fal-worker redeliver {of} tries again, free."
+        "{once}fal-worker redeliver {} tries again, free.",
+        argument(&of)
     ));
     verdict
 }
@@ -174,8 +175,17 @@ fn dead(facts: &Facts, when: &str) -> Verdict {
     verdict
 }
 
+/// An id in a command: it may begin as a flag does, and `--all-dead` means all.
+fn argument(id: &str) -> String {
+    match id.starts_with('-') {
+        true => format!("-- {id}"),
+        false => id.to_owned(),
+    }
+}
+
 /// What a kind means and what helps.
 fn advice(kind: Kind, id: &str, is_there: bool) -> (&'static str, &'static str, Option<String>) {
+    let id = argument(id);
     let retry = |first: &str| Some(format!("{first}fal-worker retry {id} generates it again."));
     let redeliver = |first: &str| match is_there {
         true => Some(format!(
@@ -256,5 +266,18 @@ fn advice(kind: Kind, id: &str, is_there: bool) -> (&'static str, &'static str, 
             "It waited beyond its expires_at (--max-wait).",
             retry("If it is still wanted: "),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_looks_like_a_flag_stays_an_id_in_a_command() {
+        let (.., todo) = advice(Kind::Timeout, "--all-dead", false);
+        assert!(todo.unwrap().contains("fal-worker retry -- --all-dead "));
+        let (.., todo) = advice(Kind::Timeout, "a-1", false);
+        assert!(todo.unwrap().contains("fal-worker retry a-1 "));
     }
 }

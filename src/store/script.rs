@@ -116,7 +116,7 @@ macro_rules! scripts {
 scripts! {
     take: ["take"],
     intake: ["head", "turns", "intake"],
-    claim: ["head", "aside", "tried", "turns", "window", "models_line", "aside_end", "claim", "claim_full"],
+    claim: ["head", "settling", "aside", "tried", "turns", "window", "models_line", "aside_end", "claim", "claim_full"],
     submitted: ["head", "submitted", "aside", "tried", "turns", "window", "models_line", "aside_end", "submitted_full"],
     save: ["head", "owned", "save", "aside", "tried", "turns", "window", "models_line", "aside_end", "save_at_fal"],
     later: ["head", "tried", "turns", "window", "owned", "later"],
@@ -134,7 +134,7 @@ scripts! {
     ask: ["head", "ask"],
     answer: ["head", "answer"],
     rate: ["head", "rate"],
-    audit: ["head", "tried", "turns", "window", "models_line", "to_tell", "requeue", "audit"],
+    audit: ["head", "settling", "tried", "turns", "window", "models_line", "to_tell", "requeue", "audit"],
     limits: ["head", "turns", "window", "models_line", "limits"],
     configure: ["head", "configure"],
     cancel: ["head", "turns", "window", "to_tell", "cancel"],

@@ -313,6 +313,7 @@ impl Session {
             &keys.later,
             &keys.dead,
             &keys.inbox,
+            &keys.paused,
         ];
         let call = Call::new(&self.store.scripts.audit, &names)
             .arg(&keys.namespace)

@@ -11,7 +11,8 @@ use crate::support::load::{
     taking, while_it_lasts,
 };
 use crate::support::redis_fault::{
-    Fault, Said, Scene, after_s, clock_an_hour_ahead, emptied, failed_over_late_after_an_end,
+    Fault, Said, Scene, after_s, clock_an_hour_ahead, clock_set_back_while_all_settle, emptied,
+    failed_over_late_after_an_end,
 };
 use crate::support::{Daemon, SOON, eventually, job};
 use std::time::{Duration, Instant};
@@ -290,6 +291,23 @@ fn a_clock_set_an_hour_ahead_ends_no_generation_for_its_time_limit() {
     assert!(!scene.world.sandbox.fal.submits().remove(0).cancelled);
     assert_eq!(scene.world.sandbox.fal.totals().submits, 1);
     assert_eq!(daemon.stop(), Some(0));
+    scene.world.assert_clean();
+}
+
+#[test]
+fn a_clock_set_back_while_all_settle_stops_nobody_until_it_is_there_again() {
+    let fault = clock_set_back_while_all_settle();
+    let mut scene = Scene::of(&fault);
+    let args = ["--threads", "2", "--lease", "3s"];
+    let mut daemons = [scene.world.daemon(&args), scene.world.daemon(&args)];
+    works_at_once(&mut scene.world, "before");
+    strike(&mut scene, &fault);
+    scene.world.push(job("after").json());
+    scene.world.wait_state("after", "done");
+    assert_eq!(scene.world.sandbox.fal.totals().submits, 2);
+    for daemon in &mut daemons {
+        assert_eq!(daemon.stop(), Some(0));
+    }
     scene.world.assert_clean();
 }
 

@@ -4,7 +4,7 @@
 -- checked here holds between any two of them. Only what two looks agree on is taken from an owner or
 -- deleted, and what a newer format wrote is left alone: a leak is better than a second payment.
 -- KEYS   1 audit   2 suspects   3 workers   4 gone   5 settling   6 stats   7 bell   8 resume   9 high
---        10 default   11 low   12 later   13 dead   14 inbox
+--        10 default   11 low   12 later   13 dead   14 inbox   15 paused
 -- ARGV   1 namespace   2 format   3 tick, ms   4 time between the pages of one walk, ms
 --        5 how long a queued record is suspected before it is searched for, ms   6 keys a page
 --        7 wait before a new submit, ms   8 lease, ms   9 crash limit   10 keep of done ones, seconds
@@ -19,7 +19,7 @@ local priority = {high = KEYS[9], default = KEYS[10], low = KEYS[11]}
 local keep = {done = tonumber(ARGV[10]), cancelled = tonumber(ARGV[10]), dead = tonumber(ARGV[11])}
 
 -- What is not written down again yet looks like a leak.
-if redis.call('EXISTS', KEYS[5]) > 0 then return {'settling', tick} end
+if is_settling(KEYS[5]) then return {'settling', tick} end
 local now, a = now_ms(), {}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do a[flat[i]] = flat[i + 1] end
@@ -50,6 +50,15 @@ if at > now then
       redis.call('ZADD', KEYS[12], to, behind[i])
       redis.call('HSET', job, 'due_at', to)
     end
+  end
+  -- A worker's pause, which is to be made anew where its reason lasts (see pause), lasts no longer than it was made
+  -- for. A person's ends at the moment that was said.
+  local p = redis.pcall('HMGET', KEYS[15], 'for', 'person', 'since')
+  local long = not p.err and not p[2] and tonumber(p[1])
+  if long and redis.call('PTTL', KEYS[15]) > long then
+    redis.call('HSET', KEYS[15], 'until', now + long, 'since', math.min(now, tonumber(p[3]) or now))
+    redis.call('PEXPIRE', KEYS[15], long)
+    redis.call('HDEL', KEYS[6], 'pause:kind', 'pause:since', 'pause:until')
   end
 end
 

@@ -26,7 +26,7 @@ local lists, marks = ARGV[4] == '1' and 1 or 4, false
 -- The common case in one look: only `default` has ids, and there is no pause, no settling, no unreachable chat.
 if not plain or redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[4], unpack(KEYS, 10)) > 0 then
   plain = false
-  if redis.call('EXISTS', KEYS[11]) > 0 then return {'settling', 0, 0, 0} end
+  if is_settling(KEYS[11]) then return {'settling', 0, 0, 0} end
   if redis.call('EXISTS', KEYS[10]) > 0 then lists = 1 end
   marks = KEYS[12] and redis.call('EXISTS', KEYS[12]) > 0
 end

@@ -209,6 +209,8 @@ end
 local function is_lost(id, r)
   local mark = redis.pcall('GET', KEYS[12] .. ':' .. r.chat)
   if not mark then return false end
+  -- An hour it is remembered at most (see mark_unreachable): so also where Redis's clock went back since.
+  if redis.call('TTL', KEYS[12] .. ':' .. r.chat) > 3600 then redis.call('EXPIRE', KEYS[12] .. ':' .. r.chat, 3600) end
   if not has_status(id) then return true end
   -- What came in after the mark has a status message that was sent after it, most likely. A mark of an older version
   -- is 1, and older than nothing.

@@ -5,7 +5,7 @@
 -- CALLER View::hold
 local before = redis.call('HMGET', KEYS[1], 'person', 'since')
 -- Allowed when Redis is out of memory, and with it the rest: that is when a person wants to pause.
-redis.call('HDEL', KEYS[1], 'until')
+redis.call('HDEL', KEYS[1], 'until', 'for')
 local now = now_ms()
 redis.call('HSET', KEYS[1], 'reason', ARGV[1], 'by', ARGV[2], 'person', 1,
   'since', before[1] and before[2] or now)

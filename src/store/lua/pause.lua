@@ -12,7 +12,7 @@ local now = now_ms()
 local kind = string.match(ARGV[1], '^[^:]*')
 local last = redis.call('HMGET', KEYS[2], 'pause:kind', 'pause:since', 'pause:until')
 local since = last[1] == kind and now - tonumber(last[3]) < 120000 and last[2] or now
-redis.call('HSET', KEYS[1], 'reason', ARGV[1], 'by', ARGV[2], 'until', now + long)
+redis.call('HSET', KEYS[1], 'reason', ARGV[1], 'by', ARGV[2], 'until', now + long, 'for', long)
 if redis.call('HSETNX', KEYS[1], 'since', since) == 0 then since = redis.call('HGET', KEYS[1], 'since') end
 redis.call('PEXPIRE', KEYS[1], long)
 redis.call('HSET', KEYS[2], 'pause:kind', kind, 'pause:since', since, 'pause:until', now + long)

@@ -5,6 +5,6 @@
 -- CALLER Session::settle
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[1]) -- allowed without memory; so is the rest, then
-  redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[1]) -- see settling
 end
 return 1

@@ -488,6 +488,52 @@ fn after_a_clock_that_was_ahead_nobody_dead_seems_alive_and_no_backoff_is_longer
 }
 
 #[test]
+fn after_a_clock_that_was_ahead_only_a_persons_pause_is_longer() {
+    const HOUR: i64 = 3_600_000;
+    let bench = Bench::start();
+    let one = bench.instance();
+    let half_a_minute = Duration::from_secs(30);
+    let pause = || {
+        let paused = one.session.pause("no_balance: locked", "me", half_a_minute);
+        paused.expect("pauses");
+    };
+    // As that clock wrote them; and the audit was here since.
+    let set_back = || {
+        bench.ask::<i64>(&format!("PEXPIRE {NS}:paused {}", HOUR + 30_000));
+        for (key, field) in [
+            ("paused", "since"),
+            ("paused", "until"),
+            ("stats", "pause:until"),
+        ] {
+            if bench.ask::<u64>(&format!("HEXISTS {NS}:{key} {field}")) == 1 {
+                bench.ask::<i64>(&format!("HINCRBY {NS}:{key} {field} {HOUR}"));
+            }
+        }
+        let at = bench.now() + HOUR;
+        bench.ask::<u64>(&format!("HSET {NS}:audit at {at} due {at}"));
+        one.audit();
+    };
+    pause();
+    set_back();
+    assert_eq!(bench.ttl("paused"), 30);
+    let left = bench.ask::<i64>(&format!("HGET {NS}:paused until")) - bench.now();
+    assert!((20_000..=30_000).contains(&left), "{left}");
+    let since = |bench: &Bench| bench.ask::<i64>(&format!("HGET {NS}:paused since"));
+    assert!(since(&bench) <= bench.now());
+    // The next one of this kind did not begin in a time that is yet to come.
+    bench.ask::<()>(&format!("DEL {NS}:paused"));
+    pause();
+    assert!(since(&bench) <= bench.now());
+
+    bench
+        .view()
+        .hold("moving", "anna", Some(half_a_minute))
+        .expect("holds");
+    set_back();
+    assert_eq!(bench.ttl("paused"), 3630);
+}
+
+#[test]
 fn a_full_redis_refuses_the_audit_as_a_whole() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -142,6 +142,41 @@ fn paused_or_full_only_what_is_paid_is_claimed_and_settling_stops_all() {
 }
 
 #[test]
+fn a_settling_that_a_clock_ahead_began_lasts_no_longer_than_any_other() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let looks: [(&str, &dyn Fn()); 2] = [
+        ("claim", &|| {
+            let denied = one.session.claim(1, false).unwrap_err();
+            assert_eq!(denied, Denied::Settling);
+        }),
+        ("audit", &|| assert!(one.audit().is_empty())),
+    ];
+    for (whole, most) in [(5000, 5000), (2000, 2000), (0, 2000)] {
+        for (who, look) in &looks {
+            bench.ask::<()>("DEL t:settling");
+            match whole {
+                // One of a version that did not say how long it is.
+                0 => bench.ask::<()>("SET t:settling 1"),
+                ms => one
+                    .session
+                    .settle(Duration::from_millis(ms))
+                    .expect("settles"),
+            }
+            // As it looks once the clock has gone three hours back.
+            let set: i64 = bench.ask("PEXPIRE t:settling 10800000");
+            assert_eq!(set, 1);
+            look();
+            let left: i64 = bench.ask("PTTL t:settling");
+            assert!((1..=most).contains(&left), "{who}, {whole}: {left} ms");
+        }
+    }
+    bench.ask::<()>("DEL t:settling");
+    assert_eq!(one.claim_one().id.as_str(), "a");
+}
+
+#[test]
 fn a_pause_ends_by_itself_and_a_persons_pause_is_not_shortened() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -399,6 +399,19 @@ fn a_job_of_a_chat_that_cannot_be_reached_is_not_paid_for() {
 }
 
 #[test]
+fn a_chat_is_not_out_of_reach_for_longer_because_the_clock_was_set_back() {
+    let bench = Bench::start();
+    let one = bot(&bench);
+    one.session.mark_unreachable("7").expect("answers");
+    let key: Vec<String> = bench.ask(&format!("KEYS {NS}:rate:*:unreachable:7"));
+    bench.ask::<i64>(&format!("EXPIRE {} 14400", key[0]));
+    one.job_to_7(&bench, "a");
+    one.claim_unpaid("a");
+    let left: i64 = bench.ask(&format!("TTL {}", key[0]));
+    assert!((3500..=3600).contains(&left), "{left}");
+}
+
+#[test]
 fn a_job_that_is_paid_already_is_delivered_also_where_nobody_was_reached() {
     let bench = Bench::start();
     let one = bot(&bench);

@@ -304,6 +304,25 @@ pub fn clock_an_hour_back() -> Fault {
     }
 }
 
+/// It starts anew, and its clock is set back by three hours while nobody pulls: not all have written down again
+/// what they hold. There have to be several daemons.
+pub fn clock_set_back_while_all_settle() -> Fault {
+    Fault {
+        clock: true,
+        ..Fault::new("clock set back while all settle", |scene| {
+            scene.world.kill_redis();
+            scene.world.sandbox.redis.restart().unwrap();
+            scene.wait_answering();
+            eventually(
+                SOON,
+                || scene.world.redis::<usize>(&["EXISTS", "fal:settling"]),
+                |there| *there == 1,
+            );
+            scene.clock.as_ref().unwrap().set(-3 * 3600);
+        })
+    }
+}
+
 /// `FLUSHALL`.
 pub fn emptied() -> Fault {
     Fault {

@@ -1,4 +1,4 @@
-//! What ended in the last seconds, for a Redis that forgets it. Thousands of ends a second pass through
+//! What was let go of in the last seconds, for a Redis that forgets it: ends, and submits that may be paid. Thousands of ends a second pass through
 //! here and stay for seconds: as pieces of memory of their own they would be spread over the allocator,
 //! so they lie one behind the other in few large pieces, each of which is used again once all in it is old.
 
@@ -19,15 +19,40 @@ const CHUNK: usize = 64 << 10;
 /// What the lengths of one end's parts take at most, and its numbers.
 const HEADS: usize = 64;
 
+/// How a claim was closed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Closed {
+    /// The job ended.
+    Ended(EndState),
+    /// It waits for its next submit, and the one before may be paid.
+    Waits,
+}
+
+impl Closed {
+    const ALL: [Closed; 4] = [
+        Closed::Ended(EndState::Done),
+        Closed::Ended(EndState::Dead),
+        Closed::Ended(EndState::Cancelled),
+        Closed::Waits,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Closed::Ended(state) => state.as_str(),
+            Closed::Waits => "later",
+        }
+    }
+}
+
 /// One end, as it can be written down again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End<'a> {
     pub(super) id: &'a str,
     pub(super) token: &'a str,
     pub(super) seq: u32,
-    pub(super) state: EndState,
-    /// What the record had before: names and values in turn, packed. As they go over the wire they would take a
-    /// third more.
+    pub(super) closed: Closed,
+    /// What the record had before, or what is to be said of a job that waits: names and values in turn, packed. As
+    /// they go over the wire they would take a third more.
     pub(super) fields: &'a [u8],
     pub(super) patch: Args<'a>,
 }
@@ -43,7 +68,7 @@ impl<'a> End<'a> {
         for number in [after_ms, self.seq, self.patch.count() as u32] {
             to.add_bytes(&number.to_be_bytes());
         }
-        for text in [self.id, self.token, self.state.as_str()] {
+        for text in [self.id, self.token, self.closed.as_str()] {
             to.add(text);
         }
         to.add_bytes(self.fields);
@@ -55,13 +80,12 @@ impl<'a> End<'a> {
         let mut number = || Some(u32::from_be_bytes(from.bytes()?.try_into().ok()?));
         let (after_ms, seq, patch) = (number()?, number()?, number()? as usize);
         let mut text = || std::str::from_utf8(from.bytes()?).ok();
-        let (id, token, state) = (text()?, text()?, text()?);
-        let states = [EndState::Done, EndState::Dead, EndState::Cancelled];
+        let (id, token, closed) = (text()?, text()?, text()?);
         let end = End {
             id,
             token,
             seq,
-            state: *states.iter().find(|known| known.as_str() == state)?,
+            closed: *Closed::ALL.iter().find(|known| known.as_str() == closed)?,
             fields: from.bytes()?,
             patch: Args::new(from.bytes()?, patch),
         };
@@ -75,10 +99,10 @@ impl<'a> End<'a> {
         std::iter::from_fn(move || Some((text()?, text()?)))
     }
 
-    /// The request at fal that it ended with.
-    pub(super) fn request(&self) -> Option<&'a str> {
+    /// A field.
+    pub(super) fn field(&self, named: &str) -> Option<&'a str> {
         let mut fields = self.each_field();
-        fields.find_map(|(name, value)| (name == "request_id").then_some(value))
+        fields.find_map(|(name, value)| (name == named).then_some(value))
     }
 }
 
@@ -222,7 +246,7 @@ mod tests {
             id,
             token: "token",
             seq: 7,
-            state: EndState::Done,
+            closed: Closed::Ended(EndState::Done),
             fields: b"\xa4meta\xa1m",
             patch: Args::new(patch, 3),
         }
@@ -246,7 +270,7 @@ mod tests {
             ended.push(
                 &End {
                     seq: number as u32,
-                    state: [EndState::Done, EndState::Dead, EndState::Cancelled][number % 3],
+                    closed: Closed::ALL[number % 4],
                     fields: [b"\xa4meta\xa1m", paid.as_bytes()][number % 2],
                     ..end("a", patch)
                 },
@@ -258,12 +282,11 @@ mod tests {
         assert_eq!(ends.len(), patches.len());
         for (number, (end, patch)) in ends.iter().zip(&patches).enumerate() {
             assert_eq!((end.id, end.token, end.seq), ("a", "token", number as u32));
-            assert_eq!(end.request(), (number % 2 == 1).then_some("r1"));
+            assert_eq!(end.field("request_id"), (number % 2 == 1).then_some("r1"));
             let fields: Vec<_> = end.each_field().collect();
             let expected = [&[("meta", "m")][..], &[("meta", ""), ("request_id", "r1")]];
             assert_eq!(fields, expected[number % 2]);
-            let state = [EndState::Done, EndState::Dead, EndState::Cancelled][number % 3];
-            assert_eq!(end.state, state);
+            assert_eq!(end.closed, Closed::ALL[number % 4]);
             assert_eq!(end.patch.count(), 3);
             assert_eq!(end.patch.bytes(), patch);
         }

@@ -1,9 +1,15 @@
-//! After a Redis that forgot: what an instance holds, and what it ended in the last seconds, is written
-//! down again.
+//! After a Redis that forgot: what an instance holds, and what it ended or may have paid for in the last seconds,
+//! is written down again.
 
-use super::ended::End;
+use super::ended::{Closed, End};
 use super::pack::Pack;
+use super::wire::Args;
 use super::*;
+use crate::job::Charged;
+use crate::job::flight::Doubt;
+
+/// What is remembered of a job that waits, in the order in which `remind` takes it.
+const REMINDED: [&str; 6] = ["attempt", "charged", "doubt", "tried", "queued_at", "wait"];
 
 type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, bool, Known<'a>);
 
@@ -27,7 +33,8 @@ pub(crate) struct Remembered {
 }
 
 impl Store {
-    /// Of an end alone: a job that went to `later` may be anybody's by the time Redis forgets.
+    /// An end, or what a job that waits may have cost. Of one that has cost nothing there is nothing to say: it may be
+    /// anybody's by the time Redis forgets.
     pub(super) fn remember_closed(
         &self,
         flight: &Flight,
@@ -35,23 +42,42 @@ impl Store {
         write: &Write,
         call: &Call<'_>,
     ) {
-        let Write::End { state, .. } = write else {
-            return;
-        };
-        // The end itself says what became of the result.
-        let mut fields = Pack::with_capacity(512);
-        flight.each_field(|name, value| {
-            if name != "result" {
-                fields.pair(name, value);
+        let mut fields = Pack::default();
+        let (closed, patch) = match write {
+            Write::End { state, .. } => {
+                fields = Pack::with_capacity(512);
+                // The end itself says what became of the result.
+                flight.each_field(|name, value| {
+                    if name != "result" {
+                        fields.pair(name, value);
+                    }
+                });
+                (Closed::Ended(*state), call.patch_args())
             }
-        });
+            Write::Later { wait, .. }
+                if flight.doubt == Doubt::Submit || flight.charged != Charged::No =>
+            {
+                for (name, value) in REMINDED.iter().zip([
+                    flight.attempt.to_string().as_str(),
+                    flight.charged.as_str(),
+                    flight.doubt.word().unwrap_or_default(),
+                    flight.tried.as_str(),
+                    &flight.queued_at.0.to_string(),
+                    &wait.as_millis().to_string(),
+                ]) {
+                    fields.pair(name, value);
+                }
+                (Closed::Waits, Args::new(&[], 0))
+            }
+            Write::Later { .. } | Write::Save { .. } | Write::Submitted { .. } => return,
+        };
         let end = End {
             id: flight.id.as_str(),
             token: &flight.token.0,
             seq,
-            state: *state,
+            closed,
             fields: fields.as_bytes(),
-            patch: call.patch_args(),
+            patch,
         };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.push(&end, self.health.steady_now());
@@ -99,7 +125,8 @@ impl Session {
         Ok(lost)
     }
 
-    /// Writes down again what ended in the last seconds. It stays known: Redis may forget once more.
+    /// Writes down again what ended in the last seconds, and what may have been paid in a job that waits. It stays
+    /// known: Redis may forget once more.
     pub(super) fn reassert_ended(&self) -> Result<(), Denied> {
         let ended = &self.store.ended;
         let chunks = ended
@@ -108,7 +135,10 @@ impl Session {
             .chunks();
         let now = self.store.health.steady_now();
         for end in chunks.iter().flat_map(|chunk| chunk.ends(now)) {
-            self.reassert_closed(&end)?;
+            match end.closed {
+                Closed::Ended(state) => self.reassert_closed(&end, state)?,
+                Closed::Waits => self.remind(&end)?,
+            }
         }
         Ok(())
     }
@@ -144,7 +174,7 @@ impl Session {
     }
 
     /// The row before the last write (seq - 1), then that write itself, if Redis lost it.
-    pub(super) fn reassert_closed(&self, end: &End<'_>) -> Result<(), Denied> {
+    fn reassert_closed(&self, end: &End<'_>, state: EndState) -> Result<(), Denied> {
         let row = (
             end.id,
             end.token,
@@ -156,13 +186,27 @@ impl Session {
         let answers = self.reassert_rows(&[row])?;
         if answers.first().is_some_and(|answer| answer != "lost") {
             let token = Token(end.token.into());
-            let request = end.request().map(|request| RequestId(request.into()));
+            let request = end.field("request_id");
+            let request = request.map(|request| RequestId(request.into()));
             // A Redis that lost this has no mark of an unreachable chat either.
-            let end_of = (end.state, false);
+            let end_of = (state, false);
             let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end_of);
             call.cmd.packed_args(end.patch);
             self.word(&call)?;
         }
+        Ok(())
+    }
+
+    /// What a job that waits has cost, perhaps, where its record does not say so any more.
+    fn remind(&self, waits: &End<'_>) -> Result<(), Denied> {
+        let keys = &self.store.keys;
+        let names = [&*keys.job(waits.id), &keys.later];
+        let mut call = Call::new(&self.store.scripts.remind, &names).arg(waits.id);
+        for (_, value) in waits.each_field() {
+            call = call.arg(value);
+        }
+        let noted: u64 = read(self.script(&call.arg(FORMAT))?)?;
+        self.store.health.wrote_again(noted);
         Ok(())
     }
 }

@@ -129,6 +129,7 @@ scripts! {
     take_back: ["head", "tried", "turns", "window", "requeue", "take_back"],
     leave: ["head", "leave"],
     reassert: ["head", "tried", "turns", "window", "reassert"],
+    remind: ["head", "tried", "remind"],
     pause: ["head", "pause"],
     unpause: ["head", "unpause"],
     ask: ["head", "ask"],

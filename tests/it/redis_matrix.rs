@@ -12,9 +12,10 @@ use crate::support::load::{
 };
 use crate::support::redis_fault::{
     Fault, Said, Scene, after_s, clock_an_hour_ahead, clock_set_back_while_all_settle, emptied,
-    failed_over_late_after_an_end,
+    failed_over_after_a_submit_in_doubt, failed_over_late_after_an_end,
 };
 use crate::support::{Daemon, SOON, eventually, job};
+use fal_worker::sandbox::faults::{Fault as Answer, Rule};
 use std::time::{Duration, Instant};
 
 macro_rules! matrix {
@@ -71,6 +72,39 @@ fn what_ended_in_the_lost_tail_of_a_late_failover_is_not_sent_again() {
     assert_eq!(scene.world.sandbox.fal.totals().submits, 1);
     assert_eq!(daemon.stop(), Some(0));
     scene.world.assert_clean();
+}
+
+#[test]
+fn a_failover_that_forgets_a_submit_in_doubt_makes_no_second_payment_uncounted() {
+    let fault = failed_over_after_a_submit_in_doubt();
+    let mut scene = Scene::of(&fault);
+    let rule = Rule::first(1, "fal.submit", Answer::ResetAfterActing);
+    scene.world.sandbox.faults.add(rule);
+    let mut daemon = scene.world.daemon(&["--threads", "4"]);
+    let pause = [
+        "HSET",
+        "fal:paused",
+        "reason",
+        "a test",
+        "by",
+        "test",
+        "since",
+        "1",
+        "person",
+        "1",
+    ];
+    let _: usize = scene.world.redis(&pause);
+    scene.world.push(job("doubt").chat(7).json());
+    scene.world.wait_state("doubt", "queued");
+    strike(&mut scene, &fault);
+    assert_eq!(scene.world.record("doubt")["state"], "queued");
+    let _: usize = scene.world.redis(&["DEL", "fal:paused"]);
+    scene.world.wait_state("doubt", "done");
+    assert_eq!(scene.world.record("doubt")["attempt"], "2");
+    assert_eq!(scene.world.sandbox.fal.totals().submits, 2);
+    assert_eq!(scene.world.counted("resubmitted_after_unknown"), 1);
+    assert_eq!(daemon.logged("submitted again after unknown"), 1);
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 /// What `--shutdown-timeout` is here, and how much later the process may end: the last resort's half second

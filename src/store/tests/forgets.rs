@@ -2,6 +2,8 @@
 
 use super::requests::adopted_under_a_new_owner;
 use super::*;
+use crate::job::flight::Doubt;
+use std::collections::BTreeMap;
 
 // ---- a Redis that forgets
 
@@ -276,6 +278,105 @@ fn after_a_partial_rollback_the_owner_takes_his_job_out_of_the_queue() {
     assert_eq!(bench.state("b"), "done");
     assert!(two.claim(9).is_empty(), "nobody pays again");
     assert_eq!(one.end(&mut a, EndState::Done), Written::Ok);
+}
+
+/// A claim whose submit has an unknown outcome lets go of its job.
+fn waits_in_doubt(one: &Instance, flight: &mut Flight, attempt: u32) {
+    flight.attempt = attempt;
+    flight.charged = Charged::Unknown;
+    flight.doubt = Doubt::Submit;
+    let mut write = retrying(flight, Duration::from_secs(5));
+    if let Write::Later { patch, .. } = &mut write {
+        patch.del.retain(|name| *name != "doubt");
+        patch.set.push(("doubt", "submit".to_owned()));
+        patch.set.push(("charged", "unknown".to_owned()));
+    }
+    assert_eq!(one.write(flight, &write), Written::Ok);
+}
+
+#[test]
+fn a_submit_that_may_be_paid_is_not_forgotten_with_the_job_that_waits() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    bench.redis_eval("redis.call('RESTORE', 't:kept', 0, redis.call('DUMP', 't:job:a'))");
+    let mut flight = one.claim_one();
+    waits_in_doubt(&one, &mut flight, 1);
+    assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+    let known = bench.record("a");
+    // It comes back as nobody had claimed it yet.
+    bench.ask::<()>("RENAME t:kept t:job:a");
+    bench.ask::<i64>("ZREM t:later a");
+    bench.ask::<i64>("LPUSH t:ready:default a");
+    for repeated in [false, true] {
+        if repeated {
+            one.proxy.lose_an_answer();
+        }
+        assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+        for name in ["state", "attempt", "charged", "doubt", "queued_at", "model"] {
+            let now = bench.field("a", name);
+            assert_eq!(now.as_ref(), known.get(name), "{name}");
+        }
+        let due: i64 = bench.ask("ZSCORE t:later a");
+        assert_eq!(bench.field("a", "due_at"), Some(due.to_string()));
+        let wait = due - bench.now();
+        assert!((1000..=5000).contains(&wait), "{wait}");
+    }
+    assert_eq!(one.store.health.written_again(), 1);
+    // Where it still stands in its list nobody takes it before its time.
+    assert!(one.claim(1).is_empty());
+    bench.an_hour_passes();
+    assert_eq!(one.session.promote(9), Ok(1));
+    let again = one.claim_one();
+    assert_eq!((again.attempt, again.doubt), (1, Doubt::Submit));
+    assert_eq!(again.charged, Charged::Unknown);
+}
+
+#[test]
+fn what_is_remembered_of_a_job_that_waited_disturbs_nobody_who_knows_as_much() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    let ids = [
+        "claimed", "waits", "polls", "ended", "retried", "deleted", "line",
+    ];
+    fill(&bench, &one, &ids);
+    for mut flight in one.claim(ids.len()) {
+        waits_in_doubt(&one, &mut flight, 1);
+    }
+    let nothing_changes = |what: &str| {
+        let before = bench.dump();
+        assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+        assert_eq!(bench.dump(), before, "{what}");
+    };
+    nothing_changes("all of them wait");
+    bench.an_hour_passes();
+    assert_eq!(one.session.promote(9), Ok(ids.len()));
+    nothing_changes("none waits any longer");
+    let mut theirs: BTreeMap<_, _> = (two.claim(ids.len()).into_iter())
+        .map(|flight| (flight.id.to_string(), flight))
+        .collect();
+    let mut of = |id: &str| theirs.remove(id).expect("claimed");
+    waits_in_doubt(&two, &mut of("waits"), 2);
+    two.submitted(&mut of("polls"), "r1");
+    two.end(&mut of("ended"), EndState::Done);
+    for id in ["retried", "deleted"] {
+        two.end(&mut of(id), EndState::Dead);
+    }
+    // As if they had never been claimed; but of a life that nobody knew.
+    let retried = [JobId::new("retried").expect("an id")];
+    bench.view().retry(&retried, false).expect("retries");
+    assert_eq!(bench.field("retried", "attempt").as_deref(), Some("0"));
+    bench.ask::<()>("DEL t:job:deleted");
+    // One that came back as it was before, in somebody's hands.
+    bench.ask::<()>("HSET t:job:claimed attempt 0");
+    nothing_changes("each is somebody else's");
+
+    // What waits in the line of its user keeps its place there.
+    bench.ask::<()>("HSET t:job:line state waiting attempt 0 charged no");
+    bench.ask::<()>("HDEL t:job:line doubt worker phase");
+    assert_eq!(one.session.reassert(&[]), Ok(vec![]));
+    assert_eq!(bench.state("line"), "waiting");
+    assert_eq!(bench.field("line", "doubt").as_deref(), Some("submit"));
 }
 
 #[test]

@@ -261,6 +261,21 @@ pub fn failed_over_late_after_an_end() -> Fault {
     }
 }
 
+/// The replica knows the job `doubt` only as one that waits behind a pause; what is lost is its submit, whose answer
+/// was lost too, and that it waits for another one.
+pub fn failed_over_after_a_submit_in_doubt() -> Fault {
+    Fault {
+        name: "failed over after a submit in doubt",
+        begin: |scene| {
+            follow_no_more(scene);
+            let _: usize = scene.world.redis(&["DEL", "fal:paused"]);
+            scene.world.wait_state("doubt", "later");
+            scene.world.kill_redis();
+        },
+        ..failed_over_with_a_lost_tail()
+    }
+}
+
 /// The replica has all up to this moment, however busy the machine is, and nothing that comes after.
 fn follow_no_more(scene: &mut Scene) {
     let _: String = scene.world.redis(&["SET", "replicated", "1"]);

@@ -400,6 +400,15 @@ pub fn repaired(kind: &str, count: u64) {
     );
 }
 
+/// Another type lies under the key of a job that waited in `later`: it is looked for there no more.
+pub fn displaced(id: &str, key: &str) {
+    let hint = "what is left of the job is its entry, under spec in place of job";
+    warning(
+        "a job's record is gone, another type lies under its key",
+        &[("job", &id), ("key", &key), ("hint", &hint)],
+    );
+}
+
 /// `newer record left alone`: a job's record has a format that this version cannot read; said once.
 pub fn newer_record() {
     if COUNTERS.newer.fetch_add(1, Relaxed) == 0 {

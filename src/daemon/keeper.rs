@@ -58,6 +58,8 @@ pub(crate) struct Keeper {
     /// Id of the store, as far as it is known: first from a predecessor's file.
     store_id: Option<String>,
     registered: bool,
+    /// A beat and all that follows from it was done.
+    begun: bool,
     /// Since when beats follow each other without a gap: a full lease of it gives the right to judge.
     unbroken: Option<Instant>,
     last_beat: Option<(Instant, i64)>,
@@ -69,7 +71,8 @@ pub(crate) struct Keeper {
     tried_ms: u64,
     slow_due: Instant,
     audit_due: Instant,
-    audit_refused: bool,
+    /// Duties that Redis refused when they were last tried.
+    refused: HashSet<&'static str>,
     share_due: Instant,
     /// When the queues were last read for those who watch, and how far the walk over them is.
     queues_read: Option<Instant>,
@@ -116,6 +119,7 @@ impl Keeper {
             run: None,
             store_id,
             registered: false,
+            begun: false,
             unbroken: None,
             last_beat: None,
             suspect: None,
@@ -124,7 +128,7 @@ impl Keeper {
             tried_ms: Lease::clock_ms(),
             slow_due: Instant::now(),
             audit_due: Instant::now() + AUDIT_TICK,
-            audit_refused: false,
+            refused: HashSet::new(),
             share_due: Instant::now(),
             queues_read: None,
             walk: Walk::default(),
@@ -230,7 +234,8 @@ impl Keeper {
             health.set_forgot(false); // nothing is held yet
         }
         if health.forgot() {
-            self.reassert(beat.fresh)?;
+            let done = self.reassert(beat.fresh);
+            self.unless_refused("reassert", done)?;
         }
         if beat.fresh {
             // In a store that was emptied they are gone too.
@@ -242,10 +247,12 @@ impl Keeper {
         self.tell_pause(beat.paused);
         self.tell_away(beat.fresh)?;
         if beat.due {
-            self.session.promote(PROMOTED)?;
+            let done = self.session.promote(PROMOTED);
+            self.unless_refused("promote", done)?;
         }
         if beat.cancels {
-            self.heed_cancels()?;
+            let done = self.heed_cancels();
+            self.unless_refused("cancels", done)?;
         }
         // With each beat until a step has seen it: one that was under way parks its job when it ends.
         let open = self.tools.cancels.open(Instant::now());
@@ -253,20 +260,25 @@ impl Keeper {
             self.engine.scheduler.hurry(&open);
         }
         if beat.limits_changed {
-            self.apply_limits()?;
+            let done = self.apply_limits();
+            self.unless_refused("limits", done)?;
         }
         self.find_window(beat.finds_window)?;
-        self.compare_claims(beat.claims, crashed)?;
+        let done = self.compare_claims(beat.claims, crashed);
+        self.unless_refused("claims", done)?;
         if let Some((instance, at)) = &beat.oldest {
-            self.look_after(instance, *at)?;
+            let done = self.look_after(instance, *at);
+            self.unless_refused("takeover", done)?;
         }
         if self.audit_due <= Instant::now() {
             self.audit()?;
         }
         if self.slow_due <= Instant::now() {
             self.slow_due = Instant::now() + SLOW;
-            self.recover()?;
-            self.session.trim()?;
+            let done = self.recover();
+            self.unless_refused("recover", done)?;
+            let done = self.session.trim();
+            self.unless_refused("trim", done)?;
             // What one of them still moved goes back: soon for the newly dead, now and then for all, for a
             // crash loop makes thousands a day.
             self.sweeps = self.sweeps.wrapping_add(1);
@@ -276,20 +288,61 @@ impl Keeper {
                 Duration::from_secs(600)
             };
             if self.swept.is_empty() {
-                self.swept = self.session.gone(within)?;
+                let gone = self.session.gone(within);
+                self.swept = self.unless_refused("gone", gone)?.unwrap_or_default();
             }
         }
         self.sweep()?;
         self.read_queues()?;
-        self.share_paces()
+        self.share_paces()?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// What a duty brought, or `None` where Redis refused it: that is said once, until it goes well again, and the
+    /// beat goes on. One key that holds something else must not stop the duties behind it. But a right that is missing
+    /// from the first is a mistake in the configuration, and the start says so.
+    fn unless_refused<T>(
+        &mut self,
+        duty: &'static str,
+        done: Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        match done {
+            Ok(brought) => {
+                self.refused.remove(duty);
+                Ok(Some(brought))
+            }
+            Err(Fault::Refused(why)) if self.begun || !why.contains("NOPERM") => {
+                if self.refused.insert(duty) {
+                    let (key, holds) = self.in_the_way(&why).unzip();
+                    report::warning(
+                        "redis refuses a duty of the keeper",
+                        &[
+                            ("duty", &duty),
+                            ("reason", &why.as_str()),
+                            ("key", &key),
+                            ("holds", &holds),
+                        ],
+                    );
+                }
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A key of ours that holds something else, for the line about a refusal.
+    pub(super) fn in_the_way(&self, why: &str) -> Option<(String, String)> {
+        self.session.in_the_way(why)
     }
 
     /// Takes back what dead instances still held: for [`SWEEP`] at a time, so that no beat takes long.
     fn sweep(&mut self) -> Result<(), Fault> {
         let until = Instant::now() + SWEEP;
         while let Some(dead) = self.swept.last() {
-            self.session.take_back(dead)?;
-            self.swept.pop();
+            let done = self.session.take_back(dead);
+            self.swept.pop(); // and comes again with the next look, also where it was refused
+            self.unless_refused("sweep", done)?;
             if Instant::now() >= until {
                 break;
             }
@@ -465,27 +518,18 @@ impl Keeper {
     }
 
     /// A call a beat while a walk of the store is not complete, else one every few seconds. Nothing depends
-    /// on it: a refusal is said once and stops no beat.
+    /// on it.
     fn audit(&mut self) -> Result<(), Fault> {
         self.audit_due = Instant::now() + AUDIT_TICK;
-        match self.session.audit(self.tools.lease.length()) {
-            Ok(audit) => {
-                self.audit_refused = false;
-                // The beat that comes next after that, not the one behind it.
-                self.audit_due = Instant::now() + audit.wait.saturating_sub(self.pace() / 2);
-                for (kind, count) in &audit.repairs {
-                    report::repaired(kind, *count);
-                }
-                Ok(())
+        let done = self.session.audit(self.tools.lease.length());
+        if let Some(audit) = self.unless_refused("audit", done)? {
+            // The beat that comes next after that, not the one behind it.
+            self.audit_due = Instant::now() + audit.wait.saturating_sub(self.pace() / 2);
+            for (kind, count) in &audit.repairs {
+                report::repaired(kind, *count);
             }
-            Err(Fault::Refused(why)) => {
-                if !std::mem::replace(&mut self.audit_refused, true) {
-                    report::warning("redis refuses the audit", &[("reason", &why.as_str())]);
-                }
-                Ok(())
-            }
-            Err(away) => Err(away),
         }
+        Ok(())
     }
 
     /// At start: jobs of a predecessor whose process on this host is gone are taken at once.
@@ -758,15 +802,15 @@ impl Keeper {
             if self.strangers.contains(&token) {
                 let (gone, sentence) = match forgot {
                     true => (
-                        self.session.lost_sight_of(&id, &token)?,
+                        self.session.lost_sight_of(&id, &token),
                         "redis forgot what became of a job, it goes on in doubt",
                     ),
                     false => (
-                        self.session.disown(&id, &token)?,
+                        self.session.disown(&id, &token),
                         "a claim whose answer was lost goes back",
                     ),
                 };
-                if gone {
+                if self.unless_refused("stranger", gone)? == Some(true) {
                     report::warning(sentence, &[("job", &id.as_str())]);
                 }
             }

@@ -121,15 +121,25 @@ pub(super) fn keeper_thread(mut keeper: Keeper, ends: &Receiver<()>, look: &dyn 
     let mut status = StatusLine::new(Instant::now());
     let mut wait = keeper.pace();
     let mut pinged = Instant::now();
+    let refusals = Refusals::new("redis refused a beat", "redis takes beats again");
     loop {
         match ends.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return keeper.last_words(),
         }
         let beaten = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| keeper.once()));
-        wait = match beaten {
-            Ok(Ok(())) => keeper.pace(),
-            Ok(Err(_)) => Duration::from_millis(100),
+        wait = match &beaten {
+            Ok(Ok(())) => {
+                refusals.taken(At::Asking);
+                keeper.pace()
+            }
+            Ok(Err(fault)) => {
+                // A Redis that is away has its own line.
+                if let Fault::Refused(why) = fault {
+                    refusals.refused(why, At::Asking, || keeper.in_the_way(why));
+                }
+                Duration::from_millis(100)
+            }
             Err(_) => keeper.pace(),
         };
         if let Some(every) = watchdog

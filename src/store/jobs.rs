@@ -2,6 +2,7 @@
 //! and back or to its end. One method a script.
 
 use super::*;
+use crate::report;
 
 /// Fields that say how a life goes, and nothing once it is over: beside those that every end deletes.
 const OF_A_LIFE: [&str; 4] = ["due_at", "doubt", "tries", "inputs"];
@@ -368,18 +369,32 @@ impl Session {
         read(self.script(&call)?)
     }
 
-    /// Moves what is due to the ready lists.
+    /// Moves what is due to the ready lists; gives how many.
     pub(crate) fn promote(&self, most: usize) -> Result<usize, Fault> {
         let keys = &self.store.keys;
         let [resume, high, default, low] = &keys.ready;
-        let names = [keys.later.as_str(), &keys.bell, resume, high, default, low];
-        read(
-            self.script(
-                &Call::new(&self.store.scripts.promote, &names)
-                    .arg(&keys.namespace)
-                    .arg(most),
-            )?,
-        )
+        let names = [
+            keys.later.as_str(),
+            &keys.bell,
+            resume,
+            high,
+            default,
+            low,
+            &keys.stats,
+        ];
+        let call = Call::new(&self.store.scripts.promote, &names)
+            .arg(&keys.namespace)
+            .arg(most);
+        let mut answer = read::<Vec<Value>>(self.script(&call)?)?.into_iter();
+        let moved = read(answer.next().unwrap_or(Value::Nil))?;
+        let displaced = answer.map(read).collect::<Result<Vec<String>, _>>()?;
+        for id in &displaced {
+            report::displaced(id, &keys.job(id));
+        }
+        if !displaced.is_empty() {
+            report::repaired("displaced", displaced.len() as u64);
+        }
+        Ok(moved)
     }
 
     /// Ids and tokens that Redis says we hold.

@@ -9,6 +9,7 @@ mod bench;
 mod cancel;
 mod claim;
 mod cost;
+mod displaced;
 mod erase;
 mod fair;
 mod forgets;

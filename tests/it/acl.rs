@@ -54,7 +54,7 @@ fn sources(ending: &str) -> Vec<String> {
 /// Every command that the program sends, and every one that its scripts call.
 fn used() -> BTreeSet<String> {
     // Words that stand quoted in the scripts and are options or answers, not commands.
-    const OTHERS: [&str; 16] = [
+    const OTHERS: [&str; 17] = [
         "NX",
         "XX",
         "PX",
@@ -71,6 +71,7 @@ fn used() -> BTreeSet<String> {
         "KEEPTTL",
         "RANK",
         "OOM",
+        "WRONGTYPE",
     ];
     // Redis selects a database other than 0 by it.
     let mut used = BTreeSet::from(["select".to_owned()]);

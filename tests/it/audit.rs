@@ -268,7 +268,7 @@ fn a_full_redis_is_asked_for_no_repair_and_gets_it_when_it_has_room() {
     let since = last(&mut world);
     eventually(SOON, || last(&mut world), |at| *at > since + 6000.0);
     assert_eq!(repairs(&mut world), before);
-    assert_eq!(daemon.logged("refuses the audit"), 0);
+    assert_eq!(daemon.logged("redis refuses a duty"), 0);
     by_hand(&mut world, "CONFIG SET maxmemory 0");
     wait_mended(&mut world, &daemon, &[("later", 1)], TWO_TICKS);
 }

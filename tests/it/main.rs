@@ -16,6 +16,7 @@ mod crash_points;
 mod deadline;
 mod delete;
 mod delivery;
+mod displaced;
 mod echoes;
 mod emulator;
 mod fair;

@@ -12,8 +12,10 @@ local at, given = 3, 0
 for _ = 1, n do
   local id, token, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'priority', 'request_id', 'tried', 'user', 'at_fal')
-  if r[2] == token then
+  local r, is_other = fields_of(job, 'state', 'token', 'phase', 'priority', 'request_id', 'tried', 'user', 'at_fal')
+  if is_other and redis.call('HGET', KEYS[1], id) == token then
+    redis.call('HDEL', KEYS[1], id) -- there is nothing to give back
+  elseif r[2] == token then
     redis.call('HDEL', KEYS[1], id)
     if r[1] == 'running' then
       given = given + 1

@@ -35,7 +35,7 @@ if c[1] ~= c[2] and slots > 0 and (tonumber(c[2] or '') or 0) == 0 and c[14] ~= 
   -- claimed since has his already.
   local instance = instance_after(c[14] or '')
   for _, id in ipairs(instance and redis.call('HKEYS', ns .. ':claims:' .. instance) or {}) do
-    local r = redis.call('HMGET', ns .. ':job:' .. id, 'state', 'phase', 'user')
+    local r = fields_of(ns .. ':job:' .. id, 'state', 'phase', 'user')
     if r[1] == 'running' and r[3] and r[2] ~= 'telling' then take_slot(ns, r[3], id) end
   end
   redis.call('HSET', KEYS[1], 'taking', instance or 'all')
@@ -60,7 +60,7 @@ if c[3] ~= c[4] then
   local ids = redis.call('ZRANGE', KEYS[3], 0, most - 1)
   for _, id in ipairs(ids) do
     local job = ns .. ':job:' .. id
-    local r = redis.call('HMGET', job, 'state', 'deferred_at', 'user', 'priority', 'rated')
+    local r = fields_of(job, 'state', 'deferred_at', 'user', 'priority', 'rated')
     redis.call('ZREM', KEYS[3], id)
     if r[1] == 'later' and r[2] and r[3] then
       if r[5] then
@@ -99,7 +99,7 @@ if c[8] ~= c[9] or c[10] ~= c[11] then
   local last = c[12] == value and c[13] or ''
   local worker = instance_after(last)
   for _, id in ipairs(worker and redis.call('HKEYS', ns .. ':claims:' .. worker) or {}) do
-    local r = redis.call('HMGET', ns .. ':job:' .. id, 'state', 'phase', 'model', 'at_fal')
+    local r = fields_of(ns .. ':job:' .. id, 'state', 'phase', 'model', 'at_fal')
     if r[1] == 'running' and is_at_fal(r[2]) then enter_fal(ns, w, id, r[3], r[4]) end
   end
   if left <= 0 or worker then

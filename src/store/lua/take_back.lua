@@ -34,7 +34,7 @@ for _, claim in ipairs(claims) do
   local id, token = claim[1], claim[2]
   redis.call('HDEL', KEYS[1], id) -- allowed without memory; so is the rest, then
   local job = ns .. ':job:' .. id
-  local r = redis.call('HMGET', job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
+  local r = fields_of(job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
     'via', 'charged', 'crashes', 'crashes_from')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
   if r[1] == 'running' and r[2] == token then

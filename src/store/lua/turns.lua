@@ -15,6 +15,16 @@ local priorities = {'high', 'default', 'low'}
 -- The namespace of a record.
 local function namespace_of(job, id) return string.sub(job, 1, #job - #id - 5) end
 
+-- Fields of a record, in the order of their names; none, and true, where another type lies under its key. That is
+-- somebody's own doing, and concerns nobody else: a script that broke off there would leave what it had begun half
+-- done, and be called for it again and again.
+local function fields_of(job, ...)
+  local r = redis.pcall('HMGET', job, ...)
+  if not r.err then return r end
+  if not string.find(r.err, 'WRONGTYPE', 1, true) then return redis.call('HMGET', job, ...) end
+  return {}, true
+end
+
 -- What `config` says: slots of a user (0: any number), whether users take turns.
 local function turn_settings(ns)
   local c = redis.call('HMGET', ns .. ':config', 'user_concurrency', 'fair')
@@ -39,7 +49,7 @@ local function call_next(ns, p, user, front)
   while true do
     local id = redis.call('RPOP', line)
     if not id then return nil end
-    if redis.call('HGET', ns .. ':job:' .. id, 'state') == 'waiting' then
+    if fields_of(ns .. ':job:' .. id, 'state')[1] == 'waiting' then
       redis.call('HSET', ns .. ':job:' .. id, 'state', 'queued')
       redis.call(front and 'RPUSH' or 'LPUSH', ns .. ':ready:' .. p, id)
       redis.call('HSET', ns .. ':turns:' .. p, user, id)

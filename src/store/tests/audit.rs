@@ -10,7 +10,7 @@ fn tick(bench: &Bench, one: &Instance) -> BTreeMap<String, u64> {
     one.audit()
 }
 
-fn found(kinds: &[(&str, u64)]) -> BTreeMap<String, u64> {
+pub(super) fn found(kinds: &[(&str, u64)]) -> BTreeMap<String, u64> {
     let own = |(kind, count): &(&str, u64)| ((*kind).to_owned(), *count);
     kinds.iter().map(own).collect()
 }

@@ -464,6 +464,17 @@ pub fn raw_excerpt(entry: &[u8]) -> String {
 }
 
 impl Invalid {
+    /// What is no job for a reason beside its entry, which is in order.
+    pub fn beside(spec: &Spec, error: String) -> Invalid {
+        Invalid {
+            model: Some(spec.model.to_string()),
+            user: spec.user.clone(),
+            meta: spec.meta.clone(),
+            tell: spec.telegram.clone(),
+            ..Invalid::unreadable(error)
+        }
+    }
+
     fn unreadable(error: String) -> Invalid {
         Invalid {
             error: fields::clipped(error),

@@ -3,7 +3,7 @@
 
 use super::Worker;
 use crate::job::minutes::Ended;
-use crate::job::spec;
+use crate::job::spec::{self, Invalid};
 use crate::report;
 use crate::store::{Denied, Entry, Intake, made_id};
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ pub(crate) fn intake(worker: &Worker) -> Result<Intake, Denied> {
 /// Takes in what lies at the right end of `taken`, oldest first.
 pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denied> {
     let now = worker.tools.store.now();
-    let entries: Vec<Entry> = raws
+    let mut entries: Vec<Entry> = raws
         .into_iter()
         .map(|raw| {
             let verdict = spec::parse(&raw, Some(now));
@@ -39,7 +39,13 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
             }
         })
         .collect();
-    let done = worker.session.intake(&entries, &worker.tools.defaults)?;
+    let mut done = worker.session.intake(&entries, &worker.tools.defaults)?;
+    if !done.displaced.is_empty() {
+        for &at in &done.displaced {
+            displace(&mut entries[at], worker);
+        }
+        done = worker.session.intake(&entries, &worker.tools.defaults)?;
+    }
     for (entry, mark) in entries.iter().zip(done.marks.chars()) {
         match (&entry.verdict, mark) {
             // Who has a chat is told first: the line comes with the end of that.
@@ -54,4 +60,15 @@ pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denie
         }
     }
     Ok(done)
+}
+
+/// Something that is no record lies under the key of this entry's. It is somebody's, so it stays, and the entry becomes
+/// a dead letter under another id.
+fn displace(entry: &mut Entry, worker: &Worker) {
+    if let Ok(spec) = &entry.verdict {
+        let key = worker.tools.store.keys.job(entry.id.as_str());
+        let error = format!("id: expected a record or nothing under {key}, found another type");
+        entry.verdict = Err(Box::new(Invalid::beside(spec, error)));
+    }
+    entry.id = made_id();
 }

@@ -130,6 +130,12 @@ impl Session {
                 dead,
                 duplicates,
                 marks,
+                displaced: Vec::new(),
+            }),
+            "displaced" => Ok(Intake {
+                left: 1,
+                displaced: marks.match_indices('x').map(|(at, _)| at).collect(),
+                ..Intake::default()
             }),
             "buried" => Err(Denied::Buried),
             "unregistered" => Err(Denied::Unregistered),

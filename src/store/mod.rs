@@ -303,6 +303,9 @@ pub(crate) struct Intake {
     pub(crate) duplicates: u64,
     /// A letter an entry: m made, d dead, t dead once its user is told, u duplicate.
     pub(crate) marks: String,
+    /// Entries, by their place, whose records would lie where something else does. Then nothing was done: they need
+    /// other ids first.
+    pub(crate) displaced: Vec<usize>,
 }
 
 /// One parsed entry.

@@ -112,3 +112,49 @@ fn a_beat_that_redis_refuses_is_told_of_once_and_so_is_its_end() {
     daemon.wait_log("redis takes beats again after_s=");
     assert_eq!(daemon.logged("redis refused a beat"), 1, "{log}");
 }
+
+#[test]
+fn an_entry_whose_record_would_lie_under_a_foreign_key_is_a_dead_letter_and_stops_nobody() {
+    let mut world = World::new();
+    world.not_audited(WHY);
+    let _: String = world.redis(&["SET", "fal:job:bad", "mine"]);
+    let entries = ["g1", "g2", "bad", "bad", "g3"].map(|id| job(id).chat(7).json());
+    // All of them are there before anybody looks: one batch.
+    world.push_all(&entries);
+    let daemon = world.daemon(&["--threads", "2"]);
+    for id in ["g1", "g2", "g3"] {
+        world.wait_state(id, "done");
+    }
+    let failed = |world: &mut World| {
+        let mut events = world.events();
+        events.retain(|event| event["event"] == "failed");
+        events
+    };
+    let failed = eventually(SOON, || failed(&mut world), |failed| failed.len() == 2);
+    for event in &failed {
+        assert_eq!(event["kind"], "invalid_job");
+        assert_eq!(
+            event["error"],
+            "id: expected a record or nothing under fal:job:bad, found another type"
+        );
+        let id = event["job"].clone();
+        assert!(id.starts_with("j-"), "{id}");
+        let record = world.record(&id);
+        assert!(record["raw"].contains("prompt of bad."), "{record:?}");
+        assert_eq!(
+            (record["state"].as_str(), record["user"].as_str()),
+            ("dead", "7")
+        );
+    }
+    let left: String = world.redis(&["GET", "fal:job:bad"]);
+    assert_eq!(left, "mine");
+    assert_eq!(world.events_of("g2").len(), world.events_of("g1").len());
+    assert!(
+        world
+            .events()
+            .iter()
+            .all(|event| event["event"] != "duplicate")
+    );
+    assert_eq!(daemon.logged("redis refused"), 0, "{}", daemon.log_text());
+    world.assert_clean();
+}

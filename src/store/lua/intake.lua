@@ -11,7 +11,8 @@
 -- MAKES  records and specs of the ids, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
---        unregistered, mismatch
+--        unregistered, mismatch, displaced (nothing was done: another type lies under the keys of the records that
+--        are marked x, so those entries need other ids)
 -- CALLER Session::intake
 local ns, batch, n, format = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_dead, max_wait = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -25,6 +26,22 @@ for i = 1, n do
   if have[n - i + 1] ~= ARGV[5 + 2 * i] then return {'mismatch', 0, 0, 0, 0, ''} end
 end
 
+-- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch. It comes
+-- before the first write: where a record cannot be read, none of the others may be half made.
+local rows, all, seen, looked = {}, {}, {}, {}
+for i = 1, n do
+  rows[i] = {cmsgpack.unpack(ARGV[6 + 2 * i])}
+  all[i] = ns .. ':job:' .. rows[i][1]
+end
+if redis.call('EXISTS', unpack(all)) > 0 then
+  local others, any = {}, false
+  for i = 1, n do
+    local r, is_other = fields_of(all[i], 'state', 'kind', 'worker', 'phase')
+    looked[i], others[i], any = r, is_other and 'x' or '-', any or is_other
+  end
+  if any then return {'displaced', 0, 0, 0, 0, table.concat(others)} end
+end
+
 look_at_events(KEYS[3])
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
 redis.call('HSET', KEYS[2], 'batch', batch)
@@ -33,13 +50,6 @@ local made, dead, duplicates, marks = 0, 0, 0, {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
 local resume = {'LPUSH', KEYS[5]}
 local until_then = string.format('%d', now + max_wait)
--- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch.
-local rows, all, seen = {}, {}, {}
-for i = 1, n do
-  rows[i] = {cmsgpack.unpack(ARGV[6 + 2 * i])}
-  all[i] = ns .. ':job:' .. rows[i][1]
-end
-local some_are_known = redis.call('EXISTS', unpack(all)) > 0
 
 -- Who has a turn already, as far as this batch knows, and what goes into the lines: of each priority that comes.
 local _, fair = turn_settings(ns)
@@ -78,8 +88,8 @@ for i = 1, n do
   local raw = ARGV[5 + 2 * i]
   local id, user, priority, verdict, not_before, expires_at, tell, who, fields = unpack(rows[i])
   local job = all[i]
-  local known = {}
-  if some_are_known or seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end
+  local known = looked[i] or {}
+  if seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end
   seen[id] = true
   local replaces = verdict == 'job' and known[2] == 'invalid_job'
     and (known[1] == 'dead' or known[4] == 'telling')

@@ -61,6 +61,30 @@ fn what_is_due_is_moved_whole_beside_an_id_whose_record_is_none_and_that_one_is_
 }
 
 #[test]
+fn a_batch_with_an_id_whose_record_is_none_is_left_whole_and_says_which_it_is() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["known"]);
+    displace(&bench, "x");
+    for id in ["a", "known", "x", "b", "x"] {
+        bench.push(&job(id, ""));
+    }
+    let mut entries = one.entries();
+    let before = bench.dump();
+    for _ in 0..2 {
+        let done = one.session.intake(&entries, &DEFAULTS).expect("answers");
+        assert_eq!((done.displaced, done.left, done.made), (vec![2, 4], 1, 0));
+        assert_eq!(bench.dump(), before);
+    }
+    entries[2].id = made_id();
+    entries[4].id = made_id();
+    let done = one.session.intake(&entries, &DEFAULTS).expect("answers");
+    assert_eq!((done.marks.as_str(), done.left), ("mummm", 0));
+    assert_eq!(bench.events_of("known"), ["queued", "duplicate"]);
+    assert_eq!(bench.ask::<String>(&format!("GET {NS}:job:x")), "mine");
+}
+
+#[test]
 fn a_ready_list_that_is_none_refuses_what_is_due_before_anything_has_moved() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -11,6 +11,7 @@ use std::fmt;
 
 /// Files of one job at most.
 const MAX_FILES: usize = 10;
+const RULE: &str = "at most 10 files a job";
 const MAX_NAME: usize = 64;
 const MAX_ID: usize = 256;
 
@@ -34,6 +35,11 @@ impl InputFiles {
         let Some(pairs) = pairs(raw.get()) else {
             return field.refused("an object");
         };
+        // Before any search: of each member a search goes through the whole input, and there may be as many of them as
+        // an entry has room for. Each has a file or more, or is refused.
+        if pairs.len() > MAX_FILES {
+            return field.wrong(RULE, "more than 10");
+        }
         let taken = match pairs.is_empty() {
             true => Vec::new(),
             false => self::pairs(input.get()).unwrap_or_default(),
@@ -85,7 +91,7 @@ impl InputFiles {
         let files = InputFiles(members);
         match files.len() {
             0..=MAX_FILES => Ok(files),
-            many => field.wrong("at most 10 files a job", &many.to_string()),
+            many => field.wrong(RULE, &many.to_string()),
         }
     }
 

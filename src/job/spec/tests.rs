@@ -172,6 +172,72 @@ fn files_of_the_input_are_read_in_their_order() {
     }
 }
 
+/// Each of them may be a whole entry: whatever it is made of, it is read at a pace of its own length.
+#[test]
+fn no_entry_of_a_mebibyte_takes_long_to_read() {
+    let many = |length: usize, piece: &dyn Fn(usize) -> String| -> String {
+        let (mut out, mut number) = (String::new(), 0);
+        while out.len() < length {
+            let comma = if number == 0 { "" } else { "," };
+            out.push_str(&format!("{comma}{}", piece(number)));
+            number += 1;
+        }
+        out
+    };
+    let (half, most) = (MAX_ENTRY / 2 - 200, MAX_ENTRY - 400);
+    let file = |number: usize| format!(r#""m{number:x}":"x""#);
+    let entries = [
+        // Members to be filled, and as many that are there.
+        format!(
+            r#""input":{{{}}},"input_files":{{{}}}"#,
+            many(half, &|number| format!(r#""i{number:x}":0"#)),
+            many(half, &file)
+        ),
+        format!(
+            r#""input":{{{}}},"input_files":{{{}}}"#,
+            many(most, &|number| format!(r#""\u0069{number:x}":0"#)),
+            many(20, &file)
+        ),
+        format!(
+            r#""input":{{}},"input_files":{{"a":[{}]}}"#,
+            many(most, &|_| r#""x""#.to_owned())
+        ),
+        // Keys of the entry that are unknown, escaped, and given again and again.
+        format!(r#""input":{{}},{}"#, many(most, &file)),
+        format!(
+            r#""input":{{}},{}"#,
+            many(most, &|_| r#""\u006det":0"#.to_owned())
+        ),
+        format!(
+            r#""input":{{}},{}"#,
+            many(most, &|_| r#""meta":0"#.to_owned())
+        ),
+        format!(
+            r#""input":{{}},"telegram":{{"chat_id":7,{}}}"#,
+            many(most, &|_| r#""caption":"x""#.to_owned())
+        ),
+        format!(
+            r#""input":{{"a":{}{}}}"#,
+            "[".repeat(half),
+            "]".repeat(half)
+        ),
+    ];
+    for entry in entries {
+        let entry = format!(r#"{{"model":"a/b",{entry}}}"#);
+        let start = &entry[..80];
+        assert!(
+            (MAX_ENTRY - 500..=MAX_ENTRY).contains(&entry.len()),
+            "{start}: {}",
+            entry.len()
+        );
+        let began = std::time::Instant::now();
+        let _ = parse(entry.as_bytes(), None);
+        let took = began.elapsed();
+        println!("{took:?} {start}");
+        assert!(took < std::time::Duration::from_secs(2), "{took:?} {start}");
+    }
+}
+
 #[test]
 fn the_keyboard_of_a_status_message_is_kept_apart_from_the_results() {
     let spec = good(
@@ -329,6 +395,12 @@ fn errors_say_what_was_expected_and_what_was_found() {
                 r#"{{{model},"input":{{}},"input_files":{{"a":["x","x","x","x","x","x"],"b":["x","x","x","x","x"]}}}}"#
             ),
             "input_files: expected at most 10 files a job, found 11",
+        ),
+        (
+            format!(
+                r#"{{{model},"input":{{}},"input_files":{{"a":"x","b":"x","c":"x","d":"x","e":"x","f":"x","g":"x","h":"x","i":"x","j":"x","k":"x"}}}}"#
+            ),
+            "input_files: expected at most 10 files a job, found more than 10",
         ),
         (
             format!(r#"{{{model},"input":{{}},"telegram":{{"chat_id":1,"chat_id":1}}}}"#),

@@ -883,6 +883,32 @@ fn a_record_of_zero_keeping_leaves_the_bare_id_so_that_a_repeat_stays_a_duplicat
 }
 
 #[test]
+fn a_record_that_is_kept_for_a_moment_leaves_its_id_so_that_a_repeat_stays_a_duplicate() {
+    let mut world = World::new();
+    let _daemon = world.daemon(&["--threads", "2", "--keep-done", "1s"]);
+    world.push(job("brief").json());
+    eventually(
+        SOON,
+        || world.events_of("brief"),
+        |events| names(events).last() == Some(&"done"),
+    );
+    eventually(
+        SOON,
+        || world.redis::<u64>(&["EXISTS", "fal:job:brief"]),
+        |there| *there == 0,
+    );
+    world.push(job("brief").json());
+    let events = eventually(
+        SOON,
+        || world.events_of("brief"),
+        |events| names(events).last() != Some(&"done"),
+    );
+    assert_eq!(names(&events).last(), Some(&"duplicate"));
+    assert_eq!(submits_of(&world, "brief"), 1);
+    world.assert_clean();
+}
+
+#[test]
 fn a_job_that_grows_too_old_after_a_submit_of_unknown_outcome_may_have_been_paid() {
     let (mut world, _daemon) = World::running();
     world

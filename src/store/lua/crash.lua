@@ -6,7 +6,7 @@
 -- ARGV   1 id   2 token   3 wait before a new submit, ms   4 crash limit (0: it is no crash, but Redis forgot what
 --        the owner wrote, and he knows no more of the job)   5 keep of dead ones, seconds
 -- GIVES  {word, crashes}; word: ok, stale
--- MAKES  turns and slots of the user, places at fal (same slot on a cluster)
+-- MAKES  turns and slots of the user, places at fal, its id and the sign of such ids (same slot on a cluster)
 -- CALLER Session::broke_off
 local id = ARGV[1]
 local r = redis.call('HMGET', KEYS[1], 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',

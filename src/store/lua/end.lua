@@ -3,8 +3,8 @@
 -- ARGV   as in owned; 1: token, seq, request id that the owner knows ('' none), events, id, state (done, dead,
 --        cancelled), keep in seconds (0: the bare id only), claims of the instance, dead, spec, large result, start of
 --        the names of unreachable chats ('' none)
--- MAKES  events, claims, dead, spec, large result, the name of its chat, turns and slots of the user, places at fal
---        (same slot on a cluster)
+-- MAKES  events, claims, dead, spec, large result, the name of its chat, turns and slots of the user, places at fal,
+--        its id and the sign of such ids (same slot on a cluster)
 -- GIVES  {word, request id of the record or '', now}; word: ok, stale, gone, adopted (see owned); where it is ok
 --        mostly now alone: a list costs both sides several times as much
 -- CALLER Session::prepare_end
@@ -27,7 +27,7 @@ if marks ~= '' and chat and not reached then
   reached = said[1] == 'yes' and said[2] ~= 'chat_unreachable'
 end
 local mark = reached and marks .. ':' .. chat or nil
-if keep > 0 and state ~= 'dead' and not slot and not at_fal then
+if keep >= 86400 and state ~= 'dead' and not slot and not at_fal then
   if mark then redis.call('DEL', spec, result, mark) else redis.call('DEL', spec, result) end
   redis.call('EXPIRE', job, keep)
   return now

@@ -1,5 +1,14 @@
 -- finish: shared by the scripts that end a job's life (end, crash).
 
+-- A record that goes before a day is over leaves its id, as one that is not kept at all does: a repeated LPUSH must
+-- stay a duplicate. In a key of its own, which goes by itself; that there are any is told by another one.
+local function keep_id(record, id, state)
+  if redis.call('HGET', record, 'kind') == 'invalid_job' then return end
+  local ns = string.sub(record, 1, -#id - 6) -- without `:job:<id>`
+  redis.call('SET', ns .. ':id:' .. id, state, 'EX', 86400)
+  redis.call('SET', ns .. ':ids', '1', 'EX', 86400)
+end
+
 -- Lets the keys of an ended job go. Keys by name in `k`: record, dead, spec, result, and perhaps one more that is to
 -- go (`mark`); `keep`: seconds, 0 for the bare id only. Token and seq stay, so that a repeat of the end is known as
 -- one.
@@ -13,6 +22,7 @@ local function let_go(k, id, state, keep, now)
   end
   redis.call(unpack(gone))
   if keep > 0 then
+    if keep < 86400 then keep_id(k.record, id, state) end
     redis.call('EXPIRE', k.record, keep)
     return
   end

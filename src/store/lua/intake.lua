@@ -8,7 +8,7 @@
 --        then n times 2: raw entry, and packed (see owned): id, user, priority (of a bad one: its error), verdict ('job',
 --        'bad'), not_before ms, expires_at ms, whom to tell of a bad one ('' for none), whose events they are and what
 --        its record says besides: pairs of field and value, packed once more
--- MAKES  records and specs of the ids, lines and turns of their users (same slot on a cluster)
+-- MAKES  records and specs of the ids, ids without records, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
 --        unregistered, mismatch, displaced (nothing was done: another type lies under the keys of the records that
@@ -33,7 +33,11 @@ for i = 1, n do
   rows[i] = {cmsgpack.unpack(ARGV[6 + 2 * i])}
   all[i] = ns .. ':job:' .. rows[i][1]
 end
+-- And of those whose record was kept for less than a day (see finish) a sign says whether there are any.
+all[n + 1] = ns .. ':ids'
+local some_are_gone = false
 if redis.call('EXISTS', unpack(all)) > 0 then
+  some_are_gone = redis.call('EXISTS', all[n + 1]) == 1
   local others, any = {}, false
   for i = 1, n do
     local r, is_other = fields_of(all[i], 'state', 'kind', 'worker', 'phase')
@@ -90,6 +94,7 @@ for i = 1, n do
   local job = all[i]
   local known = looked[i] or {}
   if seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end
+  if some_are_gone and not known[1] then known = {redis.call('GET', ns .. ':id:' .. id)} end
   seen[id] = true
   local replaces = verdict == 'job' and known[2] == 'invalid_job'
     and (known[1] == 'dead' or known[4] == 'telling')

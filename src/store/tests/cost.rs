@@ -101,7 +101,9 @@ fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
     let counted = std::env::var("FAL_WORKER_TEST_COUNTED").ok();
     let jobs = (counted.as_deref()).map_or(400, |jobs| jobs.parse().expect("a number"));
     let bench = Bench::start_with(crate::sandbox::redis::RedisOptions::default());
-    let one = bench.instance();
+    // As long as by default.
+    let done = Duration::from_secs(86400);
+    let one = bench.instance_keeping(Keep { done, ..KEEP });
     one.store.set_bot("1:secret");
     for n in 0..jobs {
         let text = format!(

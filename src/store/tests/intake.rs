@@ -233,6 +233,10 @@ fn a_valid_job_takes_the_place_of_an_invalid_one_also_when_only_the_bare_id_is_l
         assert_eq!(bench.ttl("job:x"), if keep == 0 { 86400 } else { 7200 });
         bench.push(&bad);
         assert_eq!(one.intake().duplicates, 1);
+        if keep > 0 {
+            // Nor does its id outlive the record.
+            assert_eq!(bench.ask::<u64>("EXISTS t:id:x"), 0);
+        }
         bench.push(&job("x", ""));
         assert_eq!(one.intake().made, 1, "{keep}{chat}");
         assert_eq!(

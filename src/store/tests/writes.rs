@@ -149,6 +149,50 @@ fn a_write_with_an_old_token_or_number_changes_nothing() {
 }
 
 #[test]
+fn an_id_is_used_once_however_short_its_record_is_kept() {
+    let short = |done: u64, dead: u64| Keep {
+        done: Duration::from_secs(done),
+        dead: Duration::from_secs(dead),
+        ..KEEP
+    };
+    let states = [EndState::Done, EndState::Cancelled, EndState::Dead];
+    for state in states {
+        let bench = Bench::start();
+        let one = bench.instance_keeping(short(3600, 7200));
+        fill(&bench, &one, &["a"]);
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r");
+        assert_eq!(one.end(&mut flight, state), Written::Ok);
+        assert_eq!((bench.ttl("id:a"), bench.ttl("ids")), (86400, 86400));
+        // Its time is over, also for the list of the dead.
+        bench.ask::<()>("DEL t:job:a t:spec:a t:dead");
+        bench.push(&job("b", ""));
+        bench.push(&job("a", ""));
+        let taken = one.intake();
+        assert_eq!((taken.made, taken.duplicates), (1, 1), "{state:?}");
+        let (_, told) = bench.events().pop().expect("an event");
+        let said = |name: &str| told.get(name).map(String::as_str);
+        assert_eq!(said("event"), Some("duplicate"));
+        assert_eq!(
+            (said("job"), said("state")),
+            (Some("a"), Some(state.as_str()))
+        );
+        assert!(bench.record("a").is_empty());
+    }
+    // Where records stay for a day or not at all nothing more is written.
+    for keep in [short(86400, 86400), short(0, 0)] {
+        for state in states {
+            let bench = Bench::start();
+            let one = bench.instance_keeping(keep);
+            fill(&bench, &one, &["a"]);
+            let mut flight = one.claim_one();
+            assert_eq!(one.end(&mut flight, state), Written::Ok);
+            assert_eq!((bench.ttl("id:a"), bench.ttl("ids")), (-2, -2));
+        }
+    }
+}
+
+#[test]
 fn ends_keep_what_the_contract_says() {
     let zero = Keep {
         done: Duration::ZERO,

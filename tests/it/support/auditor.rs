@@ -20,10 +20,11 @@ return out";
 
 const LISTS: [&str; 4] = ["resume", "high", "default", "low"];
 /// Keys that a store may hold, by what follows the namespace.
-const WORDS: [&str; 29] = [
+const WORDS: [&str; 31] = [
     "inbox", "taken", "ready", "bell", "spec", "result", "later", "workers", "worker", "claims",
     "cancels", "dead", "stats", "models", "paused", "store", "run", "settling", "rate", "events",
-    "job", "gone", "waiting", "turns", "waiters", "user", "config", "window", "minute",
+    "job", "gone", "waiting", "turns", "waiters", "user", "config", "window", "minute", "id",
+    "ids",
 ];
 /// As above: upkeep's own notes.
 const UPKEEP: [&str; 4] = ["audit", "suspects", "told", "upload"];

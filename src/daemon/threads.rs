@@ -37,7 +37,7 @@ pub(super) fn intake_thread(
         let entry = heard.take();
         let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match entry {
             // Nothing else lay in `taken`, or the fence of the batch says so.
-            Some(entry) => steps::intake::batch(&worker, vec![entry]),
+            Some(entry) => steps::intake::batch(&worker, vec![entry.into()]),
             None => steps::intake::intake(&worker),
         }));
         match &taken {

@@ -25,10 +25,13 @@ use std::sync::Arc;
 
 /// Largest entry, bytes.
 pub const MAX_ENTRY: usize = 1 << 20;
-/// An entry above this is not even searched for an id and a chat.
-const MAX_SALVAGE: usize = 16 << 20;
+/// An entry above this is not even searched for an id and a chat (unread.lua says the same).
+pub const MAX_SALVAGE: usize = 16 << 20;
 /// Most of a bad entry that is kept, bytes.
 const MAX_EXCERPT: usize = 4 << 10;
+/// So much of an entry is enough for [`raw_excerpt`]: a replacement is never shorter than what it stands for, and a
+/// character that this cuts lies behind the end of the excerpt.
+pub const EXCERPT_OF: usize = MAX_EXCERPT + 4;
 const MAX_META: usize = 4 << 10;
 const MAX_MARKUP: usize = 16 << 10;
 const MAX_DEPTH: usize = 128;
@@ -431,14 +434,7 @@ pub fn ignored(entry: &[u8]) -> Vec<String> {
 /// Parses one inbox entry. `now`: of Redis's clock, for how far ahead times may lie; `None` skips
 /// that (an entry read again later must not fail because time went on).
 pub fn parse(entry: &[u8], now: Option<UnixMs>) -> Result<Spec, Box<Invalid>> {
-    let fields = match read(entry) {
-        Ok(fields) => fields,
-        Err(found) => {
-            let error =
-                format!("(entry): expected one JSON object of at most 1 MiB, found {found}");
-            return Err(Box::new(Invalid::unreadable(error)));
-        }
-    };
+    let fields = read(entry).map_err(|found| Box::new(Invalid::no_object(&found)))?;
     if entry.len() > MAX_ENTRY {
         let error = format!(
             "(entry): expected at most 1 MiB, found {} bytes",
@@ -452,9 +448,7 @@ pub fn parse(entry: &[u8], now: Option<UnixMs>) -> Result<Spec, Box<Invalid>> {
 /// What a dead letter keeps of a bad entry: at most 4 KiB, broken UTF-8 replaced, cut between
 /// characters.
 pub fn raw_excerpt(entry: &[u8]) -> String {
-    // A replacement is never shorter than what it stands for, so this much input is always enough,
-    // and a character that this slice cuts lies behind the end of the excerpt.
-    let mut text = String::from_utf8_lossy(&entry[..entry.len().min(MAX_EXCERPT + 4)]).into_owned();
+    let mut text = String::from_utf8_lossy(&entry[..entry.len().min(EXCERPT_OF)]).into_owned();
     let mut end = text.len().min(MAX_EXCERPT);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -473,6 +467,16 @@ impl Invalid {
             tell: spec.telegram.clone(),
             ..Invalid::unreadable(error)
         }
+    }
+
+    /// An entry of more than [`MAX_SALVAGE`] bytes, which nobody needs to see.
+    pub fn huge(bytes: u64) -> Invalid {
+        Invalid::no_object(&format!("{bytes} bytes"))
+    }
+
+    fn no_object(found: &str) -> Invalid {
+        let rule = "one JSON object of at most 1 MiB";
+        Invalid::unreadable(format!("(entry): expected {rule}, found {found}"))
     }
 
     fn unreadable(error: String) -> Invalid {

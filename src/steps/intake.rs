@@ -5,7 +5,7 @@ use super::Worker;
 use crate::job::minutes::Ended;
 use crate::job::spec::{self, Invalid};
 use crate::report;
-use crate::store::{Denied, Entry, Intake, made_id};
+use crate::store::{Denied, Entry, Intake, Taken, made_id};
 use std::sync::atomic::Ordering;
 
 /// Entries of one batch at most, and bytes.
@@ -14,26 +14,30 @@ const BYTES: usize = 1 << 20;
 
 /// Takes one batch in, if there is any. Called again while `left` of the answer is not nothing.
 pub(crate) fn intake(worker: &Worker) -> Result<Intake, Denied> {
-    let raws = worker.session.take(ENTRIES, BYTES)?;
-    if raws.is_empty() {
+    let taken = worker.session.take(ENTRIES, BYTES)?;
+    if taken.is_empty() {
         return Ok(Intake::default());
     }
-    batch(worker, raws)
+    batch(worker, taken)
 }
 
 /// Takes in what lies at the right end of `taken`, oldest first.
-pub(crate) fn batch(worker: &Worker, raws: Vec<Vec<u8>>) -> Result<Intake, Denied> {
+pub(crate) fn batch(worker: &Worker, taken: Vec<Taken>) -> Result<Intake, Denied> {
     let now = worker.tools.store.now();
-    let mut entries: Vec<Entry> = raws
+    let mut entries: Vec<Entry> = taken
         .into_iter()
-        .map(|raw| {
-            let verdict = spec::parse(&raw, Some(now));
+        .map(|Taken { raw, cut }| {
+            let verdict = match &cut {
+                Some(cut) => Err(Box::new(Invalid::huge(cut.length))),
+                None => spec::parse(&raw, Some(now)),
+            };
             let id = match &verdict {
                 Ok(spec) => spec.id.clone(),
                 Err(invalid) => invalid.id.clone(),
             };
             Entry {
                 raw,
+                cut,
                 id: id.unwrap_or_else(made_id),
                 verdict,
             }

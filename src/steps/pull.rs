@@ -4,6 +4,7 @@
 use super::Worker;
 use crate::job::flight::Flight;
 use crate::job::pattern::first_match;
+use crate::job::spec::MAX_SALVAGE;
 use crate::report;
 use crate::store::{Denied, Fault, Store, link};
 use redis::Connection;
@@ -46,7 +47,9 @@ impl Blocker {
         Ok(answer.map_or(Ring::None, |_| Ring::Came))
     }
 
-    /// Waits for an inbox entry, moves it to `taken` of this instance and gives it.
+    /// Waits for an inbox entry, moves it to `taken` of this instance and gives it, but for a huge one: `take`, which
+    /// comes next, gives the beginning of that. It has come whole this once: no blocking call moves an entry without
+    /// giving it, too.
     pub(crate) fn hear_inbox(
         &mut self,
         store: &Store,
@@ -58,7 +61,15 @@ impl Blocker {
         cmd.arg(&store.keys.inbox)
             .arg(taken)
             .arg(seconds(block.min(self.longest)));
-        self.block(store, &cmd, woken)
+        let entry: Option<Vec<u8>> = self.block(store, &cmd, woken)?;
+        if entry
+            .as_ref()
+            .is_some_and(|entry| entry.len() > MAX_SALVAGE)
+        {
+            self.con = None; // and with it the buffer, which has grown to the entry's length
+            return Ok(None);
+        }
+        Ok(entry)
     }
 
     /// Once more if the connection breaks: that it did, while nobody looked, says nothing about Redis now.

@@ -2,6 +2,7 @@
 //! and back or to its end. One method a script.
 
 use super::*;
+use crate::job::spec;
 use crate::report;
 
 /// Fields that say how a life goes, and nothing once it is over: beside those that every end deletes.
@@ -76,19 +77,18 @@ impl Session {
     }
 
     /// Moves entries of the inbox to `taken` and gives all that lies there, oldest first.
-    pub(crate) fn take(&self, most: usize, bytes: usize) -> Result<Vec<Vec<u8>>, Denied> {
+    pub(crate) fn take(&self, most: usize, bytes: usize) -> Result<Vec<Taken>, Denied> {
         let (keys, me) = (&self.store.keys, self.store.identity());
         let (taken, worker) = (keys.taken(&me.instance), keys.worker(&me.instance));
         let call = Call::new(&self.store.scripts.take, &[&keys.inbox, &taken, &worker])
             .arg(most)
-            .arg(bytes);
-        let mut entries: Vec<Vec<u8>> = read(self.script(&call)?)?;
-        if entries.is_empty() {
-            return Err(Fault::Refused("take gave nothing".to_owned()).into());
-        }
-        match entries.remove(0).as_slice() {
-            b"ok" => Ok(entries),
-            b"buried" => Err(Denied::Buried),
+            .arg(bytes)
+            .arg(spec::EXCERPT_OF);
+        let mut answer = read::<Vec<Value>>(self.script(&call)?)?.into_iter();
+        let word: String = read(answer.next().unwrap_or(Value::Nil))?;
+        match word.as_str() {
+            "ok" => Ok(answer.map(record::taken).collect::<Result<_, _>>()?),
+            "buried" => Err(Denied::Buried),
             _ => Err(Denied::Unregistered),
         }
     }

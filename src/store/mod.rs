@@ -308,9 +308,34 @@ pub(crate) struct Intake {
     pub(crate) displaced: Vec<usize>,
 }
 
+/// An entry as it lies in `taken`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Taken {
+    pub(crate) raw: Vec<u8>,
+    /// It is too large to be brought here: `raw` is its beginning.
+    pub(crate) cut: Option<Cut>,
+}
+
+/// What an entry is known by of which only the beginning is here.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Cut {
+    /// Bytes of the whole.
+    pub(crate) length: u64,
+    /// SHA-1 of the whole.
+    pub(crate) digest: String,
+}
+
+impl From<Vec<u8>> for Taken {
+    fn from(raw: Vec<u8>) -> Taken {
+        Taken { raw, cut: None }
+    }
+}
+
 /// One parsed entry.
 pub(crate) struct Entry {
     pub(crate) raw: Vec<u8>,
+    /// See [`Taken`].
+    pub(crate) cut: Option<Cut>,
     pub(crate) id: JobId,
     pub(crate) verdict: Result<Spec, Box<Invalid>>,
 }

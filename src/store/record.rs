@@ -3,7 +3,7 @@
 use super::pack::{Pack, Unpack};
 use super::rate::chat_name;
 use super::wire::Words;
-use super::{Audit, Beat, Claim, Defaults, Denied, Entry, Fault, Store, read};
+use super::{Audit, Beat, Claim, Cut, Defaults, Denied, Entry, Fault, Store, Taken, read};
 use crate::job::failure::Kind;
 use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, ResultIn, Token};
 use crate::job::inputs::{Brought, OF_A_FILE};
@@ -80,6 +80,18 @@ pub(crate) fn audit(value: Value) -> Result<Audit, Fault> {
     Ok(Audit {
         wait: Duration::from_millis(wait),
         repairs,
+    })
+}
+
+/// Reads one entry of those that a take gives.
+pub(crate) fn taken(value: Value) -> Result<Taken, Fault> {
+    if !matches!(value, Value::Array(_)) {
+        return Ok(read::<Vec<u8>>(value)?.into());
+    }
+    let (length, digest, raw) = read(value)?;
+    Ok(Taken {
+        raw,
+        cut: Some(Cut { length, digest }),
     })
 }
 
@@ -430,6 +442,9 @@ pub(crate) fn entry_args(cmd: &mut Words, entry: &Entry, defaults: &Defaults) {
     }
     row.add_bytes(who.as_bytes());
     row.add_bytes(fields.as_bytes());
+    if let Some(cut) = &entry.cut {
+        row.add(&cut.digest);
+    }
     cmd.arg(&entry.raw).arg(row.as_bytes());
 }
 

@@ -114,7 +114,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    take: ["take"],
+    take: ["unread", "take"],
     intake: ["head", "turns", "intake"],
     claim: ["head", "settling", "aside", "tried", "turns", "window", "models_line", "aside_end", "claim", "claim_full"],
     submitted: ["head", "submitted", "aside", "tried", "turns", "window", "models_line", "aside_end", "submitted_full"],
@@ -125,8 +125,8 @@ scripts! {
     crash: ["head", "tried", "turns", "window", "requeue", "finish", "crash"],
     promote: ["head", "turns", "promote"],
     beat: ["head", "window", "beat"],
-    bury: ["head", "bury"],
-    take_back: ["head", "tried", "turns", "window", "requeue", "take_back"],
+    bury: ["head", "unread", "bury"],
+    take_back: ["head", "tried", "turns", "window", "requeue", "unread", "take_back"],
     leave: ["head", "leave"],
     reassert: ["head", "tried", "turns", "window", "reassert"],
     remind: ["head", "tried", "remind"],

@@ -176,6 +176,7 @@ impl Session {
             keys.taken(instance),
             keys.claims(instance),
         );
+        let mine = keys.taken(&self.store.identity().instance);
         let names = [
             keys.workers.as_str(),
             &worker,
@@ -185,6 +186,7 @@ impl Session {
             &claims,
             &keys.gone,
             &keys.stats,
+            &mine,
         ];
         let call = Call::new(&self.store.scripts.bury, &names)
             .arg(instance)
@@ -209,6 +211,7 @@ impl Session {
             keys.taken(instance),
             keys.claims(instance),
         );
+        let mine = keys.taken(&self.store.identity().instance);
         let [resume, high, default, low] = &keys.ready;
         let names = [
             claims.as_str(),
@@ -222,6 +225,7 @@ impl Session {
             high,
             default,
             low,
+            &mine,
         ];
         let mut moved = 0;
         loop {

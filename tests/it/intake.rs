@@ -259,3 +259,52 @@ fn a_backlog_of_large_entries_comes_in_whole_and_in_order() {
     assert_eq!(order, ids);
     world.assert_clean();
 }
+
+#[test]
+fn an_entry_larger_than_the_memory_of_a_worker_is_a_dead_letter() {
+    let mut world = World::new();
+    let huge = format!(
+        r#"{{"id":"huge","model":"a/b","input":{{"image":"{}"}}}}"#,
+        "A".repeat(80 << 20)
+    );
+    world.push(&huge);
+    world.push(job("small").chat(7).json());
+    let daemon = world.spawn_in_little_memory(&["--threads", "2"], 200);
+    world.wait_state("small", "done");
+    let events = world.events();
+    let failed: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"] == "failed")
+        .collect();
+    assert_eq!(failed.len(), 1, "{events:?}");
+    let error = format!(
+        "(entry): expected one JSON object of at most 1 MiB, found {} bytes",
+        huge.len()
+    );
+    assert_eq!(failed[0]["error"], error);
+    let record = world.record(&failed[0]["job"]);
+    assert_eq!(record["raw"], huge[..4096]);
+    assert_eq!(daemon.logged(" ready "), 1, "{}", daemon.log_text());
+    world.assert_clean();
+}
+
+#[test]
+fn a_huge_entry_that_comes_while_a_worker_waits_is_a_dead_letter_too() {
+    let (mut world, _daemon) = World::running();
+    world.wait_idle();
+    let huge = "A".repeat(20 << 20);
+    world.push(&huge);
+    world.push(job("small").chat(7).json());
+    world.wait_state("small", "done");
+    let events = world.events();
+    let failed: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"] == "failed")
+        .collect();
+    assert_eq!(failed.len(), 1, "{events:?}");
+    assert!(
+        failed[0]["error"].ends_with(" found 20971520 bytes"),
+        "{failed:?}"
+    );
+    world.assert_clean();
+}

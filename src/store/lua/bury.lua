@@ -1,7 +1,7 @@
 -- bury: marks a silent instance dead, puts its unread entries back into the inbox in their old order
 -- and announces the takeover. Its claims follow in batches (take_back).
 -- KEYS   1 workers   2 hash of the instance   3 its taken   4 inbox   5 events   6 its claims   7 gone
---        8 stats
+--        8 stats   9 taken of who asks
 -- ARGV   1 instance   2 its beat as last seen   3 lease of who asks, ms   4 cause: lapsed, process_gone   5 by
 --        6 what its step file says (see requeue), if there is one
 -- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
@@ -29,11 +29,7 @@ redis.call('HSET', KEYS[2], 'dead', now, 'by', ARGV[5], 'cause', ARGV[4], 'death
 if ARGV[6] and redis.call('HEXISTS', KEYS[2], 'torn') == 0 then redis.call('HSET', KEYS[2], 'steps', ARGV[6]) end
 redis.call('EXPIRE', KEYS[2], 86400)
 redis.call('ZADD', KEYS[7], now, ARGV[1])
-while true do
-  local entry = redis.call('LPOP', KEYS[3])
-  if not entry then break end
-  redis.call('RPUSH', KEYS[4], entry)
-end
+put_back(KEYS[3], KEYS[4], KEYS[9])
 local jobs = redis.call('HLEN', KEYS[6])
 redis.call('XADD', KEYS[5], '*', 'event', 'taken_over', 'at', now, 'instance', ARGV[1], 'jobs', jobs, 'by', ARGV[5],
   'cause', ARGV[4])

@@ -7,7 +7,8 @@
 -- ARGV   1 namespace   2 batch number   3 n   4 format   5 keep dead, seconds   6 max wait, ms (0 none)
 --        then n times 2: raw entry, and packed (see owned): id, user, priority (of a bad one: its error), verdict ('job',
 --        'bad'), not_before ms, expires_at ms, whom to tell of a bad one ('' for none), whose events they are and what
---        its record says besides: pairs of field and value, packed once more
+--        its record says besides: pairs of field and value, packed once more; of a huge entry, of which take gave only
+--        the beginning, that and its digest behind the rest
 -- MAKES  records and specs of the ids, ids without records, lines and turns of their users (same slot on a cluster)
 -- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
 --        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
@@ -23,7 +24,12 @@ if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[
 local have = redis.call('LRANGE', KEYS[1], -n, -1)
 if #have ~= n then return {'mismatch', 0, 0, 0, 0, ''} end
 for i = 1, n do
-  if have[n - i + 1] ~= ARGV[5 + 2 * i] then return {'mismatch', 0, 0, 0, 0, ''} end
+  local entry = have[n - i + 1]
+  if entry ~= ARGV[5 + 2 * i] then
+    -- Only its beginning was given: then it is the one whose digest was.
+    local digest = select(10, cmsgpack.unpack(ARGV[6 + 2 * i]))
+    if not digest or redis.sha1hex(entry) ~= digest then return {'mismatch', 0, 0, 0, 0, ''} end
+  end
 end
 
 -- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch. It comes

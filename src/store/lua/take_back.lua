@@ -1,6 +1,6 @@
 -- take_back: makes the claims of a dead instance ready again, some hundred a call.
 -- KEYS   1 claims of the dead   2 later   3 bell   4 resume   5 hash of the dead   6 gone   7 its taken
---        8 inbox   9 high   10 default   11 low
+--        8 inbox   9 high   10 default   11 low   12 taken of who asks
 -- ARGV   1 namespace   2 the dead instance   3 jobs at most   4 wait before a new submit, ms
 --        5 crash limit   6 that wait where its process is gone: whoever buried it said so, and may have died
 --        before he came here   7 crash limit where a step file tells whose step it was
@@ -43,11 +43,7 @@ for _, claim in ipairs(claims) do
   moved = moved + 1
 end
 -- An entry that the dead one still moved after it was marked.
-while true do
-  local entry = redis.call('LPOP', KEYS[7])
-  if not entry then break end
-  redis.call('RPUSH', KEYS[8], entry)
-end
+put_back(KEYS[7], KEYS[8], KEYS[12])
 if moved > 0 then ring(KEYS[3]) end
 local left = redis.call('HLEN', KEYS[1])
 return {'ok', moved, left}

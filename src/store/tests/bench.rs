@@ -370,8 +370,8 @@ impl Instance {
     }
 
     pub(super) fn entries(&self) -> Vec<Entry> {
-        let raws = self.session.take(100, 1 << 20).expect("takes");
-        raws.into_iter().map(entry).collect()
+        let taken = self.session.take(100, 1 << 20).expect("takes");
+        taken.into_iter().map(entry).collect()
     }
 
     pub(super) fn intake(&self) -> Intake {
@@ -445,14 +445,19 @@ impl Instance {
     }
 }
 
-pub(super) fn entry(raw: Vec<u8>) -> Entry {
-    let verdict = spec::parse(&raw, None);
+pub(super) fn entry(taken: Taken) -> Entry {
+    let Taken { raw, cut } = taken;
+    let verdict = match &cut {
+        Some(cut) => Err(Box::new(spec::Invalid::huge(cut.length))),
+        None => spec::parse(&raw, None),
+    };
     let id = match &verdict {
         Ok(spec) => spec.id.clone(),
         Err(invalid) => invalid.id.clone(),
     };
     Entry {
         raw,
+        cut,
         id: id.unwrap_or_else(made_id),
         verdict,
     }

@@ -1,6 +1,7 @@
 //! Intake: what lies in the inbox becomes records, once.
 
 use super::*;
+use crate::job::spec;
 
 #[test]
 fn intake_makes_records_in_the_order_of_priorities_and_a_not_before_waits() {
@@ -122,7 +123,7 @@ fn a_batch_has_its_bounds_and_begins_with_what_lies_there_already() {
         let raws = one.session.take(most, bytes).expect("takes");
         let ids: Vec<String> = raws
             .into_iter()
-            .map(|raw| entry(raw).id.to_string())
+            .map(|taken| entry(taken).id.to_string())
             .collect();
         assert_eq!(ids.join(" "), batch, "{most} of {bytes} bytes");
     }
@@ -244,5 +245,83 @@ fn a_valid_job_takes_the_place_of_an_invalid_one_also_when_only_the_bare_id_is_l
             ("queued", -1)
         );
         assert_eq!(bench.ask::<u64>("ZCARD t:dead"), 0);
+    }
+}
+
+fn bytes(length: usize, last: &str) -> String {
+    format!("{}{last}", "x".repeat(length - last.len()))
+}
+
+#[test]
+fn a_huge_entry_is_known_by_its_beginning_and_digest_and_only_that_very_one_is_buried() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    bench.push(&bytes(spec::MAX_SALVAGE, ""));
+    let largest = one.entries();
+    assert_eq!((largest.len(), largest[0].cut.is_none()), (1, true));
+    assert_eq!(largest[0].raw.len(), spec::MAX_SALVAGE);
+    let done = one.session.intake(&largest, &DEFAULTS).expect("answers");
+    assert_eq!((done.dead, done.left), (1, 0));
+
+    bench.push(&bytes(spec::MAX_SALVAGE + 1, "a"));
+    bench.push(&job("j", ""));
+    let huge = one.entries();
+    assert_eq!(huge.len(), 1, "a batch of its own");
+    assert_eq!(huge[0].raw, "x".repeat(spec::EXCERPT_OF).as_bytes());
+    let length = huge[0].cut.as_ref().map(|cut| cut.length);
+    assert_eq!(length, Some(spec::MAX_SALVAGE as u64 + 1));
+
+    // Another one of the same length and beginning lies there now.
+    let taken = format!("{NS}:taken:{}", one.name());
+    let other = bytes(spec::MAX_SALVAGE + 1, "b");
+    bench.ask::<u64>(&format!("RPUSH {taken} {other}"));
+    let done = one.session.intake(&huge, &DEFAULTS).expect("answers");
+    assert_eq!((done.dead, done.left), (0, 1), "it is to look again");
+    assert_eq!(bench.ask::<u64>(&format!("LLEN {taken}")), 2);
+    bench.ask::<String>(&format!("RPOP {taken}"));
+
+    let done = one.session.intake(&huge, &DEFAULTS).expect("answers");
+    assert_eq!((done.dead, done.left), (1, 1));
+    let record = bench.record(huge[0].id.as_str());
+    assert_eq!(
+        record["error"],
+        "(entry): expected one JSON object of at most 1 MiB, found 16777217 bytes"
+    );
+    assert_eq!(record["raw"], "x".repeat(4096));
+    assert_eq!(bench.ask::<u64>(&format!("LLEN {taken}")), 0);
+    assert_eq!(one.intake().made, 1);
+}
+
+#[test]
+fn what_is_huge_goes_from_the_dead_to_the_heir_and_not_to_whoever_waits_at_the_inbox() {
+    for late in [false, true] {
+        let bench = Bench::start();
+        let (one, two) = (bench.instance(), bench.instance());
+        let taken = format!("{NS}:taken:{}", two.name());
+        let entries = [job("a", ""), bytes(spec::MAX_SALVAGE + 1, ""), job("b", "")];
+        // Moved there before it was marked dead, or by a call that came after that.
+        if late {
+            two.dies(&one, true);
+        }
+        for entry in &entries {
+            bench.ask::<u64>(&format!("LPUSH {taken} {}", entry.replace(' ', "")));
+        }
+        bench.push(&job("mine", ""));
+        let mine = one.entries();
+        if late {
+            one.session.take_back(&two.name()).expect("answers");
+        } else {
+            two.dies(&one, true);
+        }
+        let inbox: Vec<String> = bench.ask(&format!("LRANGE {NS}:inbox 0 -1"));
+        assert_eq!(inbox, [job("b", ""), job("a", "")]);
+        assert_eq!(bench.ask::<u64>(&format!("EXISTS {taken}")), 0);
+        // A batch that was read before is still the right end.
+        let done = one.session.intake(&mine, &DEFAULTS).expect("answers");
+        assert_eq!((done.made, done.left), (1, 2));
+        let next = one.intake();
+        assert_eq!((next.made, next.dead), (0, 1));
+        let rest = one.intake();
+        assert_eq!((rest.made, rest.left), (2, 0));
     }
 }

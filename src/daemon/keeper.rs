@@ -598,13 +598,16 @@ impl Keeper {
                 looked.extend(names.map(|instance| (instance, Some(error.to_string()))));
                 continue; // it stays: what it says may be known another time
             }
-            let gone = !left.of_another_boot;
             let its = self.living(&left)?;
+            let gone = match left.of_this_boot {
+                Some(sure) => sure,
+                None => self.are_of_this_boot(&its)?,
+            };
             if !gone && its.iter().any(|(_, at)| !self.may_judge(*at)) {
                 continue; // whoever wrote it may live on another machine: its lease decides
             }
             let made = steps::recover::replay(&self.session, &left)?;
-            let whole = made.whole && !left.torn && self.tools.recorder.is_whole();
+            let whole = made.whole && gone && !left.torn && self.tools.recorder.is_whole();
             let steps = whole.then(|| steps_text(&left.executing));
             for (instance, at) in &its {
                 self.take_over(instance, *at, gone, steps.as_deref())?;
@@ -623,6 +626,17 @@ impl Keeper {
         let mut all = self.session.instances()?;
         all.retain(|(instance, _)| left.header.instances.contains(instance));
         Ok(all)
+    }
+
+    /// The same by what Redis knows of them.
+    fn are_of_this_boot(&self, its: &[(String, i64)]) -> Result<bool, Fault> {
+        for (instance, _) in its {
+            let boot = self.session.process_of(instance)?.boot;
+            if boot.is_empty() || boot != self.me.boot {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn look_after(&mut self, instance: &str, at: i64) -> Result<(), Fault> {

@@ -22,12 +22,12 @@ pub(crate) struct Left {
     pub(crate) executing: Vec<(String, bool)>,
     /// Writes that Redis may not have taken, in their order.
     pub(crate) commands: Vec<Command>,
-    /// Some slot could not be read, or written, or may lack its last note: then nothing may be concluded from what
-    /// stands in no slot.
+    /// Some slot could not be read, or written: then nothing may be concluded from what stands in no slot.
     pub(crate) torn: bool,
-    /// Written in another boot: the last of it may never have reached the disk. And if this is a copy, as of a disk
-    /// that was cloned or of a backup, whoever wrote it may live elsewhere, without a lock that we could see.
-    pub(crate) of_another_boot: bool,
+    /// Whether it was written in this boot; an older program did not say. The last of one of another boot may never
+    /// have reached the disk. And if it is a copy, as of a disk that was cloned or of a backup, whoever wrote it may
+    /// live elsewhere, without a lock that we could see.
+    pub(crate) of_this_boot: Option<bool>,
     /// So long ago that what it says may be about other jobs of the same ids.
     pub(crate) stale: bool,
     /// Why it could not be read: of all the rest only the names in the header hold then, and its process may live.
@@ -53,7 +53,7 @@ impl Left {
             executing: Vec::new(),
             commands: Vec::new(),
             torn: true,
-            of_another_boot: false,
+            of_this_boot: None,
             stale: false,
             unread: Some(why),
         }
@@ -160,13 +160,13 @@ fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
         Ok(commands) => (commands, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let of_another_boot = header.boot.is_empty() || header.boot != this_boot();
+    let said = !header.boot.is_empty();
     let mut left = Left {
         commands,
         path,
         executing: Vec::new(),
-        torn: header.broken || of_another_boot,
-        of_another_boot,
+        torn: header.broken,
+        of_this_boot: said.then(|| header.boot == this_boot()),
         stale: is_older(&file.metadata()?, STALE),
         header,
         _locked: None,

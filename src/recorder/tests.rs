@@ -265,7 +265,7 @@ fn a_file_of_yesterday_is_stale_and_one_of_last_month_goes_where_it_is_nobodys()
 }
 
 #[test]
-fn a_file_of_another_boot_tells_what_was_and_forbids_conclusions() {
+fn a_file_says_whether_it_is_of_this_boot() {
     let at = tempfile::tempdir().unwrap();
     let recorder = open(at.path(), "a~1");
     let slot = recorder.slot(0);
@@ -273,11 +273,11 @@ fn a_file_of_another_boot_tells_what_was_and_forbids_conclusions() {
     drop(slot);
     killed(recorder);
     let left = the_one(at.path());
-    assert!(!left.torn && !left.of_another_boot);
+    assert_eq!(left.of_this_boot, Some(true));
     let header = left.header.clone();
     drop(left);
-    // Of an older program too, which did not say.
-    for boot in ["another", ""] {
+    // An older program did not.
+    for (boot, said) in [("another", Some(false)), ("", None)] {
         let path = at.path().join("a~1.steps");
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
         let boot = boot.to_owned();
@@ -291,7 +291,7 @@ fn a_file_of_another_boot_tells_what_was_and_forbids_conclusions() {
         .unwrap();
         drop(file);
         let left = the_one(at.path());
-        assert!(left.torn && left.of_another_boot);
+        assert_eq!(left.of_this_boot, said);
         assert_eq!(left.executing, [("t-1".to_owned(), true)]);
     }
 }

@@ -217,6 +217,13 @@ fn left_behind(world: &mut World, format: &str) -> u64 {
     let moved = now_ms(world) - about["at_ms"].as_i64().unwrap();
     restore(world, &about["store"], moved);
     restore_steps(&world.state_dir().join("fal"), &about["steps"]);
+    // It was killed on this machine, a moment ago.
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let workers: Vec<String> = world.redis(&["ZRANGE", "fal:workers", "0", "-1"]);
+    for instance in workers {
+        let mark = format!("fal:worker:{instance}");
+        let _: u64 = world.redis(&["HSET", &mark, "boot", boot.trim()]);
+    }
     // What waits for its time does not keep the test waiting.
     let now = now_ms(world).to_string();
     let _: u64 = world.redis(&["ZADD", "fal:later", &now, "later"]);

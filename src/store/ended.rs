@@ -1,6 +1,7 @@
-//! What was let go of in the last seconds, for a Redis that forgets it: ends, and submits that may be paid. Thousands of ends a second pass through
-//! here and stay for seconds: as pieces of memory of their own they would be spread over the allocator,
-//! so they lie one behind the other in few large pieces, each of which is used again once all in it is old.
+//! What was let go of in the last seconds, for a Redis that forgets it: ends, and submits that may be paid. Thousands
+//! of ends a second pass through here and stay for seconds: as pieces of memory of their own they would be spread over
+//! the allocator, so they lie one behind the other in few large pieces, each of which is used again once all in it is
+//! old.
 
 use super::pack::{Pack, Unpack};
 use super::wire::Args;

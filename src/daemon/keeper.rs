@@ -11,7 +11,7 @@ use super::process;
 use crate::job::flight::Token;
 use crate::recorder::{self, Left};
 use crate::report;
-use crate::steps::{self, Lease, Snapshot, Tools};
+use crate::steps::{self, FORGOTTEN_MS, Lease, Snapshot, Tools};
 use crate::store::settings::Settings;
 use crate::store::{AUDIT_TICK, Beat, Denied, Depths, Fault, Process, Session, Walk, steps_text};
 use crate::telegram::SLOWEST_BYTES_PER_S;
@@ -39,10 +39,6 @@ const SWEEP: Duration = Duration::from_millis(100);
 const IN_DOUBT: Duration = Duration::from_secs(60);
 /// Pace of sharing what was learnt of models.
 const SHARE: Duration = Duration::from_secs(5);
-
-/// A process that stood still for so long has been taken over, and the mark that says so (kept a day) may be gone
-/// soon.
-const FORGOTTEN_MS: u64 = 20 * 3_600_000;
 
 /// An instance whose step file was looked at, and why that could not be read; `None`: it was taken over.
 type Looked = (String, Option<String>);
@@ -194,14 +190,15 @@ impl Keeper {
         };
         match beat {
             None => self.buried(),
-            // Its clocks stood still with it, as those of a machine that was saved and goes on days later.
             Some(beat)
-                if self.registered && beat.fresh && self.silent_ms() > FORGOTTEN_MS as i64 =>
+                if self.registered
+                    && beat.fresh
+                    && self.tools.lease.is_forgotten(self.tools.store.now()) =>
             {
                 self.buried()
             }
             Some(beat) => {
-                self.tools.lease.renewed(sent_ms);
+                self.tools.lease.renewed(sent_ms, self.tools.store.now());
                 let liveness = &self.engine.liveness;
                 liveness.note(|life, now| life.beat(now, beat.paused, beat.waiting));
                 self.note_gap();
@@ -832,12 +829,6 @@ impl Keeper {
         }
         self.strangers = strangers;
         Ok(())
-    }
-
-    /// How long ago our last beat was, by Redis's time; 0 before the first.
-    fn silent_ms(&self) -> i64 {
-        let now = self.tools.store.now().0;
-        (self.last_beat).map_or(0, |(_, redis_at)| now.saturating_sub(redis_at))
     }
 
     /// Beats count as unbroken while neither they nor Redis's clock jump.

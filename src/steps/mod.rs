@@ -25,7 +25,7 @@ mod turn;
 pub(crate) mod window;
 
 pub(crate) use cancels::Cancels;
-pub(crate) use lease::Lease;
+pub(crate) use lease::{FORGOTTEN_MS, Lease};
 use record::Flushed;
 pub(crate) use record::LastFlush;
 pub(crate) use snapshot::Snapshot;

@@ -189,7 +189,8 @@ impl Worker {
     /// A refused write, while Redis may have forgotten that the job is ours: write the job down again,
     /// then the write once more.
     fn maybe_forgotten(&self, flight: &Flight, seq: u32, write: &Write) -> Result<Written, Fault> {
-        if !self.tools.store.health.forgot() {
+        let now = self.tools.store.now();
+        if !self.tools.store.health.forgot() || self.tools.lease.is_forgotten(now) {
             return Ok(Written::Stale);
         }
         let mut remembered = Snapshot::of(flight).remembered();

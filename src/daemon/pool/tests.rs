@@ -4,6 +4,7 @@
 use super::*;
 use crate::fal::{Fal, FalUrls};
 use crate::http::{FileHosts, Http, HttpSettings};
+use crate::job::UnixMs;
 use crate::job::flight::sample::named;
 use crate::job::flight::{EndState, Patch, Write};
 use crate::job::schedule::PollBounds;
@@ -49,7 +50,7 @@ fn tools() -> Arc<Tools> {
         storage: format!("http://{NOBODY}"),
     };
     let lease = Lease::new(Duration::from_secs(30));
-    lease.renewed(Lease::clock_ms());
+    lease.renewed(Lease::clock_ms(), UnixMs(0));
     Arc::new(Tools {
         store: Store::new(&access, keep, Process::default()).unwrap(),
         fal: Fal::new(http.clone(), urls, "a:b"),
@@ -351,13 +352,13 @@ fn with_a_stale_lease_or_under_a_former_name_nothing_is_submitted() {
     let worker = worker(&tools, false);
     let mut flight = named("a", Phase::Submitting);
     flight.target = None;
-    tools.lease.renewed(Lease::clock_ms() - 20_001);
+    tools.lease.renewed(Lease::clock_ms() - 20_001, UnixMs(0));
     assert!(matches!(
         steps::advance(&worker, &mut flight, None),
         Next::In(_)
     ));
     assert!(flight.untouched && flight.phase == Phase::Submitting);
-    tools.lease.renewed(Lease::clock_ms());
+    tools.lease.renewed(Lease::clock_ms(), UnixMs(0));
     tools.store.rename();
     assert_eq!(steps::advance(&worker, &mut flight, None), Next::Over);
     assert!(flight.untouched && flight.unsaved.is_empty());

@@ -625,7 +625,7 @@ impl Keeper {
         Ok(all)
     }
 
-    /// The same by what Redis knows of them.
+    /// Whether these ran in this boot of this machine, by what Redis knows of them.
     fn are_of_this_boot(&self, its: &[(String, i64)]) -> Result<bool, Fault> {
         for (instance, _) in its {
             let boot = self.session.process_of(instance)?.boot;

@@ -15,7 +15,7 @@ const DEPTH: usize = 128;
 /// Levels of a result in which texts are looked for.
 const TEXT_DEPTH: usize = 8;
 /// Files, and texts, that are taken from one result: a broken one may name a million, which no chat wants and no
-/// worker has the memory for. Albums of so many take a private chat five minutes.
+/// worker has the memory for. At one a second, which is Telegram's limit for a chat, so many take seventeen minutes.
 const MOST: usize = 1000;
 /// So many files are looked through one by one.
 const FEW: usize = 16;

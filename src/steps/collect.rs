@@ -150,7 +150,7 @@ fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
             && !file.url.starts_with("data:")
             && !worker.tools.file_hosts.allows(&file.url)
         {
-            let url = without_secrets(&file.url);
+            let url = without_credentials(&file.url);
             report::warning(
                 "a file of a host that --file-host does not name goes as a link",
                 &[("job", &job(flight).job), ("url", &url.as_str())],
@@ -160,7 +160,7 @@ fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
 }
 
 /// A URL without its user and its query: whoever has a signed URL has the file.
-fn without_secrets(url: &str) -> String {
+fn without_credentials(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -203,7 +203,7 @@ mod tests {
             ("http://u:p@w@a.b:1/c@d", "http://a.b:1/c@d"),
             ("https://a.b", "https://a.b"),
         ] {
-            assert_eq!(without_secrets(url), said);
+            assert_eq!(without_credentials(url), said);
         }
     }
 

@@ -294,6 +294,7 @@ fn trouble_lines(status: &Status, now: UnixMs) -> Vec<String> {
         let what = match one.what {
             "fal" => "FAL DOES NOT ANSWER",
             "submits" => "FAL TAKES NO NEW JOBS",
+            "direct" => "FAL TAKES NO DIRECT CALLS",
             "telegram" => "TELEGRAM DOES NOT ANSWER",
             "bot" => "TELEGRAM REFUSES THE BOT",
             "redis_full" => "REDIS IS FULL: it takes no new jobs",

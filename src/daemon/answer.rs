@@ -48,6 +48,7 @@ pub(crate) fn to(asked: &[String], engine: &Engine, gate: &Gate, pool_threads: u
 
 /// What this worker cannot reach, or is refused by.
 pub(crate) fn away(gate: &Gate) -> Vec<&'static str> {
+    let now = Instant::now();
     let away = [
         (Service::Fal, "fal"),
         (Service::Telegram { slow: false }, "telegram"),
@@ -55,7 +56,8 @@ pub(crate) fn away(gate: &Gate) -> Vec<&'static str> {
     (away.into_iter())
         .filter(|(service, _)| gate.is_open(*service))
         .map(|(_, name)| name)
-        .chain(gate.refuses_submits(Instant::now()).then_some("submits"))
+        .chain(gate.refuses_submits(now).then_some("submits"))
+        .chain(gate.refuses_direct_calls(now).then_some("direct"))
         .chain(gate.is_bot_refused().then_some("bot"))
         .collect()
 }

@@ -87,6 +87,10 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         state,
         fal_outage: report::Outage::new("fal"),
         submit_outage: report::Outage::in_words("fal", ["takes no jobs", "takes jobs again"]),
+        direct_outage: report::Outage::in_words(
+            "fal",
+            ["takes no direct calls", "takes direct calls again"],
+        ),
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),

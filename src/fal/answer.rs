@@ -478,17 +478,27 @@ pub(super) fn directed(wire: Wire) -> Directed {
             };
             return Directed::Unknown(failure, None);
         }
-        Err(broken) => return Directed::Unknown(lost(&broken.to_string()), None),
+        Err(broken) => {
+            let failure = Failure {
+                spoke: began_to_answer(&broken),
+                ..lost(&broken.to_string())
+            };
+            return Directed::Unknown(failure, None);
+        }
     };
     let id = id_in_head(&answer).map(|id| RequestId(id.into()));
+    // What was billed was run.
+    let ran = units(&answer.headers).is_some_and(|units| !is_zero(&units));
     if (200..300).contains(&answer.status) {
+        let page = is_a_page(&answer).then(|| page(&answer));
+        if let Some(page) = page.filter(|page| !page.spoke && !ran) {
+            return Directed::Unknown(lost(&page.text), id); // a gateway's, which says nothing
+        }
         return match output(answer, false) {
             Ok(output) => Directed::Output(output, id),
             Err(failure) => Directed::Failed(failure, id),
         };
     }
-    // What was billed was run.
-    let ran = units(&answer.headers).is_some_and(|units| !is_zero(&units));
     if !ran && let (401..=404 | 413 | 429, Some(failure)) = (answer.status, refused(&answer)) {
         return Directed::Failed(failure, None); // there is no request
     }
@@ -499,6 +509,7 @@ pub(super) fn directed(wire: Wire) -> Directed {
         Remedy::RetryStep => {
             let failure = Failure {
                 retry_after: failure.retry_after,
+                spoke: failure.spoke,
                 ..lost(&failure.text)
             };
             Directed::Unknown(failure, id)

@@ -53,12 +53,6 @@ pub(super) fn after_result(worker: &Worker, flight: &mut Flight, answer: Collect
 
 /// A direct call brings its result with its answer.
 pub(super) fn after_direct(worker: &Worker, flight: &mut Flight, answer: Directed) -> Next {
-    match &answer {
-        Directed::Output(..) => worker.fal_heard(Presence::Answer),
-        Directed::Failed(failure, _) => worker.fal_heard(Presence::of(failure)),
-        // A call that ran into its time limit says nothing about fal.
-        Directed::Unknown(..) => {}
-    }
     if let Directed::Failed(failure, _) = &answer
         && failure.unfetched
     {

@@ -15,6 +15,10 @@ pub(crate) enum Service {
     /// fal's queue where it takes new requests, which may fail while what is there is read well. It has no bulkhead
     /// of its own, and only a submit can tell that it is back: its probe pays.
     Submits,
+    /// Where fal takes direct calls: another host. Each call ends its job in doubt if it is not answered, so that of
+    /// a backlog nearly nothing may be spent on finding out that it is back. Its probe pays too, and it has no
+    /// bulkhead: such calls wait on transfer threads.
+    Direct,
     /// Telegram; `slow` sends may wait until it has fetched a file.
     Telegram { slow: bool },
     /// fal's storage, which may be away while its queue is not. No step of the pool goes there.
@@ -26,6 +30,8 @@ const OPENS_AFTER: u32 = 5;
 /// Time to the first probe; it doubles up to the last.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
 const LAST_PROBE: Duration = Duration::from_secs(10);
+/// The same where each probe may cost a job.
+const LAST_DIRECT: Duration = Duration::from_secs(60);
 /// How long a step waits for a place in a full bulkhead.
 const CROWDED: Duration = Duration::from_millis(20);
 /// How often Telegram is asked whether it takes a bot that it refused.
@@ -96,6 +102,7 @@ impl Drop for Inside<'_> {
 pub(crate) struct Gate {
     fal: Rooms,
     submits: Mutex<Breaker>,
+    direct: Mutex<Breaker>,
     telegram: Rooms,
     storage: Rooms,
     slow: AtomicUsize,
@@ -133,6 +140,10 @@ impl Gate {
         Gate {
             fal: Rooms::default(),
             submits: Mutex::default(),
+            direct: Mutex::new(Breaker {
+                longest: LAST_DIRECT,
+                ..Breaker::default()
+            }),
             telegram: Rooms::default(),
             storage: Rooms::default(),
             slow: AtomicUsize::new(0),
@@ -144,7 +155,7 @@ impl Gate {
 
     fn rooms(&self, service: Service) -> &Rooms {
         match service {
-            Service::Fal | Service::Submits => &self.fal,
+            Service::Fal | Service::Submits | Service::Direct => &self.fal,
             Service::Telegram { .. } => &self.telegram,
             Service::Storage => &self.storage,
         }
@@ -153,6 +164,7 @@ impl Gate {
     fn breaker(&self, service: Service) -> MutexGuard<'_, Breaker> {
         let breaker = match service {
             Service::Submits => &self.submits,
+            Service::Direct => &self.direct,
             _ => &self.rooms(service).breaker,
         };
         breaker.lock().unwrap_or_else(PoisonError::into_inner)
@@ -198,7 +210,7 @@ impl Gate {
             (of, Verdict::Probe(number)) => {
                 let inside = place(Some(Probe { of, number }));
                 match of {
-                    Service::Submits => Admission::Go(inside),
+                    Service::Submits | Service::Direct => Admission::Go(inside),
                     _ => Admission::Probe(inside),
                 }
             }
@@ -243,6 +255,11 @@ impl Gate {
     /// nobody knows: there may be none for hours.
     pub(crate) fn refuses_submits(&self, now: Instant) -> bool {
         !self.is_open(Service::Fal) && !self.breaker(Service::Submits).wait(now).is_zero()
+    }
+
+    /// Whether direct calls are not answered, in the same way.
+    pub(crate) fn refuses_direct_calls(&self, now: Instant) -> bool {
+        !self.breaker(Service::Direct).wait(now).is_zero()
     }
 
     /// How long until a submit may find a place: nothing if it would now, `None` while fal is away.
@@ -338,8 +355,10 @@ enum Verdict {
     Open(Duration),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Breaker {
+    /// Between two probes.
+    longest: Duration,
     failures: u32,
     /// Probes so far.
     probes: u64,
@@ -352,6 +371,17 @@ struct Open {
     wait: Duration,
     /// The one under way.
     probing: Option<u64>,
+}
+
+impl Default for Breaker {
+    fn default() -> Breaker {
+        Breaker {
+            longest: LAST_PROBE,
+            failures: 0,
+            probes: 0,
+            open: None,
+        }
+    }
 }
 
 impl Breaker {
@@ -385,7 +415,7 @@ impl Breaker {
         self.failures += 1;
         match &mut self.open {
             Some(open) if open.probing.is_some() && open.probing == probe => {
-                open.wait = (open.wait * 2).min(LAST_PROBE);
+                open.wait = (open.wait * 2).min(self.longest);
                 open.next_probe = now + open.wait;
                 open.probing = None;
                 false
@@ -625,6 +655,35 @@ mod tests {
         gate.answered(Service::Submits);
         drop(probe);
         assert_eq!(gate.wait_to_submit(later), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn direct_calls_have_a_breaker_of_their_own_whose_probes_become_rare() {
+        let mut now = Instant::now();
+        let gate = Gate::new(8);
+        for _ in 0..OPENS_AFTER {
+            gate.failed(Service::Direct, None, now);
+        }
+        assert!(gate.refuses_direct_calls(now));
+        assert!(!gate.is_open(Service::Fal) && !gate.refuses_submits(now));
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let Admission::Wait(wait) = gate.enter(Service::Direct, false, now) else {
+                panic!("it is away");
+            };
+            waits.push(wait.as_millis());
+            now += wait;
+            let Admission::Go(probe) = gate.enter(Service::Direct, false, now) else {
+                panic!("a direct call is its own probe");
+            };
+            assert!(probe.probe().is_some());
+            gate.failed(Service::Direct, probe.probe(), now);
+        }
+        let doubled = [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000];
+        assert_eq!(waits, doubled);
+        gate.answered(Service::Direct);
+        let two = [0, 1].map(|_| gate.enter(Service::Direct, false, now));
+        assert!(two.iter().all(|one| matches!(one, Admission::Go(_))));
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(crate) use snapshot::Snapshot;
 use crate::config::Rate;
 use crate::fal::{Fal, Probe};
 use crate::http::{FileHosts, Http, exchanges_here};
-use crate::job::failure::Failure;
+use crate::job::answer::Directed;
+use crate::job::failure::{Failure, Kind};
 use crate::job::flight::Flight;
 use crate::job::minutes::Tally;
 use crate::job::pace::Paces;
@@ -99,6 +100,8 @@ pub(crate) struct Tools {
     pub(crate) fal_outage: report::Outage,
     /// fal is there, and takes no requests.
     pub(crate) submit_outage: report::Outage,
+    /// The same of direct calls.
+    pub(crate) direct_outage: report::Outage,
     pub(crate) telegram_outage: report::Outage,
     /// What threads share that bring files of users to fal.
     pub(crate) inputs: inputs::Shared,
@@ -246,7 +249,7 @@ fn pass_gate<'a>(worker: &'a Worker, flight: &Flight) -> Result<Inside<'a>, Next
 /// its breaker lets one go.
 pub(crate) fn probe(worker: &Worker, service: Service, asking: Option<gate::Probe>) -> bool {
     match service {
-        Service::Fal | Service::Submits => {
+        Service::Fal | Service::Submits | Service::Direct => {
             let away = worker.tools.fal.probe() == Probe::Away;
             let heard = match away {
                 true => Presence::Silence("the probe was not answered"),
@@ -388,6 +391,29 @@ impl Worker {
             }
             Presence::Answer => {
                 if gate.answered(Service::Submits) {
+                    outage.succeeded();
+                }
+            }
+        }
+    }
+
+    /// What a direct call says about the host of such calls. `asked`: which of its probes it was, if it was one.
+    fn direct_heard(&self, answer: &Directed, asked: Option<gate::Probe>) {
+        let (gate, outage) = (&self.tools.gate, &self.tools.direct_outage);
+        let heard = match answer {
+            Directed::Output(..) => Presence::Answer,
+            // What ran into its limit may be slow by itself.
+            Directed::Unknown(failure, _) if failure.kind == Kind::Timeout => return,
+            Directed::Failed(failure, _) | Directed::Unknown(failure, _) => Presence::of(failure),
+        };
+        match heard {
+            Presence::Silence(why) => {
+                if gate.failed(Service::Direct, asked, Instant::now()) {
+                    outage.failed(why);
+                }
+            }
+            Presence::Answer => {
+                if gate.answered(Service::Direct) {
                     outage.succeeded();
                 }
             }

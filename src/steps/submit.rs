@@ -1,7 +1,7 @@
 //! Submit: the one step that costs money. The claim recorded the intent before the request leaves, so
 //! the next owner knows that a payment may have happened. Its counterpart, the cancel, is here too.
 
-use super::gate::Service;
+use super::gate::{Admission, Service};
 use super::{Presence, Worker, inputs, rotation};
 use crate::fal::{Handle, Order, Probe};
 use crate::job::answer::{Cancelled, Directed, Submitted};
@@ -11,7 +11,7 @@ use crate::job::inputs::look_at_age;
 use crate::job::spec::Via;
 use crate::job::state::{self, Change, Next, since};
 use crate::job::{Charged, Phase};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A start deadline below this is not worth a request.
 const LEAST_DEADLINE: Duration = Duration::from_secs(2);
@@ -40,6 +40,20 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if flight.via == Via::Direct && !worker.moves_bytes {
         return Next::Transfer;
     }
+    let direct = match flight.via {
+        Via::Queue => None,
+        Via::Direct => match worker
+            .tools
+            .gate
+            .enter(Service::Direct, false, Instant::now())
+        {
+            Admission::Go(inside) | Admission::Probe(inside) => Some(inside),
+            Admission::Wait(wait) => {
+                let change = state::direct_must_wait(flight, wait, worker.moment());
+                return worker.record(flight, change);
+            }
+        },
+    };
     if let Err(next) = worker.may_act(flight) {
         return next;
     }
@@ -76,8 +90,10 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         ),
         switches: &order.switches,
     };
-    if flight.via == Via::Direct {
+    if let Some(inside) = direct {
         let answer = call_directly(worker, flight, &order);
+        worker.direct_heard(&answer, inside.probe());
+        drop(inside);
         flight.submitted_at = Some(now);
         return super::collect::after_direct(worker, flight, answer);
     }

@@ -633,6 +633,18 @@ fn a_direct_call_ends_its_job_by_the_same_table_and_in_doubt_is_never_repeated()
         row(
             "200 page",
             answer(200, &[], "<html>"),
+            ["dead", "unavailable", "unknown", "1"],
+            0,
+        ),
+        row(
+            "200 of a model",
+            answer(200, &[("x-fal-request-id", "0198")], "<html>"),
+            ["dead", "bad_answer", "yes", "1"],
+            0,
+        ),
+        row(
+            "200 billed",
+            answer(200, &[("x-fal-billable-units", "1")], "<html>"),
             ["dead", "bad_answer", "yes", "1"],
             0,
         ),

@@ -167,6 +167,60 @@ fn a_last_submit_of_unknown_outcome_and_every_direct_one_end_charged_unknown() {
 }
 
 #[test]
+fn a_gateway_in_front_of_direct_calls_ends_a_few_jobs_and_not_a_backlog() {
+    let (mut world, daemon) = running();
+    let rule = Rule::always("fal.direct", Fault::Html502);
+    world.sandbox.faults.add(rule);
+    let ids: Vec<String> = (0..30).map(|n| format!("d{n}")).collect();
+    let entries = ids.iter().map(|id| job(id).with("via", "direct").json());
+    world.push_all(&entries.collect::<Vec<_>>());
+    // Each has had its turn: it has ended in doubt, or waits.
+    eventually(
+        SOON,
+        || {
+            let of = |id: &String| world.record(id);
+            ids.iter().map(of).collect::<Vec<_>>()
+        },
+        |records| {
+            let had = |record: &BTreeMap<String, String>| {
+                record.contains_key("ended_at") || record.contains_key("tries")
+            };
+            records.iter().all(had)
+        },
+    );
+    daemon.wait_log("fal takes no direct calls reason=");
+    // What goes into fal's queue goes on.
+    world.push(job("queued").json());
+    world.wait_state("queued", "done");
+    eventually(
+        SOON,
+        || String::from_utf8(world.cli(&["status"]).output().unwrap().stdout).unwrap(),
+        |text| text.contains("FAL TAKES NO DIRECT CALLS since "),
+    );
+    world.sandbox.faults.clear();
+    let states = world.wait_ended(&ids, Duration::from_secs(150));
+    let dead = states.iter().filter(|state| *state == "dead").count();
+    assert!((5..15).contains(&dead), "{dead} of 30");
+    assert_eq!(
+        daemon.logged("fal takes no direct calls"),
+        1,
+        "{}",
+        daemon.log_text()
+    );
+    assert_eq!(daemon.logged("fal takes direct calls again"), 1);
+    assert_eq!(daemon.logged("fal lost"), 0);
+    for (id, state) in ids
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| *state == "done")
+    {
+        let record = world.record(id);
+        assert_eq!(verdict(&record), [state, "", "yes", "1"], "{id}");
+    }
+    world.assert_clean();
+}
+
+#[test]
 fn a_direct_call_that_failed_is_named_as_fal_names_it() {
     let (mut world, daemon) = running();
     let policy = json!({"detail": [{"loc": [], "msg": "m", "type": "content_policy_violation"}]});

@@ -91,6 +91,7 @@ const number = (n) => [count(n), n ? "n" : "n zero"];
 const TROUBLES = {
   fal: "fal does not answer",
   submits: "fal takes no new jobs",
+  direct: "fal takes no direct calls",
   telegram: "Telegram does not answer",
   bot: "Telegram refuses the bot",
   redis_full: "Redis is full",

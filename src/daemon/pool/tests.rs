@@ -86,6 +86,7 @@ fn tools() -> Arc<Tools> {
         state: None,
         fal_outage: report::Outage::new("fal"),
         submit_outage: report::Outage::new("fal"),
+        direct_outage: report::Outage::new("fal"),
         telegram_outage: report::Outage::new("telegram"),
         inputs: Default::default(),
         in_flight: AtomicU64::new(0),

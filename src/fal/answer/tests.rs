@@ -549,7 +549,9 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
         ("422", say(422, &list, wire!("error_content_policy")), false, K::ContentPolicy, R::Final, C::Yes),
         ("500", say(500, &[], &request_error("internal_error")), false, K::Unavailable, R::TryAnew, C::No),
         ("start deadline", say(504, &[("x-fal-request-timeout-type", "user")], ""), false, K::Timeout, R::Final, C::No),
-        ("200 in HTML", say(200, &[], HTML), false, K::BadAnswer, R::Final, C::Yes),
+        ("200 in HTML", say(200, &[], HTML), true, K::Unavailable, R::TryAnew, C::Unknown),
+        ("200 in HTML, billed", say(200, &list, HTML), false, K::BadAnswer, R::Final, C::Yes),
+        ("200 in HTML of a model", say(200, &list[..1], HTML), false, K::BadAnswer, R::Final, C::Yes),
         ("200 too long", Err(Broken::TooBig { status: 200 }), false, K::BadAnswer, R::Final, C::Yes),
     ];
     for (name, wire, unknown, kind, remedy, charged) in rows {
@@ -560,6 +562,24 @@ fn a_direct_call_that_is_cut_off_stays_unknown() {
         };
         let all = (found, failure.kind, failure.remedy, failure.charged);
         assert_eq!(all, (unknown, kind, remedy, charged), "{name}");
+    }
+}
+
+#[test]
+fn of_a_direct_call_in_doubt_it_is_known_whether_fal_itself_spoke() {
+    let id = [("x-fal-request-id", "0198")];
+    for (name, wire, spoke) in [
+        ("page", say(502, &[], HTML), false),
+        ("no word", say(503, &[], "{}"), false),
+        ("page behind fal", say(503, &id, HTML), true),
+        ("good page", say(200, &[], HTML), false),
+        ("nothing", say(200, &[], ""), false),
+        ("reset", Err(Broken::Unknown("x".into())), false),
+    ] {
+        let Directed::Unknown(failure, _) = directed(wire) else {
+            panic!("{name}");
+        };
+        assert_eq!(failure.spoke, spoke, "{name}");
     }
 }
 

@@ -141,6 +141,18 @@ pub(super) fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: 
     later(flight, failure, Some(least), moment)
 }
 
+/// A direct call that would not be answered now: it is let go unpaid for so long at least.
+pub fn direct_must_wait(flight: &mut Flight, wait: Duration, moment: Moment) -> Change {
+    let text = "fal does not take direct calls";
+    let failure = Failure::new(
+        Kind::Unavailable,
+        Remedy::RetryStep,
+        Charged::No,
+        text.to_owned(),
+    );
+    later(flight, failure, Some(wait), moment)
+}
+
 /// Lets go of the job until a new submit is due.
 pub(super) fn later(
     flight: &mut Flight,

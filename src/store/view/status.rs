@@ -118,7 +118,7 @@ fn note(troubles: &mut Vec<Trouble>, away: &str) {
     for one in away.split(',') {
         let (name, since) = one.split_once(' ').unwrap_or_default();
         let since = since.parse().ok().map(UnixMs);
-        let known = ["fal", "submits", "telegram", "bot"].into_iter();
+        let known = ["fal", "submits", "direct", "telegram", "bot"].into_iter();
         for what in known.filter(|what| *what == name) {
             match troubles.iter_mut().find(|one| one.what == what) {
                 Some(known) => {

@@ -430,6 +430,22 @@ fn a_direct_call_is_an_attempt_whenever_it_may_have_run() {
 }
 
 #[test]
+fn a_direct_call_that_would_not_be_answered_is_let_go_unpaid_for_so_long_at_least() {
+    let mut call = flight(Phase::Submitting);
+    call.via = Via::Direct;
+    let change = direct_must_wait(&mut call, Duration::from_secs(40), at(2000));
+    let Some(Write::Later { wait, .. }) = &change.write else {
+        panic!("{change:?}");
+    };
+    assert!(*wait >= Duration::from_secs(40), "{wait:?}");
+    assert_eq!((call.attempt, call.charged), (0, Charged::No));
+    // A person who wants none of it does not wait with it.
+    call.cancel_asked = true;
+    let change = direct_must_wait(&mut call, Duration::from_secs(40), at(2000));
+    assert_telling(&call, &change, Kind::Cancelled, Charged::No);
+}
+
+#[test]
 fn a_direct_call_that_failed_for_good_is_an_attempt_only_where_it_was_run() {
     for (charged, attempt) in [(Charged::No, 0), (Charged::Unknown, 1), (Charged::Yes, 1)] {
         let mut call = flight(Phase::Submitting);

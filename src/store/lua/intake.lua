@@ -135,10 +135,11 @@ for i = 1, n do
     if expires_at == '' and max_wait > 0 then
       expires_at = later and string.format('%d', tonumber(not_before) + max_wait) or until_then
     end
+    -- The entry first: where Redis refuses one of the two (a right that is gone), no record may count as the job.
+    redis.call('SET', ns .. ':spec:' .. id, raw)
     redis.call('HSET', job, 'v', format, 'state', state, 'attempt', '0', 'life', '1', 'queued_at', now_text,
       pair('expires_at', expires_at ~= '' and expires_at, pair('due_at', later and not_before,
       pair('not_before', later and not_before, cmsgpack.unpack(fields)))))
-    redis.call('SET', ns .. ':spec:' .. id, raw)
     redis.call('XADD', KEYS[3], '*', 'event', 'queued', 'at', now_text, 'attempt', '0', cmsgpack.unpack(who))
     if later then
       redis.call('ZADD', KEYS[9], not_before, id)

@@ -2,7 +2,7 @@
 //! of the program use, and a real Redis with that rule refuses nothing in a load with everything in it.
 
 use crate::support::load::{in_full_swing, push_load, taking};
-use crate::support::{SOON, World, job};
+use crate::support::{SOON, World, eventually, job};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -255,4 +255,32 @@ fn a_bot_needs_two_commands_and_two_keys() {
         );
     }
     let _: u64 = world.redis(&["DEL", "fal:inbox"]);
+}
+
+/// Whoever gives rights may forget one, and give it a moment later.
+#[test]
+fn a_right_that_was_missing_for_a_moment_costs_no_job() {
+    let mut world = World::new();
+    let url = grant(&mut world, "fal-worker").replace("/3", "/0");
+    world.redis_url = Some(url);
+    let daemon = world.daemon(&["--threads", "4"]);
+    for right in ["set", "hset"] {
+        let off: String = world.redis(&["ACL", "SETUSER", "fal-worker", &format!("-{right}")]);
+        assert_eq!(off, "OK");
+        let ids: Vec<String> = (0..5).map(|n| format!("{right}-{n}")).collect();
+        let _: String = world.redis(&["ACL", "LOG", "RESET"]);
+        world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+        eventually(SOON, || refusals(&mut world), |n| *n > 0);
+        let _: String = world.redis(&["ACL", "SETUSER", "fal-worker", &format!("+{right}")]);
+        let states = world.wait_ended(&ids, 3 * SOON);
+        assert_eq!(states, ["done"; 5], "{right}: {}", daemon.log_text());
+    }
+    assert_eq!(world.sandbox.fal.totals().submits, 10);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+}
+
+/// Commands that Redis has refused for a missing right, of one kind each.
+fn refusals(world: &mut World) -> usize {
+    let log: Vec<redis::Value> = world.redis(&["ACL", "LOG"]);
+    log.len()
 }

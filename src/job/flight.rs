@@ -60,6 +60,8 @@ pub struct Order {
     pub files: InputFiles,
     /// How far that is.
     pub brought: Brought,
+    /// The record says that it stands in line for a transfer thread, and so was not begun.
+    pub in_line: bool,
 }
 
 /// A request at fal that we want ended.
@@ -139,7 +141,7 @@ pub(crate) const LARGE: usize = 64 * 1024;
 
 /// Fields that come and go within a life. Asking Redis to delete one that is not there costs it a walk through
 /// the record, and mostly none of them is.
-const PASSING: [&str; 12] = [
+const PASSING: [&str; 13] = [
     "tried",
     "error",
     "kind",
@@ -152,6 +154,7 @@ const PASSING: [&str; 12] = [
     "due_at",
     "telling_at",
     "echoes",
+    "waits",
 ];
 
 /// Which of the passing fields the record may have.

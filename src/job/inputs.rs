@@ -100,9 +100,11 @@ pub(crate) fn begin(flight: &mut Flight) -> Change {
     let mut text = None;
     if let Some(order) = &mut flight.order {
         order.brought.begun = true;
+        order.in_line = false;
         text = order.brought.to_text();
     }
-    save(Patch::default().set_some("inputs", text), Next::Now)
+    let patch = Patch::default().set_some("inputs", text);
+    save(patch.del(&["waits"]), Next::Now)
 }
 
 /// The write after the last one, without which there is no submit. Progress: a crash is counted anew.

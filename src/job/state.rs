@@ -30,7 +30,10 @@ pub use deliver::{
     Receipt, delivered, delivery_progress, delivery_went_on, keep_what_went, redelivered,
 };
 pub use poll::after_poll;
-pub use submit::{after_submit, before_resubmit, before_submit, direct_must_wait, inputs_failed};
+pub use submit::{
+    after_submit, before_resubmit, before_submit, direct_must_wait, inputs_failed, leave_line,
+    stand_in_line,
+};
 
 use super::answer::{Accepted, Cancelled, Collected, Directed, Output, Polled, Submitted};
 use super::failure::{Failure, Kind, Remedy};

@@ -4,7 +4,7 @@
 
 use super::deliver::no_page;
 use super::gate::{Admission, Inside, Service};
-use super::submit::{account_trouble, is_of_an_old_key};
+use super::submit::{account_trouble, is_of_an_old_key, stand_in_line};
 use super::{REDIS_AWAY, Worker, rotation};
 use crate::http::Spooled;
 use crate::job::failure::{Failure, Kind, Remedy};
@@ -81,7 +81,11 @@ enum Trouble {
 /// Brings the next file of a job to fal; after the last one the record is told.
 pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
     if !worker.moves_bytes {
-        return Next::Transfer;
+        let begun = (flight.order.as_ref()).is_some_and(|order| order.brought.begun);
+        return match begun {
+            true => Next::Transfer,
+            false => stand_in_line(worker, flight),
+        };
     }
     flight.untouched = false;
     if let Err(next) = worker.may_act(flight) {

@@ -38,7 +38,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         return inputs::bring(worker, flight);
     }
     if flight.via == Via::Direct && !worker.moves_bytes {
-        return Next::Transfer;
+        return stand_in_line(worker, flight);
     }
     let direct = match flight.via {
         Via::Queue => None,
@@ -57,11 +57,18 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     if let Err(next) = worker.may_act(flight) {
         return next;
     }
-    if flight.doubt == Doubt::Submit {
-        let change = state::before_resubmit(flight);
-        let next = worker.record_inside(flight, change);
-        if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
+    let in_line = (flight.order.as_ref()).is_some_and(|order| order.in_line);
+    let before = match flight.doubt {
+        Doubt::Submit => Some(state::before_resubmit(flight)),
+        _ if in_line => Some(state::leave_line()),
+        _ => None,
+    };
+    if let Some(change) = before {
+        if let Err(next) = record_before(worker, flight, change) {
             return next;
+        }
+        if let Some(order) = &mut flight.order {
+            order.in_line = false;
         }
         // That write took its time, with a slow Redis many seconds.
         if let Err(next) = worker.may_act(flight) {
@@ -125,6 +132,26 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
         worker.look_whether_away(Service::Fal, &why);
     }
     next
+}
+
+/// Hands a job to the transfer threads, and has the record say that it stands in line for one.
+pub(super) fn stand_in_line(worker: &Worker, flight: &mut Flight) -> Next {
+    if flight.order.as_ref().is_some_and(|order| !order.in_line) {
+        let change = state::stand_in_line(flight);
+        if let Err(next) = record_before(worker, flight, change) {
+            return next;
+        }
+    }
+    Next::Transfer
+}
+
+/// A write that must stand before the step goes on; else what comes in its place.
+fn record_before(worker: &Worker, flight: &mut Flight, change: Change) -> Result<(), Next> {
+    let next = worker.record_inside(flight, change);
+    if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
+        return Err(next);
+    }
+    Ok(())
 }
 
 /// When fal is to give up what it has not begun. A direct call is over with its own limit: what began after it would

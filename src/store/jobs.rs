@@ -6,7 +6,7 @@ use crate::job::spec;
 use crate::report;
 
 /// Fields that say how a life goes, and nothing once it is over: beside those that every end deletes.
-const OF_A_LIFE: [&str; 4] = ["due_at", "doubt", "tries", "inputs"];
+const OF_A_LIFE: [&str; 5] = ["due_at", "doubt", "tries", "inputs", "waits"];
 
 /// Names of keys, the last one only if there is a bot that it belongs to.
 fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {

@@ -337,6 +337,7 @@ fn flight(id: JobId, token: Token, epoch: u64, text: &str, mut fields: Fields<'_
                         ..Brought::parse(&inputs, spec.files.len())
                     },
                     files: spec.files,
+                    in_line: false,
                 }));
                 flight.entry = entry;
             }

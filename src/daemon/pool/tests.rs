@@ -219,6 +219,7 @@ fn a_flight_goes_to_the_transfer_threads_and_stays_visible_on_its_way() {
     let mut direct = named("direct", Phase::Submitting);
     direct.via = crate::job::spec::Via::Direct;
     direct.target = None;
+    direct.order.as_mut().unwrap().in_line = true; // as its record says already
     engine.run(&worker(&tools, false), 0, direct, None);
     let waiting = (moved.direct.len(), moved.files.len(), moved.inputs.len());
     assert_eq!(waiting, (1, 0, 0));

@@ -63,6 +63,7 @@ pub(crate) fn flight(phase: Phase) -> Flight {
                 switches: FalSwitches::default(),
                 files: InputFiles::default(),
                 brought: Brought::default(),
+                in_line: false,
             })
         }),
         entry: (!submitted).then(|| r#"{"id":"job-1"}"#.into()),

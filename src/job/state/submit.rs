@@ -141,6 +141,32 @@ pub(super) fn unknown_submit(flight: &mut Flight, mut failure: Failure, moment: 
     later(flight, failure, Some(least), moment)
 }
 
+/// The write before a job stands in line for a transfer thread: whoever takes it over from there knows that nothing of
+/// it was begun. It bears the claim's token, so it says so of this claim alone.
+pub fn stand_in_line(flight: &mut Flight) -> Change {
+    if let Some(order) = &mut flight.order {
+        order.in_line = true;
+    }
+    let token = flight.token.0.to_string();
+    save(Patch::default().set("waits", token))
+}
+
+/// The write before its call: from here on it may have been made.
+pub fn leave_line() -> Change {
+    save(Patch::default().del(&["waits"]))
+}
+
+fn save(patch: Patch) -> Change {
+    Change::write(
+        Write::Save {
+            patch,
+            count: None,
+            large: None,
+        },
+        Next::Now,
+    )
+}
+
 /// A direct call that would not be answered now: it is let go unpaid for so long at least.
 pub fn direct_must_wait(flight: &mut Flight, wait: Duration, moment: Moment) -> Change {
     let text = "fal does not take direct calls";

@@ -47,6 +47,7 @@ for i = 1, n do
     answer = 'lost'
   else
     redis.call('PERSIST', job)
+    redis.call('HDEL', job, 'waits') -- it may have been begun since
     local set = {'HSET', job, 'v', format, 'state', 'running', 'token', token, 'seq', seq, 'worker', me}
     for f = at + 6, at + 5 + 2 * fields do set[#set + 1] = ARGV[f] end
     redis.call(unpack(set))

@@ -35,10 +35,13 @@ for _, claim in ipairs(claims) do
   redis.call('HDEL', KEYS[1], id) -- allowed without memory; so is the rest, then
   local job = ns .. ':job:' .. id
   local r = fields_of(job, 'state', 'token', 'phase', 'request_id', 'attempt', 'max_attempts', 'priority',
-    'via', 'charged', 'crashes', 'crashes_from')
+    'via', 'charged', 'crashes', 'crashes_from', 'waits')
   -- The token is looked at again for each id: what somebody else owns by now is not ours to move.
   if r[1] == 'running' and r[2] == token then
-    requeue(k, job, id, r, now, wait, limit, step_of(steps, token), steps and tonumber(w[4]))
+    local step = step_of(steps, token)
+    -- What stands in line for a transfer thread was not begun.
+    if not step and r[12] == token and (r[3] or 'submitting') == 'submitting' and not r[4] then step = 'idle' end
+    requeue(k, job, id, r, now, wait, limit, step, steps and tonumber(w[4]))
   end
   moved = moved + 1
 end

@@ -2,6 +2,9 @@
 //! pays again only where nobody can know whether it was; then that is counted.
 
 use super::*;
+use fal_worker::sandbox::media;
+use fal_worker::sandbox::telegram::Kind;
+use serde_json::json;
 
 #[test]
 fn killed_before_the_submit_is_answered_the_next_owner_waits_two_seconds_and_counts() {
@@ -97,6 +100,79 @@ fn without_a_step_file_what_was_claimed_and_not_begun_counts_as_perhaps_paid() {
     assert!(again >= 2, "{again}");
     assert!(submits <= 12 + again, "{submits} submits, {again} counted");
     world.assert_clean_after_kills();
+}
+
+/// Claimed by the dozen, they wait for the few threads that make such calls.
+#[test]
+fn without_a_step_file_a_direct_call_that_stood_in_line_was_not_made() {
+    let off = ["--threads", "4", "--state-dir", "off"];
+    let mut world = World::new();
+    let mut daemon = world.daemon(&off);
+    let hold = world.sandbox.fal.hold("fal.direct");
+    let ids: Vec<String> = (0..12).map(|n| format!("d{n}")).collect();
+    let entries = ids.iter().map(|id| job(id).with("via", "direct").json());
+    world.push_all(&entries.collect::<Vec<_>>());
+    assert!(hold.wait_arrived(2, SOON));
+    wait_in_line(&mut world, &ids, 10);
+    daemon.kill();
+    hold.release();
+
+    let _next = world.daemon(&off);
+    let states = world.wait_ended(&ids, SOON);
+    let dead = states.iter().filter(|state| *state == "dead").count();
+    assert_eq!(dead, 2, "those that were called: {states:?}");
+    assert_eq!(world.sandbox.fal.totals().submits, 12);
+    for (id, _) in ids
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| *state == "done")
+    {
+        let record = world.record(id);
+        assert_eq!((&*record["attempt"], &*record["charged"]), ("1", "yes"));
+        assert!(!record.contains_key("crashes"), "{record:?}");
+    }
+    world.assert_clean_after_kills();
+}
+
+#[test]
+fn without_a_step_file_a_job_whose_files_stood_in_line_has_used_no_attempt() {
+    let off = ["--threads", "4", "--state-dir", "off"];
+    let mut world = World::new();
+    let mut daemon = world.daemon(&off);
+    let hold = world.sandbox.telegram.hold("tg.getfile");
+    let ids: Vec<String> = (0..12).map(|n| format!("f{n}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let name = format!("file_{n}.jpg");
+        let picture = media::png(8, 8, Some(n as u64));
+        let file = world
+            .sandbox
+            .telegram
+            .user_file(Kind::Photo, &name, picture);
+        let entry = job(id).with("max_attempts", 1);
+        world.push(entry.with("input_files", json!({"image_url": file})).json());
+    }
+    assert!(hold.wait_arrived(2, SOON));
+    wait_in_line(&mut world, &ids, 8); // four threads bring files
+    daemon.kill();
+    hold.release();
+
+    let _next = world.daemon(&off);
+    let states = world.wait_ended(&ids, SOON);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    assert_eq!(world.sandbox.fal.totals().submits, 12);
+    assert_eq!(world.counted("resubmitted_after_unknown"), 0);
+    world.assert_clean_after_kills();
+}
+
+fn wait_in_line(world: &mut World, ids: &[String], least: usize) {
+    eventually(
+        SOON,
+        || {
+            let waits = ids.iter().map(|id| world.record(id).contains_key("waits"));
+            waits.filter(|waits| *waits).count()
+        },
+        |n| *n >= least,
+    );
 }
 
 #[test]

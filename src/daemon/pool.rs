@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// A thread whose look for work broke looks again after this long.
 const BROKEN: Duration = Duration::from_secs(1);
 
+/// How long a result stays at fal that memory has no room for.
+const RESULT_WAITS: Duration = Duration::from_secs(1);
+
 /// What every thread is doing, for those who cannot look into it: the keeper and the stop.
 pub(crate) struct Desks(Vec<Mutex<Option<Snapshot>>>);
 
@@ -449,7 +452,10 @@ impl Engine {
                 }
                 return;
             }
-            let next = steps::advance(worker, flight, place.take());
+            let next = match self.has_room_for_its_result(worker, flight) {
+                true => steps::advance(worker, flight, place.take()),
+                false => Next::In(RESULT_WAITS),
+            };
             let after = flight.bytes();
             if next != Next::Over {
                 self.scheduler.holds(bytes.replace(after), after);
@@ -486,6 +492,15 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Results are fetched while Redis is away too, since fal keeps them for minutes only; those that are too large for
+    /// the step file stay in memory until Redis is back. Beyond a limit the rest stay at fal for the time being: a
+    /// worker that is killed for its memory loses more.
+    fn has_room_for_its_result(&self, worker: &Worker, flight: &Flight) -> bool {
+        !matches!(flight.phase, Phase::Polling | Phase::Collecting)
+            || !self.scheduler.is_full()
+            || !worker.tools.store.health.is_away()
     }
 
     /// Hands a flight to the transfer threads.

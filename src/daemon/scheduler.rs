@@ -114,6 +114,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Inputs held in memory at most; more waits in Redis.
 const INPUT_BYTES: usize = 16 << 20;
+/// Bytes in memory above which no results are fetched that could not be written down.
+const RESULT_BYTES: usize = 64 << 20;
 /// How long nobody looks whether what is claimed has a place at fal by now.
 const CROWDED: Duration = Duration::from_millis(20);
 /// Claimed jobs that are begun within this time are nobody's loss: the next claims may bring more of them.
@@ -541,6 +543,11 @@ impl Scheduler {
         } else if after < before && self.lighter(before - after) >= INPUT_BYTES {
             self.room(&mut self.lock());
         }
+    }
+
+    /// Whether memory holds as much as it may of what Redis does not take.
+    pub(crate) fn is_full(&self) -> bool {
+        self.input_bytes.load(Ordering::Acquire) >= RESULT_BYTES
     }
 
     /// Gives how many bytes there were before.

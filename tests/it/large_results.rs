@@ -5,6 +5,7 @@ use crate::support::{SOON, World, eventually, job, submits_of};
 use fal_worker::sandbox::fal::{Outcome, Script};
 use fal_worker::sandbox::faults::{Fault, Rule};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// A model whose picture comes inside its result.
 fn inline(world: &World, side: u32) {
@@ -35,6 +36,33 @@ fn resident_mib(pid: u32) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));
     kib.unwrap().parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn results_that_redis_cannot_take_fill_no_memory_beyond_a_limit() {
+    const NUMBER: usize = 32;
+    let mut world = World::new();
+    inline(&world, 1000);
+    world.sandbox.fal.set_slots(0);
+    let daemon = world.daemon(&["--threads", "8"]);
+    let ids = push(&mut world, NUMBER);
+    for id in &ids {
+        world.wait_submitted(id);
+    }
+    world.sandbox.redis.pause().unwrap();
+    daemon.wait_log("redis lost");
+    world.sandbox.fal.set_slots(1000);
+    let fal = &world.sandbox.fal;
+    eventually(SOON, || fal.totals().results, |n| *n >= 15);
+    // Nothing more is to happen in this span, so there is nothing to wait for.
+    std::thread::sleep(Duration::from_secs(3));
+    let (fetched, resident) = (fal.totals().results, resident_mib(daemon.pid()));
+    assert!(fetched <= 26, "{fetched} results in {resident} MiB"); // 64 MiB are 16, and one a thread
+    world.sandbox.redis.resume().unwrap();
+    let states = world.wait_ended(&ids, SOON * 2);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    assert_eq!(world.sandbox.fal.totals().submits, NUMBER as u64);
+    println!("{fetched} results fetched meanwhile, {resident} MiB resident");
 }
 
 #[test]

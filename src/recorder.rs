@@ -24,12 +24,13 @@ use crate::report;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileTimes, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// Format of the file; a process leaves files of another format alone.
 const FORMAT: u32 = 1;
@@ -258,6 +259,29 @@ impl Recorder {
             journal.len = 0;
             open.note(journal.file.set_len(0));
         }
+    }
+
+    /// To be called now and then: an idle worker writes neither file, nor a busy one the journal while Redis is there,
+    /// and old files are cleared away by other programs. Where one was removed all the same, no successor will find
+    /// what is written into it from here on.
+    pub(crate) fn touch(&self) {
+        let Some(open) = &self.0 else { return };
+        let journal = open.journal();
+        if open.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = SystemTime::now();
+        let read = FileTimes::new().set_accessed(now);
+        // When the step file was last written means something, see `Left.stale`. A file system that keeps no times
+        // takes no notes away.
+        let _ = open.file.set_times(read);
+        let _ = journal.file.set_times(read.set_modified(now));
+        let is_there = |file: &File, else_: &str| match file.metadata()?.nlink() {
+            0 => Err(io::Error::other(else_)),
+            _ => Ok(()),
+        };
+        let there = is_there(&open.file, "it was removed");
+        open.note(there.and_then(|()| is_there(&journal.file, "its journal was removed")));
     }
 
     /// A step ended in a way that neither Redis nor a slot will tell of: from here on no slot proves that

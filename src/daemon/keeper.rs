@@ -32,6 +32,8 @@ const HUNG_STEP: Duration = Duration::from_secs(240);
 const HUNG_TRANSFER: Duration = Duration::from_secs(20 * 60);
 /// Pace of the duties that are not urgent.
 const SLOW: Duration = Duration::from_secs(10);
+/// Pace of looking after the step file of this process.
+const TOUCH: Duration = Duration::from_secs(60);
 /// How long one beat looks at dead instances.
 const SWEEP: Duration = Duration::from_millis(100);
 /// For so long after Redis forgot writes, a claim that is unknown here counts as one whose last writes it forgot:
@@ -65,6 +67,7 @@ pub(crate) struct Keeper {
     strangers: HashSet<String>,
     /// When the last beat was tried, on a clock that counts on while the machine sleeps.
     tried_ms: u64,
+    touch_due: Instant,
     slow_due: Instant,
     audit_due: Instant,
     /// Duties that Redis refused when they were last tried.
@@ -122,6 +125,7 @@ impl Keeper {
             strange_claims: 0,
             strangers: HashSet::new(),
             tried_ms: Lease::clock_ms(),
+            touch_due: Instant::now() + TOUCH,
             slow_due: Instant::now(),
             audit_due: Instant::now() + AUDIT_TICK,
             refused: HashSet::new(),
@@ -157,6 +161,10 @@ impl Keeper {
         let late_ms = self.engine.scheduler.take_late().as_millis() as u64;
         if late_ms > 0 {
             report::debug("latest step", &[("late_ms", &late_ms)]);
+        }
+        if self.touch_due <= Instant::now() {
+            self.touch_due = Instant::now() + TOUCH;
+            self.tools.recorder.touch(); // also while Redis is away: then the journal is needed
         }
         if !self.threads_move() {
             return Ok(());

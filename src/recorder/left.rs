@@ -22,7 +22,8 @@ pub(crate) struct Left {
     pub(crate) executing: Vec<(String, bool)>,
     /// Writes that Redis may not have taken, in their order.
     pub(crate) commands: Vec<Command>,
-    /// Some slot could not be read, or written: then nothing may be concluded from what stands in no slot.
+    /// Some slot could not be read, or written, or the journal is gone: then nothing may be concluded from what stands
+    /// in no slot.
     pub(crate) torn: bool,
     /// Whether it was written in this boot; an older program did not say. The last of one of another boot may never
     /// have reached the disk. And if it is a copy, as of a disk that was cloned or of a backup, whoever wrote it may
@@ -156,16 +157,16 @@ fn is_older(about: &fs::Metadata, than: Duration) -> bool {
 }
 
 fn read(path: PathBuf, file: File, header: Header) -> io::Result<Left> {
-    let (commands, unread) = match read_journal(&path.with_extension(WRITES)) {
-        Ok(commands) => (commands, None),
-        Err(error) => (Vec::new(), Some(error)),
+    let (journal, unread) = match read_journal(&path.with_extension(WRITES)) {
+        Ok(journal) => (journal, None),
+        Err(error) => (None, Some(error)),
     };
     let said = !header.boot.is_empty();
     let mut left = Left {
-        commands,
         path,
         executing: Vec::new(),
-        torn: header.broken,
+        torn: header.broken || journal.is_none(),
+        commands: journal.unwrap_or_default(),
         of_this_boot: said.then(|| header.boot == this_boot()),
         stale: is_older(&file.metadata()?, STALE),
         header,
@@ -214,12 +215,13 @@ fn read_header(file: &File) -> Option<Header> {
     serde_json::from_slice(&payload).ok()
 }
 
-/// As many entries as are whole: the process may have died while it wrote the last one.
-fn read_journal(path: &Path) -> io::Result<Vec<Command>> {
+/// As many entries as are whole: the process may have died while it wrote the last one. `None`: there is no journal.
+/// Only who died right after it had named its step file never had one: whatever else took it may have taken writes.
+fn read_journal(path: &Path) -> io::Result<Option<Vec<Command>>> {
     let mut commands = Vec::new();
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(commands),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let len = file.metadata()?.len();
@@ -235,7 +237,7 @@ fn read_journal(path: &Path) -> io::Result<Vec<Command>> {
         };
         commands.push(command);
     }
-    Ok(commands)
+    Ok(Some(commands))
 }
 
 fn command(payload: &[u8]) -> io::Result<Command> {

@@ -313,6 +313,63 @@ fn a_slot_that_cannot_be_read_forbids_conclusions() {
 }
 
 #[test]
+fn a_journal_that_is_gone_forbids_conclusions() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    recorder.keep("t-1", 1, &command("submitted", b"one"), true);
+    killed(recorder);
+    fs::remove_file(at.path().join("a~1.writes")).unwrap();
+    let left = the_one(at.path());
+    assert!(left.torn && left.commands.is_empty() && left.unread.is_none());
+}
+
+#[test]
+fn a_file_that_was_removed_while_its_process_lives_is_missed() {
+    for gone in ["a~1.steps", "a~1.writes"] {
+        let at = tempfile::tempdir().unwrap();
+        let recorder = open(at.path(), "a~1");
+        recorder.touch();
+        assert!(recorder.is_whole(), "{gone} is still there");
+        fs::remove_file(at.path().join(gone)).unwrap();
+        recorder.touch();
+        assert!(!recorder.is_whole(), "{gone}");
+        // What stands there says so, whether or not somebody puts another file in the place of the one that is gone.
+        fs::write(at.path().join("a~1.writes"), "").unwrap();
+        killed(recorder);
+        let left = left_behind(at.path(), "store").unwrap();
+        assert!(left.iter().all(|left| left.torn), "{left:?}");
+        assert_eq!(left.len(), usize::from(gone == "a~1.writes"));
+    }
+    // After a stop that removed them itself nothing is missing.
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    recorder.close();
+    recorder.touch();
+    assert!(recorder.is_whole());
+}
+
+#[test]
+fn files_of_a_living_process_do_not_grow_old() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let month = Duration::from_secs(30 * 86_400);
+    let then = SystemTime::now() - month;
+    let path = |end: &str| at.path().join(format!("a~1.{end}"));
+    for end in ["steps", "writes"] {
+        let times = fs::FileTimes::new().set_accessed(then).set_modified(then);
+        fs::File::open(path(end)).unwrap().set_times(times).unwrap();
+    }
+    recorder.touch();
+    let about = |end: &str| fs::metadata(path(end)).unwrap();
+    let is_old = |time: SystemTime| time.elapsed().unwrap() > month / 2;
+    assert!(!is_old(about("writes").modified().unwrap()));
+    assert!(!is_old(about("writes").accessed().unwrap()));
+    assert!(!is_old(about("steps").accessed().unwrap()));
+    // Of this one it tells how old the notes are.
+    assert!(is_old(about("steps").modified().unwrap()));
+}
+
+#[test]
 fn a_step_of_which_nothing_will_tell_forbids_conclusions() {
     let at = tempfile::tempdir().unwrap();
     let recorder = open(at.path(), "a~1");
@@ -424,5 +481,6 @@ fn switched_off_it_keeps_nothing_and_minds_nothing() {
     recorder.settled("t", None);
     recorder.belongs_to("store", "a~1");
     recorder.lost_a_step();
+    recorder.touch();
     recorder.close();
 }

@@ -562,6 +562,27 @@ fn a_copy_of_the_folder_of_a_worker_that_lives_buries_nobody() {
     world.assert_clean();
 }
 
+#[test]
+fn a_submit_whose_journal_was_cleared_away_counts_as_perhaps_paid() {
+    let (mut world, mut daemon) = World::running();
+    // Long ago: it is written only while Redis is away.
+    fs::remove_file(world.step_file(&daemon.instance(), "writes")).unwrap();
+    let hold = world.sandbox.fal.hold("fal.submit");
+    world.push(job("a").with("max_attempts", 1).json());
+    assert!(hold.wait_arrived(1, SOON));
+    world.kill_redis();
+    hold.release();
+    let polls = |world: &World| world.sandbox.fal.totals().polls;
+    eventually(SOON, || polls(&world), |polls| *polls > 0);
+    daemon.kill();
+    world.sandbox.redis.restart().unwrap();
+
+    let _next = world.daemon(&FOUR);
+    world.wait_state("a", "dead");
+    assert_eq!(submits_of(&world, "a"), 1);
+    world.assert_clean_after_kills();
+}
+
 /// Room on the disk of a daemon that may fill it later.
 const ROOM: usize = 64 << 20;
 

@@ -540,7 +540,9 @@ impl Call<'_> {
         let host = &self.place.host;
         if Trace::nothing_sent() {
             let what = match error {
-                ureq::Error::HostNotFound | ureq::Error::Timeout(Timeout::Resolve) => "look-up of",
+                ureq::Error::HostNotFound
+                | ureq::Error::Timeout(Timeout::Resolve)
+                | ureq::Error::Other(_) => "look-up of",
                 _ if Trace::not_connected() => "connect to",
                 _ => "sending to",
             };
@@ -581,6 +583,8 @@ fn reason(error: &ureq::Error) -> String {
         },
         ureq::Error::Timeout(_) => "timed out".into(),
         ureq::Error::HostNotFound => "host not found".into(),
+        // None of ureq's own: of the resolver.
+        ureq::Error::Other(error) => error.to_string(),
         ureq::Error::Rustls(error) => format!("TLS: {error}"),
         ureq::Error::Tls(text) => format!("TLS: {text}"),
         ureq::Error::LargeResponseHeader(..) => "the answer's head is too long".into(),

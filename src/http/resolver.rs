@@ -9,6 +9,7 @@ use super::socket::Trace;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ const FIRST: usize = 8;
 
 type LookUp = dyn Fn(&str) -> Option<Vec<IpAddr>> + Send + Sync;
 type Clock = dyn Fn() -> Instant + Send + Sync;
+type Work = Box<dyn FnOnce() + Send>;
 
 /// The resolver; a clone shares its memory. The lock is held for the memory only, never in a look-up.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ pub(super) struct CachingResolver(Arc<Inner>);
 struct Inner {
     look_up: Box<LookUp>,
     clock: Box<Clock>,
+    /// Starts a thread of this name.
+    spawn: fn(&str, Work) -> io::Result<()>,
     memory: Mutex<Memory>,
     changed: Condvar,
 }
@@ -133,6 +137,10 @@ impl CachingResolver {
         CachingResolver(Arc::new(Inner {
             look_up,
             clock,
+            spawn: |name, work| {
+                let thread = std::thread::Builder::new().name(name.into());
+                thread.spawn(work).map(drop)
+            },
             memory: Mutex::default(),
             changed: Condvar::new(),
         }))
@@ -170,7 +178,7 @@ impl CachingResolver {
             memory = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if memory.closed {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         }
         memory.meet(host);
         let Memory {
@@ -201,11 +209,16 @@ impl CachingResolver {
         if !name.looking {
             // A thread of its own, since getaddrinfo knows no time limit; one a name, and only here.
             let (inner, asked) = (self.0.clone(), host.to_owned());
-            let thread = std::thread::Builder::new().name("dns-first".into());
-            name.looking = *first < FIRST && thread.spawn(move || inner.ask(&asked, 1)).is_ok();
-            if !name.looking {
+            let work = Box::new(move || inner.ask(&asked, 1));
+            if *first >= FIRST {
                 return old.ok_or(Error::HostNotFound);
             }
+            if let Err(error) = (self.0.spawn)("dns-first", work) {
+                // Not the name's fault, nor that of whoever set it.
+                let why = format!("no thread for the look-up: {error}");
+                return old.ok_or(Error::Other(why.into()));
+            }
+            name.looking = true;
             *first += 1;
         }
         loop {
@@ -216,7 +229,7 @@ impl CachingResolver {
             let waited = self.0.changed.wait_timeout(memory, left);
             memory = waited.unwrap_or_else(PoisonError::into_inner).0;
             if memory.closed {
-                return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+                return Err(io::Error::from(io::ErrorKind::NotConnected).into());
             }
             match memory.names.get(host) {
                 Some(name) if name.finished == before => {}
@@ -264,15 +277,16 @@ impl Inner {
     /// Starts the one refreshing thread; it ends with the last clone of the resolver.
     fn refresher(inner: &Arc<Inner>) -> Sender<String> {
         let (sender, names): (Sender<String>, Receiver<String>) = crossbeam_channel::unbounded();
+        let spawn = inner.spawn;
         let inner: Weak<Inner> = Arc::downgrade(inner);
-        let work = move || {
+        let work = Box::new(move || {
             for host in names {
                 let Some(inner) = inner.upgrade() else { return };
                 inner.ask(&host, 0);
             }
-        };
+        });
         // Without a thread the channel is closed and `send` fails: the stale address goes on being used.
-        let _ = std::thread::Builder::new().name("dns".into()).spawn(work);
+        let _ = spawn("dns", work);
         sender
     }
 }
@@ -501,6 +515,28 @@ mod tests {
         names.set_away(false);
         assert_eq!(names.addrs().unwrap(), [ONE]);
         assert_eq!(names.asked(), 2);
+    }
+
+    #[test]
+    fn a_look_up_for_which_there_is_no_thread_says_so_and_blames_no_name() {
+        let mut names = Counted::new();
+        let spawn = |names: &mut Counted, with| {
+            Arc::get_mut(&mut names.resolver.0).expect("ours").spawn = with
+        };
+        let works = names.resolver.0.spawn;
+        spawn(&mut names, |_, _| Err(io::ErrorKind::WouldBlock.into()));
+        let none = names.addrs().expect_err("nobody looks").to_string();
+        assert!(none.contains("no thread for the look-up: "), "{none}");
+        // An address that is known, however old, is used.
+        spawn(&mut names, works);
+        assert_eq!(names.addrs().unwrap(), [ONE]);
+        eventually("its thread ends", || {
+            Arc::get_mut(&mut names.resolver.0).is_some()
+        });
+        spawn(&mut names, |_, _| Err(io::ErrorKind::WouldBlock.into()));
+        names.pass(OLD);
+        assert_eq!(names.addrs().unwrap(), [ONE]);
+        assert_eq!(names.asked(), 1);
     }
 
     #[test]

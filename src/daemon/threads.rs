@@ -33,24 +33,24 @@ pub(super) fn intake_thread(
     let refusals = Refusals::new("redis refused an intake", "redis takes entries again");
     let came = || engine.liveness.note(|life, now| life.inbox_came(now));
     let failed = |at| engine.liveness.note(|life, now| life.inbox_failed(now, at));
-    while !ends.load(Ordering::Acquire) {
-        let entry = heard.take();
-        let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match entry {
+    let mut turn = |at: &mut Failed| {
+        let taken = match heard.take() {
             // Nothing else lay in `taken`, or the fence of the batch says so.
             Some(entry) => steps::intake::batch(&worker, vec![entry.into()]),
             None => steps::intake::intake(&worker),
-        }));
+        };
         match &taken {
-            Ok(Ok(_)) => {
+            Ok(_) => {
                 engine.liveness.note(|life, now| life.inbox_asked(now));
                 refusals.taken(At::Asking);
+                *at = Failed::Waiting;
             }
-            Ok(Err(_)) | Err(_) => failed(Failed::Asking),
+            Err(_) => failed(Failed::Asking),
         }
         let began = Instant::now();
         match taken {
-            Ok(Ok(done)) if done.left > 0 => came(),
-            Ok(Ok(_)) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
+            Ok(done) if done.left > 0 => came(),
+            Ok(_) => match blocker.hear_inbox(&store, INBOX_BLOCK, client) {
                 Ok(entry) => {
                     came();
                     heard = entry;
@@ -69,15 +69,22 @@ pub(super) fn intake_thread(
                     pause.wait(ends, Duration::from_millis(100));
                 }
             },
-            Ok(Err(denied)) => {
+            Err(denied) => {
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
                     refusals.refused(why, At::Asking, || worker.session.in_the_way(why));
                     pause.wait(ends, Duration::from_secs(1));
                 }
                 pause.wait(ends, Duration::from_millis(100));
             }
+        }
+    };
+    while !ends.load(Ordering::Acquire) {
+        let mut at = Failed::Asking;
+        let turned = std::panic::AssertUnwindSafe(|| turn(&mut at));
+        if std::panic::catch_unwind(turned).is_err() {
             // The hook has logged the place; the entries still lie in `taken`.
-            Err(_) => pause.wait(ends, Duration::from_secs(1)),
+            failed(at);
+            pause.wait(ends, Duration::from_secs(1));
         }
     }
 }

@@ -94,17 +94,15 @@ impl Blocker {
         cmd: &redis::Cmd,
         woken: &AtomicU64,
     ) -> Result<Result<Option<T>, redis::RedisError>, Fault> {
-        self.con = self
-            .con
-            .take()
-            .filter(|(_, _, asked)| store.health.trusts(*asked));
-        let (con, client, _) = match &mut self.con {
+        let trusted = |open: &(Connection, u64, Instant)| store.health.trusts(open.2);
+        // Taken out meanwhile: after a panic half an answer may lie in it.
+        let mut open = match self.con.take().filter(trusted) {
             Some(open) => open,
-            none => none.insert(store.open_blocking(self.longest)?),
+            None => store.open_blocking(self.longest)?,
         };
-        woken.store(*client, Ordering::Release);
+        woken.store(open.1, Ordering::Release);
         let began = Instant::now();
-        let answer = cmd.query::<Option<T>>(con);
+        let answer = cmd.query::<Option<T>>(&mut open.0);
         woken.store(0, Ordering::Release);
         if let Err(error) = &answer
             && error.code() != Some("UNBLOCKED")
@@ -114,10 +112,12 @@ impl Blocker {
         if let Err(error) = &answer
             && link::breaks(error)
         {
-            self.con = None; // never used again after a time-out or an I/O error
+            // Never used again after a time-out or an I/O error.
             if error.is_timeout() {
                 store.health.distrust(began);
             }
+        } else {
+            self.con = Some(open);
         }
         Ok(answer)
     }

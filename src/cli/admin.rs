@@ -7,7 +7,9 @@ use crate::job::failure::Kind;
 use crate::store::Fault;
 use crate::store::view::View;
 use rustix::event::{PollFd, PollFlags};
-use std::io::Write;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A worker that is silent for so long has missed several beats.
@@ -82,10 +84,31 @@ pub(super) fn is_read() -> bool {
     }
 }
 
-/// Prints; false when nobody reads it any more, which is how `| head` ends a command.
+/// Prints; false when it was not [`taken`].
 pub(super) fn say(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_ok()
+    taken(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Some output was lost, and not because its reader had gone.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether output was taken. A reader who has gone is no failure: that is how `| head` ends a command. Of anything
+/// else, such as a full disk, one line tells, and so does the exit code: whoever kept the output has not all of it.
+pub(super) fn taken(written: io::Result<()>) -> bool {
+    if let Err(error) = &written
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("fal-worker: its output is not taken: {error}");
+    }
+    written.is_ok()
+}
+
+/// How a command ends that did so well itself.
+pub(super) fn exit(code: u8) -> ExitCode {
+    ExitCode::from(match code {
+        0 if LOST.load(Ordering::Relaxed) => INCOMPLETE,
+        code => code,
+    })
 }

@@ -9,13 +9,13 @@ mod services;
 
 pub(super) use machine::allow_files;
 
+use super::admin::say;
 use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE};
 use crate::config::{Config, Environment, RunArgs};
 use crate::report;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::json;
-use std::io::Write;
 use std::time::Duration;
 
 /// A service that has not answered by then does not answer.
@@ -157,7 +157,6 @@ fn code(lines: &[Line]) -> u8 {
     }
 }
 
-/// A reader who has gone is no failure of the check.
 fn show(as_json: bool, lines: Vec<Line>, code: u8) {
     let lines = lines.into_iter();
     let lines: Vec<Line> = lines
@@ -167,7 +166,7 @@ fn show(as_json: bool, lines: Vec<Line>, code: u8) {
         true => as_object(&lines, code),
         false => as_table(&lines),
     };
-    let _ = writeln!(std::io::stdout(), "{text}");
+    say(&format!("{text}\n"));
 }
 
 fn as_object(lines: &[Line], code: u8) -> String {

@@ -356,17 +356,17 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
                 report::init_logging(style);
                 report::refused(&in_one_line(&error));
             } else {
-                let _ = error.print();
+                admin::taken(error.print());
             }
-            return ControlFlow::Break(match (is_help, is_run) {
-                (true, _) => ExitCode::SUCCESS,
+            return ControlFlow::Break(admin::exit(match (is_help, is_run) {
+                (true, _) => 0,
                 // systemd must not restart into the same mistake.
-                (false, true) => ExitCode::from(CONFIGURATION),
-                (false, false) => ExitCode::from(USAGE),
-            });
+                (false, true) => CONFIGURATION,
+                (false, false) => USAGE,
+            }));
         }
     };
-    ControlFlow::Break(match cli.command {
+    ControlFlow::Break(admin::exit(match cli.command {
         Command::Run(args) => return ControlFlow::Continue(args),
         Command::Enqueue(args) => {
             with_store(&args.store, env, &|store| enqueue::enqueue(&args, store))
@@ -386,7 +386,7 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
         Command::Redeliver(args) => {
             with_store(&args.store, env, &|store| operate::redeliver(&args, store))
         }
-        Command::Check(args) => ExitCode::from(check::check(&args, env)),
+        Command::Check(args) => check::check(&args, env),
         Command::Retry(args) => with_store(args.store(), env, &|store| retry::retry(&args, store)),
         Command::Delete(args) => {
             with_store(args.store(), env, &|store| delete::delete(&args, store))
@@ -397,10 +397,10 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
         Command::Resume(args) => {
             with_store(args.store(), env, &|store| pause::resume(&args, store))
         }
-        Command::Completions(args) => ExitCode::from(shell::completions(&args)),
-        Command::Man => ExitCode::from(shell::man()),
-        Command::Demo => ExitCode::from(demo::run()),
-        Command::Loadtest(args) => ExitCode::from(loadtest::run(&loadtest::Options {
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man => shell::man(),
+        Command::Demo => demo::run(),
+        Command::Loadtest(args) => loadtest::run(&loadtest::Options {
             submit_latency: args.submit_latency.unwrap_or(args.latency),
             send_latency: args.send_latency.unwrap_or(args.latency),
             users: args.users,
@@ -408,8 +408,8 @@ fn all_commands(args: &[OsString], env: &Environment) -> ControlFlow<ExitCode, R
             latency: args.latency,
             threads: args.threads,
             json: args.json,
-        })),
-    })
+        }),
+    }))
 }
 
 /// What is wrong with a command line, without the usage below it.
@@ -471,16 +471,12 @@ fn run(args: &RunArgs, typed: &[OsString], env: &Environment, started: Instant) 
     }
 }
 
-fn with_store(
-    args: &StoreArgs,
-    env: &Environment,
-    command: &dyn Fn(&StoreConfig) -> u8,
-) -> ExitCode {
+fn with_store(args: &StoreArgs, env: &Environment, command: &dyn Fn(&StoreConfig) -> u8) -> u8 {
     match StoreConfig::load(args, env) {
-        Ok(store) => ExitCode::from(command(&store)),
+        Ok(store) => command(&store),
         Err(error) => {
             eprintln!("fal-worker: {error}");
-            ExitCode::from(CONFIGURATION)
+            CONFIGURATION
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Commands that change a live system from any machine. They leave a wish in Redis, which a daemon carries
 //! out, and look for a moment what becomes of it.
 
-use super::admin::{away, open};
+use super::admin::{away, open, say};
 use super::table::{json_line, visible};
 use super::{CancelArgs, INCOMPLETE, RedeliverArgs, USAGE};
 use crate::config::StoreConfig;
@@ -11,7 +11,6 @@ use crate::store::view::View;
 use crate::store::{Cancel, Redeliver, made_id};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long a command looks for the outcome. A job that is not over by then is over without it.
@@ -75,7 +74,7 @@ fn show(json: bool, id: &str, said: &Said) {
 
 /// A line for people.
 pub(super) fn tell(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    say(&format!("{text}\n"));
 }
 
 /// One line of what became of something: as it is for programs, its `id` and `text` for people.
@@ -86,8 +85,8 @@ pub(super) fn print(json: bool, line: &Value) {
         let part = |name: &str| line[name].as_str().unwrap_or_default();
         format!("{} {}\n", part("id"), part("text"))
     };
-    // Whoever read it may have gone; what was asked for stands.
-    let _ = std::io::stdout().write_all(line.as_bytes());
+    // Whether or not it is taken, what was asked for stands, and the rest is done.
+    say(&line);
 }
 
 fn refused(word: &'static str, text: impl Into<String>) -> Option<Said> {
@@ -221,11 +220,16 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
                     field("error")
                 )));
             }
-            println!("{id} sent again: messages {}", field("message_ids"));
+            tell(&format!(
+                "{id} sent again: messages {}",
+                field("message_ids")
+            ));
             return Ok(0);
         }
         if Instant::now() >= until {
-            println!("{id} asked: a worker sends it again as {redelivery}");
+            tell(&format!(
+                "{id} asked: a worker sends it again as {redelivery}"
+            ));
             return Ok(0);
         }
         std::thread::sleep(LOOK);

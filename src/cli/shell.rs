@@ -1,6 +1,7 @@
 //! What a shell and `man` are told of the commands: made from the definitions that read the command line, so that
 //! neither can say anything else.
 
+use super::admin::say;
 use super::{Cli, INCOMPLETE};
 use crate::config::STORE_FLAGS;
 use clap::{Command, CommandFactory};
@@ -50,9 +51,9 @@ pub(super) fn man() -> u8 {
 
 fn put(text: &[u8]) -> u8 {
     // Whoever wanted less of it has closed the pipe.
-    match io::stdout().write_all(text) {
-        Ok(()) => 0,
-        Err(_) => INCOMPLETE,
+    match say(&String::from_utf8_lossy(text)) {
+        true => 0,
+        false => INCOMPLETE,
     }
 }
 

@@ -820,6 +820,63 @@ fn a_wrong_password_for_redis_exits_78() {
     assert!(!said.contains("wrong@"), "{said}");
 }
 
+// ---- output that is not taken ----
+
+#[test]
+fn a_command_whose_output_is_not_taken_says_so_in_one_line_and_exits_1() {
+    let (mut world, _daemon) = World::running();
+    world.sandbox.telegram.add_chat(7);
+    world.push(job("a").chat(7).json());
+    world.wait_state("a", "done");
+    for line in [
+        "status",
+        "status --json",
+        "status --watch",
+        "jobs",
+        "show a",
+        "events",
+        "events --json --follow",
+        "why a",
+        "redeliver a",
+        "pause --reason test",
+        "resume --json",
+        "retry --all-dead",
+        "cancel a",
+        "delete a a --dry-run",
+        "check --offline",
+        "man",
+        "completions bash",
+        "--version",
+        "help status",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = world.cli(&args);
+        let secrets = [("FAL_KEY", KEY), ("TELEGRAM_BOT_TOKEN", TOKEN)];
+        let child = command.envs(secrets).stdout(full).stderr(Stdio::piped());
+        let output = child.spawn().unwrap().wait_with_output().unwrap();
+        exits(&output, 1);
+        let said = err(&output);
+        let whole = "fal-worker: its output is not taken: No space left on device (os error 28)\n";
+        assert_eq!(said, whole, "{line}");
+    }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_ends_a_command_without_a_word() {
+    let world = World::new();
+    for line in ["status", "events --follow", "completions bash"] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = world.cli(&args);
+        let child = command.stdout(writer).stderr(Stdio::piped());
+        let output = child.spawn().unwrap().wait_with_output().unwrap();
+        exits(&output, i32::from(line == "completions bash"));
+        assert_eq!(err(&output), "", "{line}");
+    }
+}
+
 // ---- demo, loadtest ----
 
 /// `fal-worker` with both its outputs piped; the reader of the first is dropped at once.

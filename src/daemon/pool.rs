@@ -339,7 +339,7 @@ impl Engine {
             return self.scheduler.are_returning(flights);
         }
         for flight in &flights {
-            self.scheduler.over(&flight.id, flight.bytes());
+            self.scheduler.over(&flight.token, flight.bytes());
         }
         self.tell_in_flight(worker);
     }
@@ -415,7 +415,7 @@ impl Engine {
         let crashed = catch_unwind(AssertUnwindSafe(|| worker.session.crash(&id, &token)));
         let crashes = crashed.ok().and_then(Result::ok);
         if crashes.is_none() {
-            self.crashed().push((id.clone(), token));
+            self.crashed().push((id, token.clone()));
             worker.tools.recorder.lost_a_step();
         }
         let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -423,7 +423,7 @@ impl Engine {
             self.clear(worker, desk);
         }));
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            self.scheduler.over(&id, bytes.get());
+            self.scheduler.over(&token, bytes.get());
             self.tell_in_flight(worker);
         }));
     }
@@ -462,7 +462,7 @@ impl Engine {
             }
             match next {
                 Next::Over => {
-                    self.over(worker, desk, &flight.id, bytes.get());
+                    self.over(worker, desk, &flight.token, bytes.get());
                     *hand = None;
                 }
                 Next::Now => {
@@ -554,10 +554,10 @@ impl Engine {
     }
 
     /// The desk first: what lies on one is counted as in flight.
-    fn over(&self, worker: &Worker, desk: usize, id: &JobId, bytes: usize) {
+    fn over(&self, worker: &Worker, desk: usize, token: &Token, bytes: usize) {
         worker.idle_soon();
         self.desks.put(desk, None);
-        self.scheduler.over(id, bytes);
+        self.scheduler.over(token, bytes);
         self.tell_in_flight(worker);
     }
 

@@ -6,7 +6,7 @@
 
 use crate::job::flight::{Flight, Token};
 use crate::job::window::Heard;
-use crate::job::{JobId, Phase, UnixMs};
+use crate::job::{Phase, UnixMs};
 use crate::steps::Snapshot;
 use crate::steps::gate::{Gate, Inside, Service};
 use std::cmp::Reverse;
@@ -68,8 +68,9 @@ struct Inner {
     claimed: VecDeque<Box<Flight>>,
     /// Claimed jobs on their way back, of which it is not known whether Redis has taken them: never begun here.
     returning: Vec<Box<Flight>>,
-    /// Flights whose bytes move, or that wait for it: the transfers' channel cannot be looked into.
-    transferring: HashMap<JobId, Snapshot>,
+    /// Flights whose bytes move, or that wait for it: the transfers' channel cannot be looked into. Not by the ids of
+    /// their jobs: who was taken over and has claimed a job again has two flights of it for a while.
+    transferring: HashMap<Token, Snapshot>,
     /// From when on the one permit to pull may be taken; `None` while a thread has it.
     permit: Option<Instant>,
     /// It was parked because there was no room: room brings it back at once.
@@ -525,7 +526,7 @@ impl Scheduler {
     pub(crate) fn transferring(&self, snapshot: Snapshot) {
         self.lock()
             .transferring
-            .insert(snapshot.id.clone(), snapshot);
+            .insert(snapshot.token.clone(), snapshot);
     }
 
     /// Flights came in: how many, with how many bytes in memory.
@@ -559,10 +560,10 @@ impl Scheduler {
     }
 
     /// A flight is over.
-    pub(crate) fn over(&self, id: &JobId, bytes: usize) {
+    pub(crate) fn over(&self, token: &Token, bytes: usize) {
         self.lighter(bytes);
         let mut inner = self.lock();
-        inner.transferring.remove(id);
+        inner.transferring.remove(token);
         inner.in_flight = inner.in_flight.saturating_sub(1);
         self.room(&mut inner);
     }
@@ -718,7 +719,7 @@ impl Scheduler {
 
 impl Inner {
     fn park(&mut self, flight: Box<Flight>, due: Instant) {
-        self.transferring.remove(&flight.id);
+        self.transferring.remove(&flight.token);
         self.parked += 1;
         let finishing =
             flight.closing || matches!(flight.phase, Phase::Delivering | Phase::Telling);

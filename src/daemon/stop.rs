@@ -169,7 +169,7 @@ impl Returned {
             self.give_back_flights(tools, session, &mut flights);
         }
         for flight in &flights {
-            engine.scheduler.over(&flight.id, 0);
+            engine.scheduler.over(&flight.token, 0);
             if self.let_go.remove(&*flight.token.0) == Some(false) {
                 self.left -= 1; // it counts as the others here do
             }

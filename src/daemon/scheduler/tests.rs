@@ -321,7 +321,7 @@ fn a_permit_parked_for_room_comes_back_as_soon_as_a_flight_is_over() {
     thread::sleep(20 * MS);
     assert!(!waits.is_finished());
     let began = Instant::now();
-    scheduler.over(&named("a", Phase::Polling).id, 0);
+    scheduler.over(&named("a", Phase::Polling).token, 0);
     waits.join().unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
 }
@@ -332,7 +332,7 @@ fn room_that_came_before_the_permit_was_parked_is_not_missed() {
     scheduler.came(1, 0);
     let (held, _) = permit(scheduler.next(&mut 0, &GATE, || ()));
     assert_eq!(scheduler.rooms().0, 0);
-    scheduler.over(&named("a", Phase::Polling).id, 0); // while the puller asks for paid jobs
+    scheduler.over(&named("a", Phase::Polling).token, 0); // while the puller asks for paid jobs
     held.park_for_room(Duration::from_secs(30));
     assert!(scheduler.lock().permit.unwrap() <= Instant::now());
 }
@@ -357,7 +357,7 @@ fn inputs_of_sixteen_mebibytes_leave_room_for_paid_jobs_alone() {
     assert_eq!(scheduler.rooms(), (0, 1099));
     scheduler.holds(1, 0);
     assert_eq!(scheduler.rooms(), (999, 1099));
-    scheduler.over(&named("a", Phase::Polling).id, INPUT_BYTES - 1);
+    scheduler.over(&named("a", Phase::Polling).token, INPUT_BYTES - 1);
     assert_eq!(
         (
             scheduler.rooms(),
@@ -621,9 +621,36 @@ fn what_no_thread_works_on_has_a_snapshot_and_a_transfer_until_it_is_parked_or_o
         names.join("")
     };
     assert_eq!(names(), "abcd");
-    scheduler.over(&named("c", Phase::Delivering).id, 0);
+    scheduler.over(&named("c", Phase::Delivering).token, 0);
     scheduler.park(named("d", Phase::Delivering), Instant::now());
     assert_eq!(names(), "abd");
+}
+
+#[test]
+fn the_end_of_one_flight_leaves_another_of_the_same_job_in_the_transfer_line() {
+    let scheduler = without_permit(2);
+    let flight = |token: &str| {
+        let mut flight = named("a", Phase::Delivering);
+        flight.token = Token(token.into());
+        flight
+    };
+    let tokens = || {
+        let mut tokens: Vec<_> = scheduler.tokens().into_iter().map(|it| it.0).collect();
+        tokens.sort();
+        tokens.join(" ")
+    };
+    for token in ["old", "older", "new"] {
+        scheduler.transferring(Snapshot::of(&flight(token)));
+    }
+    assert_eq!(tokens(), "new old older");
+    scheduler.over(&flight("older").token, 0);
+    assert_eq!(tokens(), "new old");
+    assert_eq!(scheduler.snapshots().len(), 2);
+    assert!(scheduler.transfers_since("a").is_some());
+    // One that is parked is seen where it is parked.
+    scheduler.park(flight("old"), Instant::now());
+    scheduler.drain();
+    assert_eq!(tokens(), "new");
 }
 
 // ---- waking ----

@@ -415,3 +415,65 @@ fn who_stood_still_for_a_day_without_knowing_wakes_no_job_that_has_ended() {
     assert_ne!(state.as_deref(), Some("running"));
     assert_eq!(files_in(&scene.world, 7), 1);
 }
+
+/// As if another worker had judged it, and given way: its jobs are anybody's again, and so its own.
+fn judged_dead(world: &mut World, instance: &str) {
+    let script = "local now = redis.call('TIME')[1] * 1000
+        redis.call('ZREM', 'fal:workers', ARGV[1])
+        redis.call('HSET', 'fal:worker:' .. ARGV[1], 'dead', now, 'by', 'another', 'cause', 'lapsed')
+        redis.call('EXPIRE', 'fal:worker:' .. ARGV[1], 86400)
+        return redis.call('ZADD', 'fal:gone', now, ARGV[1])";
+    assert_eq!(world.redis::<u64>(&["EVAL", script, "0", instance]), 1);
+}
+
+#[test]
+fn a_job_that_its_old_owner_claimed_again_is_known_beside_the_old_flight_in_the_transfer_line() {
+    let mut world = World::new();
+    let refusal = Fault::telegram_429(300);
+    let refused = Rule::always("tg.*", refusal).for_requests_with("880001");
+    world.sandbox.faults.add(refused);
+    let worker = world.daemon(&[
+        "--lease",
+        "3s",
+        "--threads",
+        "4",
+        "--transfer-threads",
+        "1",
+        "--delivery",
+        "upload",
+    ]);
+    // Its old flight stays to the end: with more flights than claims the worker looks at what it holds.
+    world.push(job("parked").chat(880_001).json());
+    worker.wait_log("telegram held");
+    let downloads = world.sandbox.fal.hold("file.*");
+    world.push(job("moves").chat(7).json());
+    assert!(downloads.wait_arrived(1, SOON));
+    world.push(job("waits").chat(8).json());
+    world.wait_field("waits", "phase", "delivering");
+
+    let old = worker.instance();
+    judged_dead(&mut world, &old);
+    worker.wait_log("this instance was taken over, it goes on under a new identity");
+    let mut names = || world.redis::<Vec<String>>(&["ZRANGE", "fal:workers", "0", "-1"]);
+    let new = eventually(SOON, &mut names, |names| names.len() == 1).remove(0);
+    eventually(SOON, || world.claims(&new).len(), |held| *held == 3);
+    let beat = |world: &mut World| world.redis::<f64>(&["ZSCORE", "fal:workers", &new]);
+    // The new flights stand in line behind the old ones.
+    let claimed = beat(&mut world);
+    eventually(SOON, || beat(&mut world), |now| *now > claimed + 500.0);
+    // Of its claims one is about to move bytes and one waits, after both old flights have ended.
+    let again = world.sandbox.fal.hold("file.*");
+    downloads.release();
+    assert!(again.wait_arrived(1, SOON));
+    // Every other beat it compares what it holds with its claims, and gives back what it has missed twice.
+    let ended = beat(&mut world);
+    eventually(SOON, || beat(&mut world), |now| *now > ended + 3500.0);
+    let log = worker.log_text();
+    assert!(
+        !log.contains("a claim whose answer was lost goes back"),
+        "{log}"
+    );
+    again.release();
+    world.wait_ended(&["moves".into(), "waits".into()], SOON);
+    assert_eq!((files_in(&world, 7), files_in(&world, 8)), (1, 1));
+}

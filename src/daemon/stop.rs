@@ -31,6 +31,7 @@ impl Crew {
         let after_hard_stop = AFTER_HARD_STOP.min(deadline.duration_since(began) / 4);
         let hard_stop = deadline - after_hard_stop;
         let mut returned = Returned::default();
+        let written_again = tools.store.health.written_again();
         last_resort(
             tools.clone(),
             engine.clone(),
@@ -81,6 +82,12 @@ impl Crew {
         let keeper_by = deadline.min(Instant::now() + AFTER_HARD_STOP);
         while !self.keeper.is_finished() && Instant::now() < keeper_by {
             std::thread::sleep(Duration::from_millis(1));
+        }
+        // What ended shortly before Redis forgot it, and the keeper has not written down again: once, and last, since
+        // these may be thousands of calls, and nobody waits for this thread any more.
+        let health = &tools.store.health;
+        if health.forgot() || health.written_again() > written_again {
+            let _ = session.reassert_ended(); // who does not get through has no other way
         }
         let held = session.leave();
         if held.is_err() {
@@ -184,11 +191,12 @@ impl Returned {
                 continue;
             }
             let mut gave = session.disown(held.id.as_str(), token);
-            if gave == Ok(false)
-                && held.epoch == tools.store.identity().epoch
-                && session.reassert_flights(&[held.remembered()]) == Ok(Vec::new())
-            {
-                gave = session.disown(held.id.as_str(), token);
+            if gave == Ok(false) && held.epoch == tools.store.identity().epoch {
+                match session.reassert_flights(&[held.remembered()]) {
+                    Ok(lost) if lost.is_empty() => gave = session.disown(held.id.as_str(), token),
+                    Err(Denied::Fault(fault)) => gave = Err(fault),
+                    Ok(_) | Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => {}
+                }
             }
             match &gave {
                 Ok(true) => self.gave(1),
@@ -208,15 +216,16 @@ impl Returned {
         let worker = Worker::new(tools.clone(), None);
         let (mut whole, mut unsaved): (Vec<&Flight>, usize) = (Vec::new(), 0);
         for flight in flights.iter_mut() {
+            let has_gone = self.let_go.get(&*flight.token.0) == Some(&true);
             // What Redis has not taken yet is worth a last try; so is a result that lives only in memory.
-            if let Some(write) = save_large(flight).filter(|_| !flight.closing) {
+            if let Some(write) = save_large(flight).filter(|_| !flight.closing && !has_gone) {
                 let seq = flight.number(&write);
                 flight.unsaved.push_back((seq, write));
             }
             match worker.last_flush(flight) {
-                LastFlush::Ours => whole.push(flight),
-                // It has ended, or is another's: nothing of it goes back.
-                LastFlush::Over => {}
+                LastFlush::Ours if !has_gone => whole.push(flight),
+                // It has ended, or is another's, or went back while its thread was in a step: nothing of it goes back.
+                LastFlush::Ours | LastFlush::Over => {}
                 LastFlush::Unsaved => unsaved += 1,
             }
         }
@@ -228,7 +237,7 @@ impl Returned {
                     unsaved,
                 )
             }
-            Err(fault) => (fault.to_string(), flights.len()),
+            Err(fault) => (fault.to_string(), whole.len() + unsaved),
         };
         if left > 0 {
             self.leave(left, &why);
@@ -248,7 +257,7 @@ impl Returned {
     }
 }
 
-/// Gives back; what Redis has forgotten, which the keeper has no time left to notice, is written down
+/// Gives back; those that Redis has forgotten, which the keeper has no time left to notice, are written down
 /// again first. What was given back before without an answer may have had another owner since: his word stays.
 pub(super) fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<usize, Fault> {
     let given = session.give_back(flights)?;
@@ -264,7 +273,7 @@ pub(super) fn give_back_all(session: &Session, flights: &[&Flight]) -> Result<us
     if given == flights.len() || remembered.is_empty() {
         return Ok(given);
     }
-    match session.reassert(&remembered) {
+    match session.reassert_flights(&remembered) {
         Ok(_) => Ok(given + session.give_back(flights)?),
         Err(Denied::Fault(fault)) => Err(fault),
         Err(Denied::Buried | Denied::Unregistered | Denied::Settling) => Ok(given),

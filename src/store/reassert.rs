@@ -127,7 +127,7 @@ impl Session {
 
     /// Writes down again what ended in the last seconds, and what may have been paid in a job that waits. It stays
     /// known: Redis may forget once more.
-    pub(super) fn reassert_ended(&self) -> Result<(), Denied> {
+    pub(crate) fn reassert_ended(&self) -> Result<(), Denied> {
         let ended = &self.store.ended;
         let chunks = ended
             .lock()

@@ -669,3 +669,71 @@ fn stuck_in_every_kind_of_step_it_ends_at_the_shutdown_timeout() {
     assert_eq!(world.record("held-direct")["charged"], "unknown");
     world.assert_clean_after_kills();
 }
+
+/// Calls of the worker's scripts so far.
+fn script_calls(world: &mut World) -> u64 {
+    let text: String = world.redis(&["INFO", "commandstats"]);
+    let calls = (text.lines()).find_map(|line| {
+        line.strip_prefix("cmdstat_evalsha:calls=")?
+            .split(',')
+            .next()
+    });
+    calls.map_or(0, |number| number.parse().expect("a number"))
+}
+
+#[test]
+fn polls_that_come_back_during_a_stop_cost_no_look_at_what_ended_before_it() {
+    let mut world = World::new();
+    world
+        .sandbox
+        .fal
+        .model("case/polled", Script::new(Outcome::Never));
+    let looks = (world.sandbox.fal).hold_matching("fal.status", "case/polled");
+    let send = world.sandbox.telegram.hold("tg.sendphoto");
+    let mut daemon = world.daemon(&["--threads", "8"]);
+    world.push(job("sent").chat(7).json());
+    assert!(send.wait_arrived(1, SOON));
+    for id in ["p0", "p1", "p2"] {
+        world.push(job(id).model("case/polled").json());
+    }
+    assert!(looks.wait_arrived(3, SOON));
+    let quick = Script::default().taking(Duration::from_millis(1));
+    world.sandbox.fal.model("case/quick", quick);
+    let ids: Vec<String> = (0..300).map(|n| format!("q{n}")).collect();
+    let entry = |id: &String| job(id).model("case/quick").json();
+    world.push_all(&ids.iter().map(entry).collect::<Vec<_>>());
+    world.wait_ended(&ids, SOON);
+
+    let before = script_calls(&mut world);
+    daemon.signal("TERM");
+    for id in ["p0", "p1", "p2"] {
+        world.wait_state(id, "queued");
+    }
+    looks.release();
+    // All but the send are back.
+    let key = format!("fal:worker:{}", daemon.instance());
+    let in_flight = |world: &mut World| world.redis::<Option<u64>>(&["HGET", &key, "in_flight"]);
+    eventually(SOON, || in_flight(&mut world), |n| *n == Some(1));
+    send.release();
+    assert_eq!(daemon.wait_exit(SOON), Some(0));
+    let calls = script_calls(&mut world) - before;
+    assert!(calls < 200, "{calls} calls");
+    daemon.wait_log("stopped given_back=3 cut_off=0");
+    assert_eq!(world.state("sent"), "done");
+}
+
+#[test]
+fn what_redis_forgot_right_before_a_stop_is_written_down_again_ends_too() {
+    let (mut world, mut daemon) = World::running();
+    park_one(&mut world);
+    world.wait_field("parked", "phase", "delivering");
+    world.push(job("ended").chat(7).json());
+    world.wait_state("ended", "done");
+    let _: String = world.redis(&["FLUSHALL"]);
+    assert_eq!(daemon.stop(), Some(0));
+    let record = world.record("parked");
+    let said = ["state", "phase"].map(|name| record[name].as_str());
+    assert_eq!(said, ["queued", "delivering"]);
+    assert_eq!(world.record("ended")["state"], "done");
+    assert_nothing_is_owned(&mut world);
+}

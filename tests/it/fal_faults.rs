@@ -167,6 +167,48 @@ fn a_last_submit_of_unknown_outcome_and_every_direct_one_end_charged_unknown() {
 }
 
 #[test]
+fn a_refusal_by_a_fal_that_is_half_away_ends_no_job() {
+    let (mut world, daemon) = running();
+    let refusal = fault(403, &[], &json!({"detail": "Access denied"}));
+    for (endpoint, fault) in [("fal.submit", refusal), ("fal.status", Fault::Html502)] {
+        world.sandbox.faults.add(Rule::always(endpoint, fault));
+    }
+    let ids: Vec<String> = (0..3).map(|n| format!("half-{n}")).collect();
+    world.push_all(&ids.iter().map(|id| job(id).json()).collect::<Vec<_>>());
+    for id in &ids {
+        let record = || world.record(id);
+        eventually(SOON, record, |record| record.contains_key("tries"));
+    }
+    world.sandbox.faults.clear();
+    let states = world.wait_ended(&ids, Duration::from_secs(90));
+    assert_eq!(states, ["done"; 3], "{}", daemon.log_text());
+    for id in &ids {
+        assert_eq!(verdict(&world.record(id)), ["done", "", "yes", "1"], "{id}");
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn what_would_be_too_old_when_fal_begins_it_is_not_begun() {
+    let (mut world, _daemon) = running();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let entry = job("soon").with("expires_at", now.as_secs() + 20);
+    world.push(entry.json());
+    world.push(job("any").json());
+    let mut deadline = |id: &str| -> f64 {
+        world.wait_state(id, "done");
+        let submits = world.sandbox.fal.submits_for(&format!("prompt of {id}."));
+        let mut headers = submits[0].headers.iter();
+        let (_, value) = headers
+            .find(|(name, _)| name == "x-fal-request-timeout")
+            .unwrap();
+        value.parse().unwrap()
+    };
+    let (soon, any) = (deadline("soon"), deadline("any"));
+    assert!(soon <= 21.0 && any > 60.0, "{soon} {any}");
+}
+
+#[test]
 fn a_gateway_in_front_of_direct_calls_ends_a_few_jobs_and_not_a_backlog() {
     let (mut world, daemon) = running();
     let rule = Rule::always("fal.direct", Fault::Html502);

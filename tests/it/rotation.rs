@@ -98,6 +98,19 @@ fn a_new_fal_key_is_taken_without_a_restart_and_without_a_pause() {
 }
 
 #[test]
+fn a_secret_that_was_read_again_stands_in_no_line_whoever_brings_it_there() {
+    let mut all = Rotating::start();
+    all.change("fal-key", NEW_KEY);
+    all.world.sandbox.fal.set_key(NEW_KEY);
+    all.wait_log("secret read again what=fal-key");
+    all.world
+        .push(job("quotes").chat(7).with("user_id", NEW_KEY).json());
+    all.world.wait_state("quotes", "done");
+    let log = all.wait_log("job done job=quotes");
+    assert!(!log.contains("new-key-secret"), "{log}");
+}
+
+#[test]
 fn a_pause_for_a_refused_key_ends_soon_after_the_new_one_is_there() {
     let mut all = Rotating::start();
     all.world.sandbox.fal.set_key(NEW_KEY);

@@ -337,7 +337,7 @@ fn what_is_remembered_of_a_job_that_waited_disturbs_nobody_who_knows_as_much() {
     let bench = Bench::start();
     let (one, two) = (bench.instance(), bench.instance());
     let ids = [
-        "claimed", "waits", "polls", "ended", "retried", "deleted", "line",
+        "claimed", "waits", "polls", "ended", "retried", "deleted", "line", "late-id", "direct",
     ];
     fill(&bench, &one, &ids);
     for mut flight in one.claim(ids.len()) {
@@ -370,6 +370,15 @@ fn what_is_remembered_of_a_job_that_waited_disturbs_nobody_who_knows_as_much() {
     // One that came back as it was before, in somebody's hands.
     bench.ask::<()>("HSET t:job:claimed attempt 0");
     nothing_changes("each is somebody else's");
+    // In nobody's hands, under an attempt that nobody counted; but it is paid, so no submit is to come: with a late id
+    // that has been written into it, or with the result of a direct call, which may have no id.
+    for (id, paid) in [("late-id", "request_id r2"), ("direct", "phase delivering")] {
+        bench.ask::<()>(&format!("HDEL t:job:{id} doubt worker phase"));
+        bench.ask::<()>(&format!(
+            "HSET t:job:{id} state queued attempt 0 charged no {paid}"
+        ));
+        nothing_changes(id);
+    }
 
     // What waits in the line of its user keeps its place there.
     bench.ask::<()>("HSET t:job:line state waiting attempt 0 charged no");

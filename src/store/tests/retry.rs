@@ -261,6 +261,37 @@ fn what_is_known_of_a_result_is_not_paid_for_again() {
     for flight in &mut flights {
         assert_eq!(one.end(flight, EndState::Done), Written::Ok);
     }
+
+    // So it is with all that failed after fal's part, and with nothing else.
+    for (id, kind, completed, word) in [
+        ("crash", "crashed", true, Retry::Fetch),
+        ("crash-before", "crashed", false, Retry::Fetch),
+        ("sent", "telegram", true, Retry::Fetch),
+        ("file", "file_too_big", true, Retry::Fetch),
+        ("file-before", "file_too_big", false, Retry::Fetch),
+        ("unread", "bad_answer", false, Retry::Fetch),
+        ("blocked", "chat_unreachable", true, Retry::Fetch),
+        // It was given up before there was a result.
+        ("blocked-before", "chat_unreachable", false, Retry::Generate),
+        ("late", "timeout", false, Retry::Generate),
+    ] {
+        undelivered(&bench, &one, id);
+        bench.ask::<()>(&format!("HSET t:job:{id} kind {kind}"));
+        bench.ask::<()>(&format!("HDEL t:job:{id} result"));
+        if !completed {
+            bench.ask::<()>(&format!("HDEL t:job:{id} completed_at"));
+        }
+        assert_eq!(retry(&bench, &[id]), [word], "{id}: {kind}");
+        let mut flight = one.claim_one();
+        let phase = match (word, completed) {
+            (Retry::Generate, _) => Phase::Submitting,
+            (_, true) => Phase::Collecting,
+            (_, false) => Phase::Polling,
+        };
+        assert_eq!(flight.phase, phase, "{id}: {kind}");
+        assert_eq!(flight.free, word == Retry::Fetch, "{id}: {kind}");
+        assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+    }
     assert!(one.audit_all(&bench, 100).is_empty());
 }
 

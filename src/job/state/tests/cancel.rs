@@ -148,6 +148,19 @@ fn a_request_unknown_to_its_cancel_is_looked_at_before_that_is_believed() {
     }
     let change = after_cancel(&mut runs, Cancelled::Missing, at(20_000));
     assert_telling(&runs, &change, Kind::Cancelled, Charged::Unknown);
+    // Nor do three in a row count, or more, that came within seconds of the submit.
+    let mut soon = flight(Phase::Polling);
+    begin_cancel(&mut soon, Kind::Cancelled, "why", at(5000));
+    for ms in [5_000, 7_500, 10_000, 19_999] {
+        assert!(cancel_is_due(&soon), "{ms}");
+        let change = after_cancel(&mut soon, Cancelled::Missing, at(ms));
+        assert_eq!((change.write, change.next), (None, Next::Now), "{ms}");
+        assert_eq!(soon.phase, Phase::Polling, "{ms}");
+        let change = after_poll(&mut soon, Polled::InProgress, 1, &POLICY, at(ms));
+        assert_eq!(change.write, None, "{ms}");
+    }
+    let change = after_cancel(&mut soon, Cancelled::Missing, at(20_000));
+    assert_telling(&soon, &change, Kind::Cancelled, Charged::Unknown);
 }
 
 #[test]

@@ -49,6 +49,20 @@ fn a_result_settles_what_was_wished_and_tried_before_it_came() {
     let answer = Collected::Output(output(None));
     after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
     assert_eq!((flight.cancel_asked, flight.step_tries), (false, 0));
+    // What its cancel was for goes from the record too: a successor would go on to cancel.
+    for chat in [true, false] {
+        let mut flight = super::flight(Phase::Collecting);
+        flight.cancelling = cancelling(Kind::Timeout, Some(5000));
+        if !chat {
+            flight.target = None;
+        }
+        let answer = Collected::Output(output(None));
+        let change = after_collect(&mut flight, answer, &one_file(), &POLICY, at(9000));
+        assert_eq!(flight.cancelling, None);
+        for name in ["cancelling", "kind", "error"] {
+            assert!(deletes(&change, name), "{name}, with a chat: {chat}");
+        }
+    }
 }
 
 #[test]
@@ -416,10 +430,12 @@ fn neither_silence_nor_a_limit_nor_a_slow_line_ever_is_what_stands_in_place_of_a
 
 #[test]
 fn a_result_that_nobody_can_read_ends_its_job_once_fal_keeps_none_for_so_long() {
-    let looks = |ms: i64| {
+    let looks = |ms: i64, charged: Charged| {
         let mut flight = flight(Phase::Collecting);
         for _ in 0..20 {
-            let (answer, none) = (Collected::Failed(again()), FoundSummary::default());
+            let none = FoundSummary::default();
+            let answer = failed(Kind::Unavailable, Remedy::RetryStep, charged);
+            let answer = Collected::Failed(answer);
             let change = after_collect(&mut flight, answer, &none, &POLICY, at(ms));
             if change.write.is_some() {
                 return Some((flight, change));
@@ -427,7 +443,15 @@ fn a_result_that_nobody_can_read_ends_its_job_once_fal_keeps_none_for_so_long() 
         }
         None
     };
-    assert!(looks(7_801_000).is_none());
-    let (flight, change) = looks(7_802_000).expect("an end");
-    assert_telling(&flight, &change, Kind::Unavailable, Charged::Unknown);
+    for (said, charged) in [
+        (Charged::Unknown, Charged::Unknown),
+        // fal's own 500 in its place: nobody said that the request failed, so a good result may have stood behind it.
+        (Charged::No, Charged::Unknown),
+        // One that had begun to come.
+        (Charged::Yes, Charged::Yes),
+    ] {
+        assert!(looks(7_801_000, said).is_none(), "{said:?}");
+        let (flight, change) = looks(7_802_000, said).expect("an end");
+        assert_telling(&flight, &change, Kind::Unavailable, charged);
+    }
 }

@@ -54,6 +54,31 @@ fn a_claim_whose_answer_was_lost_gives_the_same_jobs_under_the_same_tokens() {
 }
 
 #[test]
+fn a_repeated_claim_that_finds_one_job_more_gives_no_token_twice() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a", "b"]);
+    // A claim looks at 64 ids, so that it is at its end before it comes to `b`; its repeat begins behind them, as if
+    // `b` had come in only now.
+    for _ in 0..63 {
+        bench.ask::<()>("LINSERT t:ready:default BEFORE a ghost");
+    }
+    one.proxy.lose_an_answer();
+    let flights = one.claim(2);
+    assert!(one.proxy.is_passing());
+    let ids: Vec<&str> = flights.iter().map(|flight| flight.id.as_str()).collect();
+    assert_eq!(ids, ["a", "b"]);
+    assert_ne!(flights[0].token, flights[1].token);
+    for flight in &flights {
+        let id = flight.id.as_str();
+        let token = flight.token.0.to_string();
+        assert_eq!(bench.field(id, "token"), Some(token), "{id}");
+        assert_eq!(bench.events_of(id), ["queued", "started"]);
+    }
+    assert_eq!(one.session.claims().expect("answers").len(), 2);
+}
+
+#[test]
 fn a_claim_that_comes_after_its_own_repeat_takes_nothing() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -294,6 +294,15 @@ fn a_text_that_its_owners_die_of_is_left_out_once_its_file_is_in_the_chat() {
     for (part, there) in [(0, false), (1, true)] {
         assert_eq!(is_there(&items, &fifth(part)), there);
     }
+    // What the chat did not take is not there, though all the rest is.
+    for (item, part) in [(0, 1), (1, 0)] {
+        let all_but_one = Progress {
+            item,
+            lost: 1,
+            ..fifth(part)
+        };
+        assert!(!is_there(&items, &all_but_one), "{item} {part}");
+    }
     let text = [Item::Text("word ".repeat(3000))];
     assert!(
         !is_there(&text, &fifth(1))

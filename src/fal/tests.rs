@@ -1,7 +1,7 @@
 //! What goes over the wire, read by a listener that knows nothing of the client.
 
 use super::*;
-use crate::http::HttpSettings;
+use crate::http::{HttpSettings, Spooled};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
@@ -228,6 +228,45 @@ fn a_direct_call_goes_to_the_other_host_and_the_probe_costs_nothing() {
             .any(|(name, _)| name == "x-fal-queue-priority"),
         "{headers:?}"
     );
+}
+
+/// Its URL goes into the input, from which fal, or anybody's model, reads it.
+#[test]
+fn a_file_goes_to_the_storage_only_where_its_own_url_is_good_too() {
+    let (to, puts) = listener(vec![("200 OK", "")]);
+    let good = "https://v3.fal.media/files/a.png";
+    let urls = [
+        "http://",
+        "ftp://v3.fal.media/a.png",
+        "https://v3.fal.media/a\\u0022b.png",
+        "https://key@v3.fal.media/a.png",
+        good,
+    ];
+    let announced = urls.map(|url| {
+        let body = format!("{{\"upload_url\":\"{to}/put\",\"file_url\":\"{url}\"}}");
+        ("200 OK", &*body.leak())
+    });
+    let (storage, _announced) = listener(announced.to_vec());
+    let mut fal = fal(String::new(), String::new());
+    fal.urls.storage = storage;
+    for url in urls {
+        let mut file = Spooled {
+            file: tempfile::tempfile().unwrap(),
+            len: 0,
+            content_type: None,
+            head: Vec::new(),
+        };
+        let stored = fal.store_file(&mut file, "a.png", "image/png");
+        if url == good {
+            assert_eq!(stored.as_deref(), Ok(good));
+            assert!(puts.recv().unwrap().0.starts_with("PUT /put "));
+            continue;
+        }
+        let failure = stored.expect_err(url);
+        let expected = "fal's storage gave an answer that cannot be used";
+        assert_eq!(failure.text, expected, "{url}");
+        assert!(puts.try_recv().is_err(), "{url}: nothing is sent");
+    }
 }
 
 /// It would stand in the error of a record and an event once the escapes are read.

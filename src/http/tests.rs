@@ -774,6 +774,27 @@ fn a_download_ends_on_disk_at_its_beginning() {
 }
 
 #[test]
+fn a_file_of_a_service_comes_over_plain_http_only_from_here_or_from_a_host_that_was_named() {
+    let far = "http://nothing.invalid/file/bot1:token/f.png";
+    let of = |plain_http: &[&str], url: &str| {
+        let plain_http = plain_http.iter().map(|&host| host.into()).collect();
+        let http = Http::new(HttpSettings {
+            threads: 1,
+            plain_http,
+        });
+        http.fetch(Service::Telegram, url, BOUNDS, SOON)
+    };
+    // Its URL holds the bot's token, for all on the way to read.
+    let refused = DownloadError::HostNotAllowed("nothing.invalid".into());
+    assert_eq!(of(&[], far).unwrap_err(), refused);
+    assert_eq!(of(&["another.invalid"], far).unwrap_err(), refused);
+    let tried = of(&["nothing.invalid"], far).unwrap_err();
+    assert!(matches!(tried, DownloadError::Broken(_)), "{tried:?}");
+    let server = Server::start([Act::Say(ok("file"))]);
+    assert_eq!(of(&[], &server.url("/f")).unwrap().len, 4);
+}
+
+#[test]
 fn downloads_follow_three_redirects_to_listed_hosts() {
     let to = |path: &str| Act::Say(answer("302 X", &format!("location: {path}\r\n"), "moved"));
     let three = Server::start([to("/a"), to("b"), to("//127.0.0.1/c")]);

@@ -182,6 +182,12 @@ fn texts_name_the_field_and_stay_short_single_line_and_without_the_input() {
     let text = text(422, &long);
     assert!(text.chars().count() <= TEXT, "{}", text.chars().count());
     assert!(text.contains(": a b  ä") && text.ends_with('…'), "{text}");
+    // fal's wording has a bound of its own, also where there would be room for more of it.
+    for (length, shown) in [(200, "x".repeat(200)), (250, "x".repeat(199) + "…")] {
+        let body = format!(r#"{{"detail":[{{"msg":"{}","type":"t"}}]}}"#, "x".repeat(length));
+        let text = classify(422, &Headers::default(), body.as_bytes()).text;
+        assert_eq!(text, format!("fal answered 422 t: {shown}"), "{length}");
+    }
     let deep = format!(r#"{{"detail":[{{"msg":"m","type":"t","input":{}1{}}}]}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert_eq!(classify(422, &Headers::default(), deep.as_bytes()).text, "fal answered 422 t: m");
 }

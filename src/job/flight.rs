@@ -573,12 +573,6 @@ impl Flight {
         }
     }
 
-    /// Whether anything was paid, or may have been: such a job passes every limit.
-    #[cfg(test)]
-    pub(crate) fn is_paid(&self) -> bool {
-        self.request.is_some() || self.result.is_some() || self.phase != Phase::Submitting
-    }
-
     /// Adds what a failed or lost request cost: the worst of all attempts, the sum of all units.
     pub(crate) fn charge(&mut self, failure: &Failure) {
         self.charged = self.charged.max(failure.charged);

@@ -103,7 +103,7 @@ fn any_reply(store: &Store, input: &[u8]) -> Outcome {
         words.push(format!(
             "{:?} {} {:?}",
             flight.phase,
-            flight.is_paid(),
+            flight.is_unpaid(),
             flight.doubt
         ));
         words.push(stepped(*flight));

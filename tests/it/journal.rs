@@ -215,8 +215,12 @@ fn a_reader_of_the_log_that_stops_stops_no_job() {
     let read = eventually(SOON, &mut read_on, |read| read.contains(" stopped "));
     let lost = read.lines().find(|line| line.contains("log lines lost"));
     let (_, count) = lost.unwrap().rsplit_once("count=").unwrap();
-    // Of each job at least its begin and its end.
-    assert!(count.parse::<usize>().unwrap() > 2 * ids.len(), "{count}");
+    // Of each job its begin and of most of them their end: that line comes after the record says so, and those of the
+    // last jobs may find a reader again.
+    assert!(
+        count.parse::<usize>().unwrap() > ids.len() + ids.len() / 2,
+        "{count}"
+    );
 }
 
 #[test]

@@ -45,7 +45,7 @@ const FIRST: [&str; 27] = [
     "meta",
 ];
 /// The worker's own book-keeping.
-const LAST: [&str; 5] = ["life", "seq", "token", "v", "max_attempts"];
+const LAST: [&str; 6] = ["life", "seq", "token", "waits", "v", "max_attempts"];
 
 /// `show`: an unknown id exits 1.
 pub(super) fn show(args: &ShowArgs, store: &StoreConfig) -> u8 {

@@ -62,7 +62,7 @@ pub fn before_resubmit(flight: &mut Flight) -> Change {
     flight.doubt = Doubt::None;
     let patch = Patch::default()
         .set("phase", Phase::Submitting.as_str())
-        .del(&["doubt"]);
+        .del(&["doubt", "waits"]);
     Change::write(
         Write::Save {
             patch,

@@ -276,8 +276,8 @@ impl Recorder {
         // takes no notes away.
         let _ = open.file.set_times(read);
         let _ = journal.file.set_times(read.set_modified(now));
-        let is_there = |file: &File, else_: &str| match file.metadata()?.nlink() {
-            0 => Err(io::Error::other(else_)),
+        let is_there = |file: &File, why: &str| match file.metadata()?.nlink() {
+            0 => Err(io::Error::other(why)),
             _ => Ok(()),
         };
         let there = is_there(&open.file, "it was removed");

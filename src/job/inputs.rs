@@ -2,8 +2,8 @@
 //! and what the record says. Pure.
 
 use super::UnixMs;
-use super::flight::{Flight, Patch, Write};
-use super::state::{Change, Next, Say, since};
+use super::flight::{Flight, Patch};
+use super::state::{Change, Next, since};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ pub(crate) fn begin(flight: &mut Flight) -> Change {
         text = order.brought.to_text();
     }
     let patch = Patch::default().set_some("inputs", text);
-    save(patch.del(&["waits"]), Next::Now)
+    Change::save(patch.del(&["waits"]), Next::Now)
 }
 
 /// The write after the last one, without which there is no submit. Progress: a crash is counted anew.
@@ -123,26 +123,14 @@ pub(crate) fn all_brought(flight: &mut Flight, now: UnixMs) -> Change {
     }
     let patch = patch.set_some("inputs", text);
     // By way of the pool: the submit needs a place at fal, and a direct call other threads.
-    save(patch, Next::In(Duration::ZERO))
-}
-
-fn save(patch: Patch, next: Next) -> Change {
-    Change {
-        write: Some(Write::Save {
-            patch,
-            count: None,
-            large: None,
-        }),
-        next,
-        say: Say::Nothing,
-    }
+    Change::save(patch, Next::In(Duration::ZERO))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::job::Phase;
-    use crate::job::flight::sample;
+    use crate::job::flight::{Write, sample};
     use crate::job::spec;
 
     fn flight() -> Flight {

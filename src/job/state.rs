@@ -142,6 +142,16 @@ impl Change {
         }
     }
 
+    /// A save of nothing but a patch.
+    pub(super) fn save(patch: Patch, next: Next) -> Change {
+        let write = Write::Save {
+            patch,
+            count: None,
+            large: None,
+        };
+        Change::write(write, next)
+    }
+
     fn saying(mut self, say: Say) -> Change {
         self.say = say;
         self
@@ -194,14 +204,7 @@ pub fn fail(flight: &mut Flight, failed: Failure, moment: Moment) -> Change {
         .set_some("request_id", direct_request(flight))
         .stamp("telling_at")
         .del(&["rung", "doubt", "crashes", "cancelling"]);
-    Change::write(
-        Write::Save {
-            patch,
-            count: None,
-            large: None,
-        },
-        Next::Now,
-    )
+    Change::save(patch, Next::Now)
 }
 
 /// The user was told (`Some(true)`), could not be (`Some(false)`), or there is nobody to tell.

@@ -36,14 +36,7 @@ pub fn begin_cancel(flight: &mut Flight, kind: Kind, text: &str, moment: Moment)
         .set("kind", kind.as_str())
         .set("error", text)
         .set("cancelling", moment.now.0.to_string());
-    Change::write(
-        Write::Save {
-            patch,
-            count: None,
-            large: None,
-        },
-        Next::Now,
-    )
+    Change::save(patch, Next::Now)
 }
 
 pub(super) fn seen_in_queue(flight: &mut Flight, in_queue: bool) {

@@ -292,14 +292,7 @@ fn output_there(
     if flight.target.is_some() {
         // The intent to deliver goes with the result: from here on a message may have gone out.
         let patch = patch.set("phase", Phase::Delivering.as_str());
-        return Change::write(
-            Write::Save {
-                patch,
-                count: None,
-                large: None,
-            },
-            Next::Now,
-        );
+        return Change::save(patch, Next::Now);
     }
     let done = ending(flight, "done").with("files", json_list(&found.files));
     flight.closing = true;

@@ -148,23 +148,12 @@ pub fn stand_in_line(flight: &mut Flight) -> Change {
         order.in_line = true;
     }
     let token = flight.token.0.to_string();
-    save(Patch::default().set("waits", token))
+    Change::save(Patch::default().set("waits", token), Next::Now)
 }
 
 /// The write before its call: from here on it may have been made.
 pub fn leave_line() -> Change {
-    save(Patch::default().del(&["waits"]))
-}
-
-fn save(patch: Patch) -> Change {
-    Change::write(
-        Write::Save {
-            patch,
-            count: None,
-            large: None,
-        },
-        Next::Now,
-    )
+    Change::save(Patch::default().del(&["waits"]), Next::Now)
 }
 
 /// A direct call that would not be answered now: it is let go unpaid for so long at least.

@@ -141,7 +141,7 @@ pub(crate) const LARGE: usize = 64 * 1024;
 
 /// Fields that come and go within a life. Asking Redis to delete one that is not there costs it a walk through
 /// the record, and mostly none of them is.
-const PASSING: [&str; 13] = [
+const PASSING: [&str; 14] = [
     "tried",
     "error",
     "kind",
@@ -155,7 +155,11 @@ const PASSING: [&str; 13] = [
     "telling_at",
     "echoes",
     "waits",
+    LARGE_RESULT,
 ];
+
+/// Not a field but a key of its own, which passes like one: the large result.
+pub(crate) const LARGE_RESULT: &str = "large result";
 
 /// Which of the passing fields the record may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -505,9 +509,10 @@ impl Flight {
 
     /// Gives the write its number.
     pub(crate) fn number(&mut self, write: &Write) -> u32 {
-        if let Write::Save { patch, .. } = write {
-            let names = patch.set.iter().map(|(name, _)| name);
-            for name in names.chain(&patch.stamp) {
+        if let Write::Save { patch, large, .. } = write {
+            let names = patch.set.iter().map(|(name, _)| *name);
+            let large = large.as_ref().map(|_| LARGE_RESULT);
+            for name in names.chain(patch.stamp).chain(large) {
                 self.passing.note(name);
             }
         }

@@ -2,6 +2,7 @@
 //! and back or to its end. One method a script.
 
 use super::*;
+use crate::job::flight::LARGE_RESULT;
 use crate::job::spec;
 use crate::report;
 
@@ -9,7 +10,7 @@ use crate::report;
 const OF_A_LIFE: [&str; 5] = ["due_at", "doubt", "tries", "inputs", "waits"];
 
 /// Names of keys, the last one only if there is a bot that it belongs to.
-fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
+pub(super) fn with_bot<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
     match names.split_last() {
         Some((&"", others)) => others,
         Some(_) | None => names,
@@ -230,27 +231,32 @@ impl Session {
                 let request = flight.request.as_ref();
                 // One that ends well and says a kind is a redelivery that failed.
                 let arrived = patch.set.iter().all(|(name, _)| *name != "kind");
-                self.prepare_end(id, &flight.token, number, request, (*state, arrived))
+                let large = may_have(LARGE_RESULT);
+                self.prepare_end(id, &flight.token, number, request, (*state, arrived, large))
                     .patch(patch, &OF_A_LIFE, may_have)
             }
         }
     }
 
     /// The command of the last write of a life, less its patch. `end`: how it ends; whether what ended well arrived
-    /// in its chat.
+    /// in its chat; whether there may be a large result.
     pub(super) fn prepare_end<'a>(
         &'a self,
         id: &str,
         token: &Token,
         seq: u32,
         request: Option<&RequestId>,
-        (state, arrived): (EndState, bool),
+        (state, arrived, large): (EndState, bool, bool),
     ) -> Call<'a> {
         let marks = match (state, arrived) {
             (EndState::Done, false) => String::new(),
-            (EndState::Done | EndState::Dead | EndState::Cancelled, _) => self.store.unreachable(),
+            (EndState::Done | EndState::Dead | EndState::Cancelled, _) => self.store.marks(),
         };
         let keys = &self.store.keys;
+        let result = match large {
+            true => keys.result(id),
+            false => String::new(),
+        };
         let keep = match state {
             EndState::Done | EndState::Cancelled => self.store.keep.done,
             EndState::Dead => self.store.keep.dead,
@@ -267,7 +273,7 @@ impl Session {
             &keys.claims(&self.store.identity().instance),
             &keys.dead,
             &keys.spec(id),
-            &keys.result(id),
+            &result,
             &marks,
         ])
     }

@@ -258,6 +258,8 @@ pub(crate) struct Beat {
     pub(crate) finds_window: bool,
     /// What people ask of this instance: `*` for its threads, and ids of jobs.
     pub(crate) asked: Vec<String>,
+    /// There are chats that cannot be reached.
+    pub(crate) marked: bool,
 }
 
 /// A pause of all workers.

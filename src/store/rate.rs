@@ -8,6 +8,9 @@ use crate::job::spec::ChatId;
 /// How long a chat that cannot be reached is remembered, unless something arrives there.
 const UNREACHABLE: Duration = Duration::from_secs(3600);
 
+/// How long it is believed that there is no such chat, after a beat (ms): of these there is one a second.
+const BELIEVED: u64 = 3000;
+
 /// Who sends.
 #[derive(Debug)]
 pub(crate) struct Bot {
@@ -15,6 +18,8 @@ pub(crate) struct Bot {
     keys: String,
     /// Until when Telegram may want silence of anybody, as far as this process knows (uptime, ms).
     silence: AtomicU64,
+    /// Until when it is believed that no chat is unreachable (uptime, ms).
+    unmarked: AtomicU64,
 }
 
 /// What a send asks for.
@@ -76,6 +81,7 @@ impl Store {
         let _ = self.bot.set(Bot {
             keys: format!("{}:rate:{}", self.keys.namespace, &script::digest(id)[..12]),
             silence: AtomicU64::new(0),
+            unmarked: AtomicU64::new(0),
         });
     }
 
@@ -83,6 +89,24 @@ impl Store {
     pub(super) fn unreachable(&self) -> String {
         let bot = self.bot.get();
         bot.map_or_else(String::new, |bot| format!("{}:unreachable", bot.keys))
+    }
+
+    /// The same, where there may be any: `""` for a while after a beat that found none. What another worker marked
+    /// since, and was reached again since, stays marked until the next message that arrives there.
+    pub(super) fn marks(&self) -> String {
+        let now = u64::try_from(self.uptime_ms()).unwrap_or(0);
+        let bot = (self.bot.get()).filter(|bot| bot.unmarked.load(Ordering::Relaxed) <= now);
+        bot.map_or_else(String::new, |_| self.unreachable())
+    }
+
+    /// A beat, or what was done just now, says whether there are chats that cannot be reached.
+    pub(super) fn heard_of_marks(&self, marked: bool) {
+        let Some(bot) = self.bot.get() else { return };
+        let till = match marked {
+            true => 0,
+            false => u64::try_from(self.uptime_ms()).unwrap_or(0) + BELIEVED,
+        };
+        bot.unmarked.store(till, Ordering::Relaxed);
     }
 
     /// The key that lives while Telegram wants silence of anybody; `""` without a bot.
@@ -173,6 +197,7 @@ impl Session {
             cmd.arg(key).arg(now.0).arg("EX").arg(UNREACHABLE.as_secs());
             self.command(&cmd)?;
         }
+        self.store.heard_of_marks(true);
         Ok(())
     }
 

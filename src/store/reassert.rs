@@ -189,7 +189,7 @@ impl Session {
             let request = end.field("request_id");
             let request = request.map(|request| RequestId(request.into()));
             // A Redis that lost this has no mark of an unreachable chat either.
-            let end_of = (state, false);
+            let end_of = (state, false, true);
             let mut call = self.prepare_end(end.id, &token, end.seq, request.as_ref(), end_of);
             call.cmd.packed_args(end.patch);
             self.word(&call)?;

@@ -5,7 +5,9 @@ use super::rate::chat_name;
 use super::wire::Words;
 use super::{Audit, Beat, Claim, Cut, Defaults, Denied, Entry, Fault, Store, Taken, read};
 use crate::job::failure::Kind;
-use crate::job::flight::{Cancelling, Doubt, Flight, Order, Passing, Redelivers, ResultIn, Token};
+use crate::job::flight::{
+    Cancelling, Doubt, Flight, LARGE_RESULT, Order, Passing, Redelivers, ResultIn, Token,
+};
 use crate::job::inputs::{Brought, OF_A_FILE};
 use crate::job::pace::Watch;
 use crate::job::spec::{self, Model, Spec, Target, Via};
@@ -161,7 +163,11 @@ fn claimed(unpack: &mut Unpack<'_>, spec: &str, epoch: u64) -> Option<Option<Box
     // What the record said, and what the claim changed in it.
     let fields = Fields::read(unpack, parts.saturating_sub(2))?;
     let token = Token(token.into());
-    Some(JobId::new(&id).map(|id| Box::new(flight(id, token, epoch, spec, fields))))
+    Some(JobId::new(&id).map(|id| {
+        let mut flight = flight(id, token, epoch, spec, fields);
+        flight.passing.note(LARGE_RESULT); // an owner before this one may have put it there
+        Box::new(flight)
+    }))
 }
 
 /// What a claim tells of a job that was never claimed before, in its order; the id follows.
@@ -471,6 +477,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
     let changed: u8 = read(part())?;
     let auto: u8 = read(part())?;
     let asked: String = read(part())?;
+    let marked: u8 = read(part())?;
     let beat = Beat {
         run,
         fresh: fresh == 1,
@@ -484,6 +491,7 @@ pub(crate) fn beat(value: Value) -> Result<(Option<Beat>, i64), Fault> {
         limits_changed: changed > 0,
         finds_window: auto > 0,
         asked: asked.split_ascii_whitespace().map(str::to_owned).collect(),
+        marked: marked > 0,
     };
     Ok((Some(beat), now))
 }

@@ -31,6 +31,7 @@ impl Session {
             keys.cancels(&me.instance),
         );
         let [resume, high, default, low] = &keys.ready;
+        let unreachable = self.store.unreachable();
         let names = [
             keys.workers.as_str(),
             &worker,
@@ -48,10 +49,11 @@ impl Session {
             &keys.store,
             &keys.settling,
             &keys.config,
+            &unreachable,
         ];
         let process = &self.store.process;
         let torn = self.store.torn.load(Ordering::Acquire);
-        let call = Call::new(&self.store.scripts.beat, &names)
+        let call = Call::new(&self.store.scripts.beat, jobs::with_bot(&names))
             .arg(&me.instance)
             .arg(&me.prefix)
             .arg(done)
@@ -82,6 +84,9 @@ impl Session {
             .arg(torn.then_some(&["torn", "1"]));
         let (beat, now) = record::beat(self.script(&call)?)?;
         self.store.learn_time(now);
+        if let Some(beat) = &beat {
+            self.store.heard_of_marks(beat.marked);
+        }
         self.store.forget_old_ends();
         Ok(beat)
     }

@@ -9,18 +9,20 @@ local function keep_id(record, id, state)
   redis.call('SET', ns .. ':ids', '1', 'EX', 86400)
 end
 
--- Lets the keys of an ended job go. Keys by name in `k`: record, dead, spec, result, and perhaps one more that is to
--- go (`mark`); `keep`: seconds, 0 for the bare id only. Token and seq stay, so that a repeat of the end is known as
+-- Lets the keys of an ended job go. Keys by name in `k`: record, dead, spec, perhaps result, and perhaps one more that
+-- is to go (`mark`); `keep`: seconds, 0 for the bare id only. Token and seq stay, so that a repeat of the end is known as
 -- one.
 local function let_go(k, id, state, keep, now)
-  local gone = {'DEL', k.result, k.mark}
+  local gone = {'DEL'}
+  if k.result then gone[2] = k.result end
+  if k.mark then gone[#gone + 1] = k.mark end
   if state == 'dead' and keep > 0 then
     redis.call('ZADD', k.dead, now, id)
     redis.call('EXPIRE', k.spec, keep)
   else
     gone[#gone + 1] = k.spec
   end
-  redis.call(unpack(gone))
+  if #gone > 1 then redis.call(unpack(gone)) end
   if keep > 0 then
     if keep < 86400 then keep_id(k.record, id, state) end
     redis.call('EXPIRE', k.record, keep)

@@ -34,7 +34,7 @@ end
 
 -- Mostly no id is known: then one look at all of them is enough, but for one that comes twice in the batch. It comes
 -- before the first write: where a record cannot be read, none of the others may be half made.
-local rows, all, seen, looked = {}, {}, {}, {}
+local rows, all, seen, looked, nobody = {}, {}, {}, {}, {}
 for i = 1, n do
   rows[i] = {cmsgpack.unpack(ARGV[6 + 2 * i])}
   all[i] = ns .. ':job:' .. rows[i][1]
@@ -98,7 +98,7 @@ for i = 1, n do
   local raw = ARGV[5 + 2 * i]
   local id, user, priority, verdict, not_before, expires_at, tell, who, fields = unpack(rows[i])
   local job = all[i]
-  local known = looked[i] or {}
+  local known = looked[i] or nobody
   if seen[id] then known = redis.call('HMGET', job, 'state', 'kind', 'worker', 'phase') end
   if some_are_gone and not known[1] then known = {redis.call('GET', ns .. ':id:' .. id)} end
   seen[id] = true

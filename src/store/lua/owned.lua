@@ -18,7 +18,7 @@ local function owner(job, token, seq, known, last, ...)
   local r = redis.call('HMGET', job, 'state', 'token', 'seq', 'request_id', 'at_fal', ...)
   if not r[1] then return 'gone', r[4] end
   if r[2] ~= token then return 'stale', r[4] end
-  local done = tonumber(r[3] or '0') >= tonumber(seq)
+  local done = (r[3] or 0) - seq >= 0
   if r[1] ~= 'running' then return done and 'repeat' or 'stale', r[4] end
   if r[4] and r[4] ~= known then return 'adopted', r[4] end
   if done and not last then return 'repeat', r[4] end

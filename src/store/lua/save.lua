@@ -15,10 +15,9 @@ if word ~= 'ok' then return {word, request or '', now} end
 add_events(job, events, now, now_text, false)
 -- A full Redis refuses the first HSET, but neither HDEL nor PERSIST, and nothing after those.
 if ARGV[3] ~= '' then redis.call('HDEL', job, cmsgpack.unpack(ARGV[3])) end
-local function set(call) return call('HSET', job, 'seq', seq, stamped(now_text, cmsgpack.unpack(ARGV[2]))) end
-if type(set(redis.pcall)) == 'table' then
+if type(redis.pcall('HSET', job, 'seq', seq, stamped(now_text, cmsgpack.unpack(ARGV[2])))) == 'table' then
   redis.call('PERSIST', job)
-  set(redis.call)
+  redis.call('HSET', job, 'seq', seq, stamped(now_text, cmsgpack.unpack(ARGV[2])))
 end
 -- A Redis that forgot it hears of the submit again.
 if not request and known ~= '' then redis.call('HSET', job, 'request_id', known, 'attempt', attempt) end

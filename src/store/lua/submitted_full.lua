@@ -59,6 +59,6 @@ if state ~= 'running' then
   redis.call('HSET', KEYS[1], 'state', 'queued')
   redis.call('HDEL', KEYS[1], 'due_at', 'behind')
   redis.call('RPUSH', ns .. ':ready:resume', id)
-  ring(ns .. ':bell')
+  others.ring(ns .. ':bell')
 end
 return {'adopted', request, now}

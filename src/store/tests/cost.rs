@@ -116,6 +116,7 @@ fn a_job_costs_redis_at_most_so_many_commands_inside_of_scripts() {
     while one.intake().left > 0 {}
     let mut done = 0;
     while done < jobs {
+        one.store.heard_of_marks(false); // as a beat says each second
         let mut flights = one.claim(4);
         assert!(!flights.is_empty());
         for flight in &mut flights {
@@ -176,6 +177,35 @@ fn a_record_that_says_more_than_an_entry_is_claimed_with_all_it_says() {
         assert_eq!(bench.state(flight.id.as_str()), "running");
     }
     assert_eq!(bench.ask::<u64>("HLEN t:turns:default"), 0);
+}
+
+#[test]
+fn a_large_result_goes_with_the_job_whoever_ends_it() {
+    let bench = Bench::start();
+    let (one, two) = (bench.instance(), bench.instance());
+    let cases = [EndState::Done, EndState::Dead].map(|state| [(state, false), (state, true)]);
+    for (n, (state, by_another)) in cases.into_iter().flatten().enumerate() {
+        let id = format!("job-{n}");
+        let there = || bench.ask::<u64>(&format!("EXISTS t:result:{id}"));
+        bench.push(&job(&id, ""));
+        one.intake();
+        let mut flight = one.claim_one();
+        one.submitted(&mut flight, "r");
+        let write = Write::Save {
+            patch: Patch::default(),
+            count: None,
+            large: Some("large".into()),
+        };
+        assert_eq!(one.write(&mut flight, &write), Written::Ok);
+        assert_eq!(there(), 1);
+        if by_another {
+            assert_eq!(one.session.give_back(&[&flight]), Ok(1));
+            flight = two.claim_one();
+        }
+        let last = if by_another { &two } else { &one };
+        assert_eq!(last.end(&mut flight, state), Written::Ok);
+        assert_eq!(there(), 0, "{state:?} {by_another}");
+    }
 }
 
 #[test]

@@ -438,6 +438,46 @@ fn whoever_is_reached_again_may_pay_again() {
 }
 
 #[test]
+fn a_mark_that_others_made_is_known_by_the_next_beat_and_an_own_one_at_once() {
+    let bench = Bench::start();
+    let (one, two) = (bot(&bench), bot(&bench));
+    let marked = || bench.ask::<Vec<String>>("KEYS *:unreachable:7").len();
+    let deliver = |id: &str, mark: &dyn Fn()| {
+        one.job_to_7(&bench, id);
+        let mut flight = one.claim_one();
+        mark();
+        assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+        marked()
+    };
+    let by_the_other = || two.session.mark_unreachable("7").expect("answers");
+    assert!(!one.beat().marked);
+    assert_eq!(
+        deliver("own", &|| one
+            .session
+            .mark_unreachable("7")
+            .expect("answers")),
+        0
+    );
+    bench.ask::<u64>(&format!("DEL {}", one.store.unreachable()));
+    assert!(!one.beat().marked);
+    let told = deliver("told", &|| {
+        by_the_other();
+        assert!(one.beat().marked);
+    });
+    assert_eq!(told, 0);
+    bench.ask::<u64>(&format!("DEL {}", one.store.unreachable()));
+    // And a beat that found none is believed for a while alone.
+    assert!(!one.beat().marked);
+    assert_eq!(one.store.marks(), "");
+    let till = Instant::now() + 10 * SECOND;
+    while one.store.marks().is_empty() && Instant::now() < till {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(one.store.marks(), one.store.unreachable());
+    assert_eq!(deliver("late", &by_the_other), 0);
+}
+
+#[test]
 fn a_failure_that_was_not_told_shows_nothing_about_the_chat() {
     let bench = Bench::start();
     let one = bot(&bench);

@@ -134,11 +134,11 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner)
             .chunks();
         let now = self.store.health.steady_now();
-        for end in chunks.iter().flat_map(|chunk| chunk.ends(now)) {
-            match end.closed {
-                Closed::Ended(state) => self.reassert_closed(&end, state)?,
-                Closed::Waits => self.remind(&end)?,
-            }
+        // The latest first: what Redis forgot is mostly what came last, and once the others settled those jobs may be
+        // pulled, and paid for, once more.
+        for chunk in chunks.iter().rev() {
+            let ends: Vec<End<'_>> = chunk.ends(now).collect();
+            self.reassert_closed(&ends)?;
         }
         Ok(())
     }
@@ -173,18 +173,29 @@ impl Session {
         Ok(answers)
     }
 
-    /// The row before the last write (seq - 1), then that write itself, if Redis lost it.
-    fn reassert_closed(&self, end: &End<'_>, state: EndState) -> Result<(), Denied> {
-        let row = (
-            end.id,
-            end.token,
-            end.seq.saturating_sub(1),
-            None,
-            false,
-            Known::Of(end),
-        );
-        let answers = self.reassert_rows(&[row])?;
-        if answers.first().is_some_and(|answer| answer != "lost") {
+    /// The rows before the last writes (seq - 1), all at once; then those writes themselves, where Redis lost them.
+    fn reassert_closed(&self, ends: &[End<'_>]) -> Result<(), Denied> {
+        let mut rows = Vec::new();
+        let mut last = Vec::new();
+        let mut waiting = Vec::new();
+        for end in ends.iter().rev() {
+            match end.closed {
+                Closed::Waits => waiting.push(end),
+                Closed::Ended(state) => {
+                    let before = end.seq.saturating_sub(1);
+                    rows.push((end.id, end.token, before, None, false, Known::Of(end)));
+                    last.push((end, state));
+                }
+            }
+        }
+        let answers = match rows.is_empty() {
+            true => Vec::new(),
+            false => self.reassert_rows(&rows)?,
+        };
+        for ((end, state), answer) in last.into_iter().zip(answers) {
+            if answer == "lost" || answer == "closed" {
+                continue;
+            }
             let token = Token(end.token.into());
             let request = end.field("request_id");
             let request = request.map(|request| RequestId(request.into()));
@@ -194,7 +205,7 @@ impl Session {
             call.cmd.packed_args(end.patch);
             self.word(&call)?;
         }
-        Ok(())
+        waiting.into_iter().try_for_each(|end| self.remind(end))
     }
 
     /// What a job that waits has cost, perhaps, where its record does not say so any more.

@@ -4,8 +4,8 @@
 -- ARGV   1 namespace   2 instance   3 format   4 n   then n times: id, token, seq, spec ('' none), '1' if it gives way
 --        to whatever another owner wrote, pairs, pairs x (field, value)
 -- MAKES  records and specs of the ids, dead, slots of their users, places at fal (same slot on a cluster)
--- GIVES  {word, answer...}: one of kept (the record knew), written, lost (another owner has it, it has
---        ended, or it was retried since) for each; word: ok, buried
+-- GIVES  {word, answer...}: one of kept (the record knew), closed (it knew, and has ended so), written, lost (another
+--        owner has it, it has ended, or it was retried since) for each; word: ok, buried
 -- CALLER Session::reassert_rows
 local ns, me, format, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('HGET', KEYS[2], 'dead') then return {'buried'} end
@@ -38,7 +38,7 @@ for i = 1, n do
   local ended = r[1] == 'done' or r[1] == 'dead' or r[1] == 'cancelled'
   -- An end under this very token is its last word, whatever number its owner thought of afterwards.
   if mine and (other or ended or tonumber(r[3] or '0') >= seq) then
-    answer = 'kept'
+    answer = ended and 'closed' or 'kept'
     if r[1] == 'running' then redis.call('HSET', KEYS[1], id, token) end
   elseif not mine and (r[1] == 'running' or ended or r[6] == token or (gives_way and r[2])) then
     answer = 'lost'

@@ -37,6 +37,39 @@ fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
 }
 
 #[test]
+fn the_latest_ends_are_written_again_first_and_those_that_redis_kept_cost_next_to_nothing() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    let ids: Vec<String> = (0..100).map(|n| format!("job-{n}")).collect();
+    fill(
+        &bench,
+        &one,
+        &ids.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let mut flights = one.claim(100);
+    assert_eq!(flights.len(), 100);
+    for flight in &mut flights {
+        assert_eq!(one.end(flight, EndState::Done), Written::Ok);
+    }
+    let id = |n: usize| flights[n].id.as_str();
+    for forgotten in [3, 50, 98] {
+        bench.ask::<u64>(&format!("DEL {NS}:job:{}", id(forgotten)));
+    }
+    bench.ask::<u64>(&format!("DEL {NS}:events"));
+    let before = bench.scripts_run();
+    one.session.reassert_ended().expect("answers");
+    let calls = bench.scripts_run() - before;
+    let events = bench.events().into_iter();
+    let again: Vec<String> = events.map(|(_, event)| event["job"].clone()).collect();
+    assert_eq!(again, [id(98), id(50), id(3)]);
+    for n in 0..100 {
+        assert_eq!(bench.state(id(n)), "done", "{n}");
+    }
+    // As many as there are pieces of memory that hold the ends, and one for each that was forgotten.
+    assert!((4..=20).contains(&calls), "{calls}");
+}
+
+#[test]
 fn after_a_flush_all_that_is_held_and_all_that_just_ended_is_written_again() {
     let bench = Bench::start();
     let one = bench.instance();

@@ -16,12 +16,21 @@ use std::time::Duration;
 pub(super) const SILENT: Duration = Duration::from_secs(5);
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
-    View::open(&store.redis.server(), &store.namespace, &store.inbox).map_err(|fault| away(&fault))
+    let opened = View::open(&store.redis.server(), &store.namespace, &store.inbox);
+    opened.map_err(|fault| {
+        let place = &store.redis;
+        eprintln!("fal-worker: {fault} ({place}; REDIS_URL or REDIS_URL_FILE names another, with its password)");
+        code(&fault)
+    })
 }
 
 /// Says why Redis is of no use; gives the exit code.
 pub(super) fn away(fault: &Fault) -> u8 {
     eprintln!("fal-worker: {fault}");
+    code(fault)
+}
+
+fn code(fault: &Fault) -> u8 {
     match fault {
         Fault::Away(_) | Fault::Unable(_) => UNAVAILABLE,
         Fault::Refused(_) => CONFIGURATION, // such as a wrong password

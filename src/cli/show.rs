@@ -61,7 +61,10 @@ fn show_job(args: &ShowArgs, store: &StoreConfig) -> Result<u8, u8> {
     if record.is_empty() {
         match view.in_inbox(&id).map_err(|fault| away(&fault))? {
             Some(_) => eprintln!("fal-worker: {id} {UNREAD}"),
-            None => eprintln!("fal-worker: no job {id} is known"),
+            None => eprintln!(
+                "fal-worker: no job {id} is known in namespace {}",
+                store.namespace
+            ),
         }
         return Err(INCOMPLETE);
     }

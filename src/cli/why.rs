@@ -48,7 +48,10 @@ fn explain(args: &WhyArgs, store: &StoreConfig) -> Result<u8, u8> {
         facts.timeout_s = entry.and_then(|entry| entry["timeout_s"].as_u64());
     }
     let Some(verdict) = verdict::verdict(&facts) else {
-        eprintln!("fal-worker: no job {id} is known");
+        eprintln!(
+            "fal-worker: no job {id} is known in namespace {}",
+            store.namespace
+        );
         return Err(INCOMPLETE);
     };
     if args.json {

@@ -304,7 +304,7 @@ fn first_beat(
             Ok(()) => return Ok(true),
             Err(Fault::Refused(why)) => {
                 return Err(StartError::Config(format!(
-                    "--redis-url: redis refused: {why}"
+                    "redis refused: {why}; `fal-worker check` says what is missing"
                 )));
             }
             Err(Fault::Away(why) | Fault::Unable(why)) => {

@@ -542,7 +542,7 @@ fn show_of_an_unknown_id_exits_1() {
 // ---- exit codes ----
 
 #[test]
-fn a_redis_that_is_away_exits_69_with_one_line() {
+fn a_redis_that_is_away_exits_69_with_one_line_that_names_it() {
     for args in [
         &["status"][..],
         &["show", "a"][..],
@@ -561,6 +561,7 @@ fn a_redis_that_is_away_exits_69_with_one_line() {
             "{args:?}: {}",
             err(&output)
         );
+        assert!(err(&output).contains(NOWHERE), "{}", err(&output));
         assert_eq!(out(&output), "");
     }
 }

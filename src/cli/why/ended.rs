@@ -83,8 +83,9 @@ fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
             };
             sentences.push(format!("Its messages in the chat: {}{more}.", visible(ids)));
         }
-        _ => sentences
-            .push("No message was sent for it: its events and its record tell the outcome.".to_owned()),
+        _ => sentences.push(
+            "No message was sent for it: its events and its record tell the outcome.".to_owned(),
+        ),
     }
     let mut verdict = new("done", sentences, Finish::Over);
     if facts.get("file_ids").is_some_and(|ids| ids != "[]") {

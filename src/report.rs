@@ -1,9 +1,9 @@
-//! What the operator sees: one function a moment, which writes its line with fixed keys and counts it.
-//! The only room that logs at info or above, so that keys never drift (contract section 6). No prompt,
-//! no caption and no secret comes in here.
+//! What the operator sees: one function a moment, which writes its line with fixed keys, and counts it
+//! where a figure is told of it. The only room that logs at info or above, so that keys never drift
+//! (contract section 6). No prompt, no caption and no secret comes in here.
 //!
 //! Global state, and why: the logger is one for the process, and so is what it holds back of a flood; the
-//! counters are what a metrics page will read, and the list of hidden texts must reach lines that libraries
+//! counters are what the metrics page reads, and the list of hidden texts must reach lines that libraries
 //! write.
 
 mod flood;
@@ -27,7 +27,7 @@ use crate::job::failure::Kind;
 use crate::job::{Charged, Phase};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,34 +51,23 @@ pub const EVENTS: [&str; 13] = [
 /// Kinds of leaks at most that are counted one by one; there are some twenty.
 const REPAIRS: usize = 50;
 
-/// How often each moment came, since the start of the process. Read with `load(Relaxed)`.
+/// How often each moment came that the metrics page or the status line counts, since the start of the
+/// process. Read with `load(Relaxed)`.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Jobs begun or taken on here.
-    pub started: AtomicU64,
     /// Jobs ended well.
     pub done: AtomicU64,
     /// Jobs that ended `dead`, dead letters among them.
     pub failed: AtomicU64,
-    /// Jobs cancelled.
-    pub cancelled: AtomicU64,
     /// Retries, by [`Kind::ALL`]'s order.
     pub retries: [AtomicU64; Kind::ALL.len()],
-    /// Entries with an id already known.
-    pub duplicates: AtomicU64,
-    /// Jobs that a limit sent back to wait.
-    pub deferred: AtomicU64,
-    /// Entries that broke a rule.
-    pub dead_letters: AtomicU64,
     /// Submits repeated after one of unknown outcome: each may be a second payment.
     pub resubmitted_after_unknown: AtomicU64,
     /// Sends repeated after one of unknown outcome: each may be a second message.
     pub resent_after_unknown: AtomicU64,
     /// Dead instances whose jobs were taken over.
     pub takeovers: AtomicU64,
-    /// Leaks that the audit mended.
-    pub repairs: AtomicU64,
-    /// The same by kind: rare, so a lock costs nothing.
+    /// Leaks that the audit mended, by kind: rare, so a lock costs nothing.
     pub repairs_by_kind: Mutex<BTreeMap<String, u64>>,
     /// Events that this process wrote, in the order of [`EVENTS`].
     pub events: [AtomicU64; EVENTS.len()],
@@ -86,37 +75,25 @@ pub struct Counters {
     pub polls: AtomicU64,
     /// Calls on Redis that failed, and connections that could not be opened.
     pub redis_errors: AtomicU64,
-    /// Claims that met a record of a newer version.
-    pub newer: AtomicU64,
     /// Times that a service went away.
     pub outages: AtomicU64,
     /// Panics caught.
     pub panics: AtomicU64,
-    /// Other warnings.
-    pub warnings: AtomicU64,
 }
 
 static COUNTERS: Counters = Counters {
-    started: AtomicU64::new(0),
     done: AtomicU64::new(0),
     failed: AtomicU64::new(0),
-    cancelled: AtomicU64::new(0),
     retries: [const { AtomicU64::new(0) }; Kind::ALL.len()],
-    duplicates: AtomicU64::new(0),
-    deferred: AtomicU64::new(0),
-    dead_letters: AtomicU64::new(0),
     resubmitted_after_unknown: AtomicU64::new(0),
     resent_after_unknown: AtomicU64::new(0),
     takeovers: AtomicU64::new(0),
-    repairs: AtomicU64::new(0),
     repairs_by_kind: Mutex::new(BTreeMap::new()),
     events: [const { AtomicU64::new(0) }; EVENTS.len()],
     polls: AtomicU64::new(0),
     redis_errors: AtomicU64::new(0),
-    newer: AtomicU64::new(0),
     outages: AtomicU64::new(0),
     panics: AtomicU64::new(0),
-    warnings: AtomicU64::new(0),
 };
 
 /// The process's counters.
@@ -253,7 +230,6 @@ pub fn not_started(error: &dyn std::fmt::Display) {
 
 /// `job started`: claimed here, at this phase of its life.
 pub fn job_started(job: &Job<'_>, phase: Phase) {
-    COUNTERS.started.fetch_add(1, Relaxed);
     job.line(Level::Info, "job started", &[("phase", &phase)]);
 }
 
@@ -290,7 +266,6 @@ pub fn job_failed(job: &Job<'_>, kind: Kind, charged: Charged, error: &str, tota
 
 /// `job cancelled`
 pub fn job_cancelled(job: &Job<'_>, charged: Charged, total_ms: Option<u64>) {
-    COUNTERS.cancelled.fetch_add(1, Relaxed);
     job.line(
         Level::Info,
         "job cancelled",
@@ -307,7 +282,6 @@ pub fn redelivered(redelivery: &Job<'_>, of: &str, failed: Option<&(Kind, String
     match failed {
         None => named.line(Level::Info, "result sent again", &[]),
         Some((kind, error)) => {
-            COUNTERS.warnings.fetch_add(1, Relaxed);
             named.line(
                 Level::Warn,
                 "result not sent again",
@@ -342,21 +316,18 @@ pub fn resent_after_unknown(job: &Job<'_>) {
 
 /// `duplicate`, at debug: an entry whose id is known.
 pub fn duplicate(job: &str) {
-    COUNTERS.duplicates.fetch_add(1, Relaxed);
     event("duplicate", 1);
     line(Level::Debug, "duplicate", &[("job", &job)]);
 }
 
 /// `deferred`, at debug: a limit made so many jobs wait that would have been claimed.
 pub fn deferred(jobs: u64) {
-    COUNTERS.deferred.fetch_add(jobs, Relaxed);
     event("deferred", jobs);
     line(Level::Debug, "deferred", &[("jobs", &jobs)]);
 }
 
 /// `job failed` of an entry that breaks a rule: unpaid, and never started.
 pub fn dead_letter(job: &str, user: Option<&str>, error: &str) {
-    COUNTERS.dead_letters.fetch_add(1, Relaxed);
     event("failed", 1);
     job_failed(
         &Job {
@@ -386,7 +357,6 @@ pub fn took_over(instance: &str, jobs: u64) {
 
 /// `repaired`: the audit found this many leaks of one kind, and mended them.
 pub fn repaired(kind: &str, count: u64) {
-    COUNTERS.repairs.fetch_add(count, Relaxed);
     let by_kind = &COUNTERS.repairs_by_kind;
     let mut by_kind = by_kind.lock().unwrap_or_else(PoisonError::into_inner);
     if by_kind.len() < REPAIRS || by_kind.contains_key(kind) {
@@ -411,7 +381,8 @@ pub fn displaced(id: &str, key: &str) {
 
 /// `newer record left alone`: a job's record has a format that this version cannot read; said once.
 pub fn newer_record() {
-    if COUNTERS.newer.fetch_add(1, Relaxed) == 0 {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
         let advice = "a newer version runs on this Redis, or ran: upgrade this worker";
         line(Level::Warn, "newer record left alone", &[("hint", &advice)]);
     }
@@ -479,7 +450,6 @@ pub fn resumed() {
 
 /// Anything else the operator should look at.
 pub fn warning(sentence: &str, fields: &Fields<'_>) {
-    COUNTERS.warnings.fetch_add(1, Relaxed);
     line(Level::Warn, sentence, fields);
 }
 

@@ -687,10 +687,10 @@ impl Keeper {
         steps: Option<&str>,
     ) -> Result<(), Fault> {
         let lease = self.tools.lease.length();
-        let buried = self
+        if self
             .session
-            .bury(instance, at, lease, process_gone, steps)?;
-        if buried.is_some() {
+            .bury(instance, at, lease, process_gone, steps)?
+        {
             let jobs = self.session.take_back(instance)?;
             report::took_over(instance, jobs as u64);
         }

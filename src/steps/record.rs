@@ -134,8 +134,8 @@ impl Worker {
                     self.cancel_needless(flight, &write);
                     return Flushed::Dropped;
                 }
-                Ok(other @ (Written::Other(_) | Written::Adopted(_))) => {
-                    if matches!(other, Written::Other(_)) {
+                Ok(other @ (Written::Other | Written::Adopted)) => {
+                    if other == Written::Other {
                         self.cancel_needless(flight, &write);
                     }
                     // The record has a request that we do not know: the next claim of this job knows all
@@ -181,7 +181,7 @@ impl Worker {
             attempt,
             event,
         };
-        if let Ok(Written::Cancel | Written::Other(_)) = self.session.write(flight, seq, &write) {
+        if let Ok(Written::Cancel | Written::Other) = self.session.write(flight, seq, &write) {
             self.cancel_needless(flight, &write);
         }
     }
@@ -214,10 +214,10 @@ impl Worker {
             .cloned();
         if let Some((seq, write)) = submitted {
             match self.session.write(flight, seq, &write) {
-                Ok(Written::Cancel | Written::Gone | Written::Other(_)) => {
+                Ok(Written::Cancel | Written::Gone | Written::Other) => {
                     self.cancel_needless(flight, &write)
                 }
-                Ok(Written::Ok | Written::Stale | Written::Adopted(_)) => {}
+                Ok(Written::Ok | Written::Stale | Written::Adopted) => {}
                 Err(_) => return Next::In(REDIS_AWAY),
             }
         }

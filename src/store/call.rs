@@ -260,26 +260,24 @@ impl Session {
         answer
     }
 
-    pub(super) fn word(&self, call: &Call<'_>) -> Result<(String, Option<RequestId>), Fault> {
+    pub(super) fn word(&self, call: &Call<'_>) -> Result<String, Fault> {
         let parts = match self.script(call)? {
             Value::Array(parts) => parts,
             // Done, and nothing to say but when.
             time => {
                 self.store.learn_time(read(time)?);
-                return Ok(("ok".to_owned(), None));
+                return Ok("ok".to_owned());
             }
         };
         let mut parts = parts.into_iter();
         let mut part = || parts.next().unwrap_or(Value::Nil);
-        let (word, request): (String, String) = (read(part())?, read(part())?);
+        let word = read(part())?;
+        part(); // the record's request: the job's next claim brings all that is known of it
         self.store.learn_time(read(part())?);
         if let Some(silence) = read::<Option<i64>>(part())? {
             self.store.heard_of_silence(silence);
         }
-        Ok((
-            word,
-            (!request.is_empty()).then_some(RequestId(request.into())),
-        ))
+        Ok(word)
     }
 }
 

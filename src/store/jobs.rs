@@ -122,14 +122,10 @@ impl Session {
         for entry in entries {
             record::entry_args(&mut call.cmd, entry, defaults);
         }
-        let (word, left, made, dead, duplicates, marks): (String, u64, u64, u64, u64, String) =
-            read(self.script(&call)?)?;
+        let (word, left, marks): (String, u64, String) = read(self.script(&call)?)?;
         match word.as_str() {
             "ok" | "known" => Ok(Intake {
                 left,
-                made,
-                dead,
-                duplicates,
                 marks,
                 displaced: Vec::new(),
             }),
@@ -291,18 +287,16 @@ impl Session {
         write: &Write,
         call: &Call<'_>,
     ) -> Result<Written, Fault> {
-        let (word, request) = self.word(call)?;
+        let word = self.word(call)?;
         if word == "ok" {
             self.store.remember_closed(flight, seq, write, call);
         }
-        Ok(match (word.as_str(), request) {
-            ("ok", _) => Written::Ok,
-            ("other", Some(recorded)) => Written::Other(recorded),
-            ("adopted", Some(recorded)) if !matches!(write, Write::Submitted { .. }) => {
-                Written::Adopted(recorded)
-            }
-            ("cancel", _) => Written::Cancel,
-            ("gone", _) => {
+        Ok(match word.as_str() {
+            "ok" => Written::Ok,
+            "other" => Written::Other,
+            "adopted" if !matches!(write, Write::Submitted { .. }) => Written::Adopted,
+            "cancel" => Written::Cancel,
+            "gone" => {
                 // The record of a job in our hands does not vanish: Redis was emptied, and the keeper may
                 // not have noticed yet.
                 if flight.epoch == self.store.identity().epoch {

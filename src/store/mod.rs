@@ -190,11 +190,11 @@ pub(crate) enum Written {
     /// There is no record.
     Gone,
     /// The record has this request id, which wins over ours.
-    Other(RequestId),
+    Other,
     /// Nobody needs our request id: cancel it at fal.
     Cancel,
     /// A late request id came; nothing was written: go on with it.
-    Adopted(RequestId),
+    Adopted,
 }
 
 /// What a claim brought.
@@ -297,12 +297,6 @@ pub(crate) struct Audit {
 pub(crate) struct Intake {
     /// Entries left in the inbox, or 1 where another batch came in between: there is more to do.
     pub(crate) left: u64,
-    /// Jobs that it made records of.
-    pub(crate) made: u64,
-    /// Entries that broke a rule and are dead letters now.
-    pub(crate) dead: u64,
-    /// Entries whose id was used before.
-    pub(crate) duplicates: u64,
     /// A letter an entry: m made, d dead, t dead once its user is told, u duplicate.
     pub(crate) marks: String,
     /// Entries, by their place, whose records would lie where something else does. Then nothing was done: they need

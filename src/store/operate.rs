@@ -90,7 +90,7 @@ impl View {
         ];
         let mut cmd = eval(&self.scripts.cancel, &keys);
         cmd.arg(&self.keys.namespace).arg(id.as_str()).arg(FORMAT);
-        let (word, state, _phase): (String, String, String) = self.ask(&cmd)?;
+        let (word, state): (String, String) = self.ask(&cmd)?;
         let said = match word.as_str() {
             "ended" => Cancel::Ended,
             "asked" => Cancel::Asked,
@@ -121,7 +121,7 @@ impl View {
             .arg(redelivery.as_str())
             .arg(to.to_resend_json(Words::Kept))
             .arg(chat_name(&to.chat));
-        let (word, _state): (String, String) = self.ask(&cmd)?;
+        let word: String = self.ask(&cmd)?;
         Ok(match word.as_str() {
             "ok" => Redeliver::Ok,
             "open" => Redeliver::Open,

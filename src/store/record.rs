@@ -74,7 +74,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 pub(crate) fn audit(value: Value) -> Result<Audit, Fault> {
     let mut parts = read::<Vec<Value>>(value)?.into_iter();
     let mut next = || parts.next().unwrap_or(Value::Nil);
-    let (_word, wait): (String, u64) = (read(next())?, read(next())?);
+    let wait = read(next())?;
     let mut repairs = Vec::new();
     while let Ok(kind) = read(next()) {
         repairs.push((kind, read(next())?));

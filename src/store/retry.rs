@@ -5,7 +5,7 @@ use super::operate::eval;
 use super::view::View;
 use super::{FORMAT, Fault};
 use crate::job::JobId;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long fal may keep a result: an hour, after which nothing is lost by a new request.
@@ -83,7 +83,7 @@ impl View {
     /// letter that is retried and dies again does not come twice.
     pub fn dead_letters(&mut self) -> Result<Vec<Letter>, Fault> {
         let now = self.now()?;
-        let mut found: BTreeMap<(i64, String), ()> = BTreeMap::new();
+        let mut found: BTreeSet<(i64, String)> = BTreeSet::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut cmd = redis::cmd("ZSCAN");
@@ -91,7 +91,7 @@ impl View {
             let (next, page): (String, Vec<(String, f64)>) = self.ask(&cmd)?;
             for (id, at) in page {
                 if at as i64 <= now.0 {
-                    found.insert((at as i64, id), ());
+                    found.insert((at as i64, id));
                 }
             }
             cursor = next;
@@ -99,7 +99,7 @@ impl View {
                 break;
             }
         }
-        let ids: Vec<JobId> = (found.into_keys())
+        let ids: Vec<JobId> = (found.into_iter())
             .filter_map(|(_, id)| JobId::new(&id))
             .collect();
         let mut letters = Vec::with_capacity(ids.len());

@@ -163,8 +163,7 @@ impl Session {
         read(self.command(&cmd)?)
     }
 
-    /// Marks an instance dead; gives the number of its jobs and its silence, or `None` when it lives: it has
-    /// beaten since, or has been silent for less than this lease, or than its own if that is longer.
+    /// Marks an instance dead; says whether it is: not when it lives, which is when it has beaten since, or has been silent for less than this lease, or than its own if that is longer.
     /// `steps`: what its step file says, in the form of [`steps_text`]; whoever takes its claims back
     /// finds it beside the mark.
     pub(crate) fn bury(
@@ -174,7 +173,7 @@ impl Session {
         lease: Duration,
         process_gone: bool,
         steps: Option<&str>,
-    ) -> Result<Option<(usize, Duration)>, Fault> {
+    ) -> Result<bool, Fault> {
         let keys = &self.store.keys;
         let (worker, taken, claims) = (
             keys.worker(instance),
@@ -204,8 +203,8 @@ impl Session {
             })
             .arg(&self.store.identity().instance)
             .arg(steps);
-        let (word, jobs, silence): (String, usize, u64) = read(self.script(&call)?)?;
-        Ok((word == "ok").then(|| (jobs, Duration::from_millis(silence))))
+        let word: String = read(self.script(&call)?)?;
+        Ok(word == "ok")
     }
 
     /// Makes the jobs of a dead instance ready again; gives how many.

@@ -10,7 +10,8 @@
 --        7 wait before a new submit, ms   8 lease, ms   9 crash limit   10 keep of done ones, seconds
 --        11 keep of dead ones, seconds
 -- MAKES  records, specs, results, claims, taken entries, turns, lines and slots that a page brings (same slot on a cluster)
--- GIVES  {word, ms to the next call, kind, count...}; word: ok, early (another keeper was here), settling, full
+-- GIVES  {ms to the next call, kind, count...}; nothing is looked at while Redis settles or is full, or when another
+--        keeper has just been here
 -- CALLER Session::audit_pages
 local ns, format, tick, gap, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local page, wait, lease = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -19,18 +20,18 @@ local priority = {high = KEYS[9], default = KEYS[10], low = KEYS[11]}
 local keep = {done = tonumber(ARGV[10]), cancelled = tonumber(ARGV[10]), dead = tonumber(ARGV[11])}
 
 -- What is not written down again yet looks like a leak.
-if is_settling(KEYS[5]) then return {'settling', tick} end
+if is_settling(KEYS[5]) then return {tick} end
 local now, a = now_ms(), {}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do a[flat[i]] = flat[i + 1] end
 local at, due = tonumber(a.at or '0'), tonumber(a.due or '0')
 -- A clock that went back must not stop the audit until it has caught up.
-if at <= now and now < due then return {'early', due - now} end
+if at <= now and now < due then return {due - now} end
 -- A full Redis refuses this one: upkeep asks nothing of it, and no repair stops half-way. That is no
 -- outage, so it is no error either.
 local begun = redis.pcall('HSET', KEYS[1], 'at', now)
 if type(begun) == 'table' and begun.err then
-  if string.find(begun.err, 'OOM', 1, true) then return {'full', tick} end
+  if string.find(begun.err, 'OOM', 1, true) then return {tick} end
   return begun
 end
 
@@ -554,7 +555,7 @@ end
 -- A little less, since a caller comes with his own beat.
 redis.call('HSET', KEYS[1], 'pages', pages, 'due', now + pause - math.floor(gap / 5))
 if moved then ring(KEYS[7]) end
-local out = {'ok', pause}
+local out = {pause}
 for _, kind in ipairs(kinds) do
   redis.call('HINCRBY', KEYS[6], 'repairs:' .. kind, counts[kind])
   out[#out + 1] = kind

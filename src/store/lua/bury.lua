@@ -4,21 +4,21 @@
 --        8 stats   9 taken of who asks
 -- ARGV   1 instance   2 its beat as last seen   3 lease of who asks, ms   4 cause: lapsed, process_gone   5 by
 --        6 what its step file says (see requeue), if there is one
--- GIVES  {word, jobs, silence ms}; word: ok, alive, gone
+-- GIVES  a word: ok, alive, gone
 -- CALLER Session::bury
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local now = now_ms()
 if not beat then
   -- Its answer was lost: who buried goes on with the claims.
   local w = redis.call('HMGET', KEYS[2], 'dead', 'by')
-  if w[1] and w[2] == ARGV[5] then return {'ok', redis.call('HLEN', KEYS[6]), now - tonumber(w[1])} end
-  return {'gone', 0, 0}
+  if w[1] and w[2] == ARGV[5] then return 'ok' end
+  return 'gone'
 end
 if ARGV[4] == 'lapsed' then
   -- Until its own lease is over it may submit and send. Versions before this one did not say how long that is.
   local own = tonumber(redis.call('HGET', KEYS[2], 'lease') or '') or 0
   if tonumber(beat) ~= tonumber(ARGV[2]) or now - tonumber(beat) < math.max(tonumber(ARGV[3]), own) then
-    return {'alive', 0, 0}
+    return 'alive'
   end
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
@@ -33,4 +33,4 @@ put_back(KEYS[3], KEYS[4], KEYS[9])
 local jobs = redis.call('HLEN', KEYS[6])
 redis.call('XADD', KEYS[5], '*', 'event', 'taken_over', 'at', now, 'instance', ARGV[1], 'jobs', jobs, 'by', ARGV[5],
   'cause', ARGV[4])
-return {'ok', jobs, now - tonumber(beat)}
+return 'ok'

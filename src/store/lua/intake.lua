@@ -10,25 +10,24 @@
 --        its record says besides: pairs of field and value, packed once more; of a huge entry, of which take gave only
 --        the beginning, that and its digest behind the rest
 -- MAKES  records and specs of the ids, ids without records, lines and turns of their users (same slot on a cluster)
--- GIVES  {word, entries left in the inbox, made, dead, duplicates, marks}; marks: a letter an entry, m made,
---        d dead, t dead once its user is told, u duplicate; word: ok, known, buried,
---        unregistered, mismatch, displaced (nothing was done: another type lies under the keys of the records that
---        are marked x, so those entries need other ids)
+-- GIVES  {word, entries left in the inbox, marks}; marks: a letter an entry, m made, d dead, t dead once its
+--        user is told, u duplicate; word: ok, known, buried, unregistered, mismatch, displaced (nothing
+--        was done: another type lies under the keys of the records that are marked x, so those entries need other ids)
 -- CALLER Session::intake
 local ns, batch, n, format = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local keep_dead, max_wait = tonumber(ARGV[5]), tonumber(ARGV[6])
 local w = redis.call('HMGET', KEYS[2], 'dead', 'batch', 'name')
-if w[1] then return {'buried', 0, 0, 0, 0, ''} end
-if not w[3] then return {'unregistered', 0, 0, 0, 0, ''} end
-if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[11]), 0, 0, 0, ''} end
+if w[1] then return {'buried', 0, ''} end
+if not w[3] then return {'unregistered', 0, ''} end
+if tonumber(w[2] or '0') >= batch then return {'known', redis.call('LLEN', KEYS[11]), ''} end
 local have = redis.call('LRANGE', KEYS[1], -n, -1)
-if #have ~= n then return {'mismatch', 0, 0, 0, 0, ''} end
+if #have ~= n then return {'mismatch', 0, ''} end
 for i = 1, n do
   local entry = have[n - i + 1]
   if entry ~= ARGV[5 + 2 * i] then
     -- Only its beginning was given: then it is the one whose digest was.
     local digest = select(10, cmsgpack.unpack(ARGV[6 + 2 * i]))
-    if not digest or redis.sha1hex(entry) ~= digest then return {'mismatch', 0, 0, 0, 0, ''} end
+    if not digest or redis.sha1hex(entry) ~= digest then return {'mismatch', 0, ''} end
   end
 end
 
@@ -49,14 +48,14 @@ if redis.call('EXISTS', unpack(all)) > 0 then
     local r, is_other = fields_of(all[i], 'state', 'kind', 'worker', 'phase')
     looked[i], others[i], any = r, is_other and 'x' or '-', any or is_other
   end
-  if any then return {'displaced', 0, 0, 0, 0, table.concat(others)} end
+  if any then return {'displaced', 0, table.concat(others)} end
 end
 
 look_at_events(KEYS[3])
 -- First a write that Redis refuses when it is out of memory: then nothing at all has happened.
 redis.call('HSET', KEYS[2], 'batch', batch)
 local now, now_text = now_ms()
-local made, dead, duplicates, marks = 0, 0, 0, {}
+local marks = {}
 local push = {high = {'LPUSH', KEYS[6]}, default = {'LPUSH', KEYS[7]}, low = {'LPUSH', KEYS[8]}}
 local resume = {'LPUSH', KEYS[5]}
 local until_then = string.format('%d', now + max_wait)
@@ -105,12 +104,10 @@ for i = 1, n do
   local replaces = verdict == 'job' and known[2] == 'invalid_job'
     and (known[1] == 'dead' or known[4] == 'telling')
   if known[1] and not replaces then
-    duplicates = duplicates + 1
     marks[i] = 'u'
     redis.call('XADD', KEYS[3], '*', 'event', 'duplicate', 'at', now_text, 'attempt', '0', 'state', known[1],
       cmsgpack.unpack(who))
   elseif verdict == 'job' then
-    made = made + 1
     marks[i] = 'm'
     if replaces then
       if known[1] ~= 'dead' then
@@ -148,7 +145,6 @@ for i = 1, n do
       list[#list + 1] = id
     end
   else
-    dead = dead + 1
     marks[i] = tell ~= '' and 't' or 'd'
     if tell ~= '' then
       -- Somebody can be told: an owner tells him, and then ends the job with its one event.
@@ -184,4 +180,4 @@ for _, list in ipairs({resume, push.high, push.default, push.low}) do
 end
 if any then ring(KEYS[4]) end
 redis.call('LTRIM', KEYS[1], 0, -(n + 1))
-return {'ok', redis.call('LLEN', KEYS[11]), made, dead, duplicates, table.concat(marks)}
+return {'ok', redis.call('LLEN', KEYS[11]), table.concat(marks)}

@@ -2,17 +2,17 @@
 -- `resume`, so that it is claimed, sent, taken over and counted as any delivery is. A repeat does nothing.
 -- KEYS   1 record   2 record of the redelivery   3 resume   4 bell
 -- ARGV   1 format   2 id   3 id of the redelivery   4 where to   5 name of its chat
--- GIVES  {word, state}; word: ok, open (it has not ended), newer (another version's), nothing (neither a
+-- GIVES  a word: ok, open (it has not ended), newer (another version's), nothing (neither a
 --        file nor a result of it is known), gone
 -- CALLER View::redeliver
 local r = redis.call('HMGET', KEYS[1], 'state', 'v', 'file_ids', 'file_kinds', 'result', 'model', 'user', 'meta',
   'echoes', 'attempt')
 local state = r[1]
-if not state then return {'gone', ''} end
-if redis.call('EXISTS', KEYS[2]) == 1 then return {'ok', state} end
-if (tonumber(r[2] or '0') or 0) > tonumber(ARGV[1]) then return {'newer', state} end
-if state ~= 'done' and state ~= 'dead' and state ~= 'cancelled' then return {'open', state} end
-if not r[5] and (not r[3] or r[3] == '[]') then return {'nothing', state} end
+if not state then return 'gone' end
+if redis.call('EXISTS', KEYS[2]) == 1 then return 'ok' end
+if (tonumber(r[2] or '0') or 0) > tonumber(ARGV[1]) then return 'newer' end
+if state ~= 'done' and state ~= 'dead' and state ~= 'cancelled' then return 'open' end
+if not r[5] and (not r[3] or r[3] == '[]') then return 'nothing' end
 -- Without memory Redis refuses this, and nothing has happened.
 local now = now_ms()
 local set = {'HSET', KEYS[2], 'v', ARGV[1], 'state', 'queued', 'phase', 'delivering', 'redelivers', ARGV[2],
@@ -25,4 +25,4 @@ end
 redis.call(unpack(set))
 redis.call('LPUSH', KEYS[3], ARGV[3])
 ring(KEYS[4])
-return {'ok', state}
+return 'ok'

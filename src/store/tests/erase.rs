@@ -67,7 +67,7 @@ fn of_an_ended_job_the_bare_id_is_left_for_a_day_and_its_lpush_is_a_duplicate() 
         );
         one.session.reassert_ended().expect("answers");
         bench.push(&job(name, ""));
-        assert_eq!(one.intake().duplicates, 1);
+        assert_eq!(one.intake().marks, "u");
         assert_eq!(bench.state(name), state.as_str());
         assert_eq!(
             retry_of(&bench, name),

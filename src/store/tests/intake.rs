@@ -16,10 +16,7 @@ fn intake_makes_records_in_the_order_of_priorities_and_a_not_before_waits() {
     bench.push(r#"{"id":"told","model":"a/b","input":null,"telegram":{"chat_id":7}}"#);
     bench.push(&job("h", ""));
     let done = one.intake();
-    assert_eq!(
-        (done.made, done.dead, done.duplicates, done.left),
-        (5, 2, 1, 0)
-    );
+    assert_eq!((done.marks.as_str(), done.left), ("mmmmmdtu", 0));
     assert_eq!(bench.ready("default"), ["d1", "d2"]);
     assert_eq!(
         (bench.ready("high"), bench.ready("low")),
@@ -79,7 +76,7 @@ fn a_batch_taken_in_twice_or_late_is_taken_in_once() {
     assert_eq!(entries.len(), 2);
     one.proxy.lose_an_answer();
     let done = one.session.intake(&entries, &DEFAULTS).expect("known");
-    assert_eq!(done.made, 0, "the repeat did nothing");
+    assert_eq!(done.marks, "", "the repeat did nothing");
     assert_eq!(bench.ready("default").len(), 2);
 
     // A call that comes after its own repeat, while new entries lie there.
@@ -90,14 +87,14 @@ fn a_batch_taken_in_twice_or_late_is_taken_in_once() {
         one.session
             .intake(&entries, &DEFAULTS)
             .expect("repeated")
-            .made,
-        1
+            .marks,
+        "m"
     );
     bench.push(r#"{"model":"a/b","input":{}}"#);
     assert_eq!(one.entries().len(), 1);
     assert_eq!(one.proxy.release(), 1);
     assert_eq!(bench.ready("default").len(), 3, "the late call did nothing");
-    assert_eq!(one.intake().made, 1);
+    assert_eq!(one.intake().marks, "m");
     assert_eq!(bench.ready("default").len(), 4);
 }
 
@@ -140,15 +137,19 @@ fn intake_does_nothing_when_other_entries_lie_at_the_right_end() {
     bench.ask::<()>(&format!("RPUSH {taken} other"));
     let before = bench.dump();
     let done = one.session.intake(&entries, &DEFAULTS).expect("answers");
-    assert_eq!((done.made, done.left), (0, 1), "it is to look again");
+    assert_eq!(
+        (done.marks.as_str(), done.left),
+        ("", 1),
+        "it is to look again"
+    );
     assert_eq!(bench.dump(), before);
     bench.ask::<()>(&format!("DEL {taken}"));
     assert_eq!(
         one.session
             .intake(&entries, &DEFAULTS)
             .expect("answers")
-            .made,
-        0
+            .marks,
+        ""
     );
     assert!(bench.ready("default").is_empty());
 }
@@ -184,7 +185,7 @@ fn who_is_buried_or_not_registered_neither_takes_in_nor_claims() {
     );
     assert_eq!(bench.dump(), before);
     one.beat();
-    assert_eq!(one.intake().made, 2);
+    assert_eq!(one.intake().marks, "mm");
     assert_eq!(bench.ready("default"), ["a", "b"]);
 }
 
@@ -194,8 +195,7 @@ fn a_valid_job_takes_the_place_of_an_invalid_one_of_the_same_batch() {
     let one = bench.instance();
     bench.push(r#"{"id":"x","model":"a/b","input":null,"telegram":{"chat_id":7}}"#);
     bench.push(&job("x", ""));
-    let taken = one.intake();
-    assert_eq!((taken.made, taken.dead), (1, 1));
+    assert_eq!(one.intake().marks, "tm");
     assert_eq!(bench.state("x"), "queued");
     assert_eq!(bench.ready("default"), ["x"]);
     // What lies there passes all limits and a pause.
@@ -233,13 +233,13 @@ fn a_valid_job_takes_the_place_of_an_invalid_one_also_when_only_the_bare_id_is_l
         assert_eq!(bench.events_of("x"), ["failed"], "{keep}{chat}");
         assert_eq!(bench.ttl("job:x"), if keep == 0 { 86400 } else { 7200 });
         bench.push(&bad);
-        assert_eq!(one.intake().duplicates, 1);
+        assert_eq!(one.intake().marks, "u");
         if keep > 0 {
             // Nor does its id outlive the record.
             assert_eq!(bench.ask::<u64>("EXISTS t:id:x"), 0);
         }
         bench.push(&job("x", ""));
-        assert_eq!(one.intake().made, 1, "{keep}{chat}");
+        assert_eq!(one.intake().marks, "m", "{keep}{chat}");
         assert_eq!(
             (bench.state("x").as_str(), bench.ttl("job:x")),
             ("queued", -1)
@@ -261,7 +261,7 @@ fn a_huge_entry_is_known_by_its_beginning_and_digest_and_only_that_very_one_is_b
     assert_eq!((largest.len(), largest[0].cut.is_none()), (1, true));
     assert_eq!(largest[0].raw.len(), spec::MAX_SALVAGE);
     let done = one.session.intake(&largest, &DEFAULTS).expect("answers");
-    assert_eq!((done.dead, done.left), (1, 0));
+    assert_eq!((done.marks.as_str(), done.left), ("d", 0));
 
     bench.push(&bytes(spec::MAX_SALVAGE + 1, "a"));
     bench.push(&job("j", ""));
@@ -276,12 +276,16 @@ fn a_huge_entry_is_known_by_its_beginning_and_digest_and_only_that_very_one_is_b
     let other = bytes(spec::MAX_SALVAGE + 1, "b");
     bench.ask::<u64>(&format!("RPUSH {taken} {other}"));
     let done = one.session.intake(&huge, &DEFAULTS).expect("answers");
-    assert_eq!((done.dead, done.left), (0, 1), "it is to look again");
+    assert_eq!(
+        (done.marks.as_str(), done.left),
+        ("", 1),
+        "it is to look again"
+    );
     assert_eq!(bench.ask::<u64>(&format!("LLEN {taken}")), 2);
     bench.ask::<String>(&format!("RPOP {taken}"));
 
     let done = one.session.intake(&huge, &DEFAULTS).expect("answers");
-    assert_eq!((done.dead, done.left), (1, 1));
+    assert_eq!((done.marks.as_str(), done.left), ("d", 1));
     let record = bench.record(huge[0].id.as_str());
     assert_eq!(
         record["error"],
@@ -289,7 +293,7 @@ fn a_huge_entry_is_known_by_its_beginning_and_digest_and_only_that_very_one_is_b
     );
     assert_eq!(record["raw"], "x".repeat(4096));
     assert_eq!(bench.ask::<u64>(&format!("LLEN {taken}")), 0);
-    assert_eq!(one.intake().made, 1);
+    assert_eq!(one.intake().marks, "m");
 }
 
 #[test]
@@ -318,10 +322,9 @@ fn what_is_huge_goes_from_the_dead_to_the_heir_and_not_to_whoever_waits_at_the_i
         assert_eq!(bench.ask::<u64>(&format!("EXISTS {taken}")), 0);
         // A batch that was read before is still the right end.
         let done = one.session.intake(&mine, &DEFAULTS).expect("answers");
-        assert_eq!((done.made, done.left), (1, 2));
-        let next = one.intake();
-        assert_eq!((next.made, next.dead), (0, 1));
+        assert_eq!((done.marks.as_str(), done.left), ("m", 2));
+        assert_eq!(one.intake().marks, "d");
         let rest = one.intake();
-        assert_eq!((rest.made, rest.left), (2, 0));
+        assert_eq!((rest.marks.as_str(), rest.left), ("mm", 0));
     }
 }

@@ -348,14 +348,13 @@ impl Model {
         if adopts {
             // A late request id is there: nothing but this is said, nothing is written.
             self.note("adopted under an owner", id.clone());
-            let recorded = adopted.expect("there is one");
-            let mut said = Written::Adopted(recorded.clone());
+            let mut said = Written::Adopted;
             if what == "submitted" {
                 next.tried.push(request);
-                said = Written::Other(recorded.clone());
+                said = Written::Other;
             }
             assert_eq!(written, said, "{:?}", self.history);
-            flight.request = Some(recorded);
+            flight.request = adopted;
             flight.phase = Phase::Polling;
             flight.attempt = flight.attempt.max(1);
             self.held[who].push(flight);
@@ -659,7 +658,6 @@ impl Model {
                 .session
                 .bury(&name, at, lease, process_gone, None)
                 .expect("answers")
-                .is_some()
         );
         self.trouble(heir, true);
         self.instances[heir]

@@ -399,15 +399,14 @@ fn any_host_name_makes_a_valid_name() {
 
 #[test]
 fn a_base_url_keeps_its_path_and_loses_its_slash() {
-    for (text, origin, path) in [
-        ("https://Queue.Fal.Run/", "https://queue.fal.run", ""),
-        ("https://h:8443/a/B//", "https://h:8443", "/a/B"),
-        ("http://127.0.0.1:9/bot", "http://127.0.0.1:9", "/bot"),
-        ("http://[::1]:9", "http://[::1]:9", ""),
+    for (text, base) in [
+        ("https://Queue.Fal.Run/", "https://queue.fal.run"),
+        ("https://h:8443/a/B//", "https://h:8443/a/B"),
+        ("http://127.0.0.1:9/bot", "http://127.0.0.1:9/bot"),
+        ("http://[::1]:9", "http://[::1]:9"),
     ] {
         let url = BaseUrl::parse(text, &[]).unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!((url.origin(), url.path()), (origin, path));
-        assert_eq!(url.as_str(), format!("{origin}{path}"));
+        assert_eq!(url.as_str(), base);
     }
 }
 

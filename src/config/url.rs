@@ -8,28 +8,14 @@ use std::fmt;
 use std::net::IpAddr;
 use ureq::http::Uri;
 
-/// Base URL of an API: `http` or `https`, host, perhaps port and path, no trailing slash.
+/// Base URL of an API: `http` or `https`, host in lower case, perhaps port and path, no trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseUrl {
-    text: String,
-    /// Where the path begins in `text`.
-    path: usize,
-}
+pub struct BaseUrl(String);
 
 impl BaseUrl {
     /// As it goes before a path that begins with `/`.
     pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// `https://host[:port]`, lower case.
-    pub fn origin(&self) -> &str {
-        &self.text[..self.path]
-    }
-
-    /// Empty, or `/…` without a trailing slash.
-    pub fn path(&self) -> &str {
-        &self.text[self.path..]
+        &self.0
     }
 
     /// Checks a base URL. Plain `http` only to loopback and to the hosts in `plain`.
@@ -50,17 +36,13 @@ impl BaseUrl {
         if path.split('/').any(is_token) {
             return Err("give the base without /bot<token>; the token has its own variable".into());
         }
-        let origin = whole.origin();
-        Ok(BaseUrl {
-            path: origin.len(),
-            text: origin + path,
-        })
+        Ok(BaseUrl(whole.origin() + path))
     }
 }
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0)
     }
 }
 
@@ -103,6 +85,7 @@ impl Whole {
         })
     }
 
+    /// `https://host[:port]`, lower case.
     fn origin(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         match self.port {

@@ -199,11 +199,6 @@ impl FileHosts {
     fn cover(&self, seen: Seen<'_>) -> bool {
         self.0.iter().any(|rule| rule.covers(seen))
     }
-
-    /// Whether Telegram can be given this URL. The same set: a host the operator names counts as reachable.
-    pub fn public(&self, url: &str) -> bool {
-        self.allows(url)
-    }
 }
 
 impl Rule {
@@ -289,7 +284,6 @@ mod tests {
         ];
         for (url, allowed) in rows {
             assert_eq!(hosts.allows(url), allowed, "{url}");
-            assert_eq!(hosts.public(url), allowed, "{url}");
         }
     }
 

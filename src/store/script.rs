@@ -1,14 +1,10 @@
 //! The Lua scripts, embedded, each with the shared pieces in front of it.
 
-pub(super) use sha1::digest;
-
 use std::sync::OnceLock;
 
-mod sha1 {
-    /// SHA-1 as Redis names a script: the redis crate computes it.
-    pub(in crate::store) fn digest(code: &str) -> String {
-        redis::Script::new(code).get_hash().to_owned()
-    }
+/// SHA-1 as Redis names a script: the redis crate computes it.
+pub(super) fn digest(code: &str) -> String {
+    redis::Script::new(code).get_hash().to_owned()
 }
 
 /// One script. Its text is put together when Redis asks for it, which is once in the life of a store: shared

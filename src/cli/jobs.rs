@@ -92,7 +92,7 @@ fn table(rows: &[Row], now: UnixMs) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            let age = row.at("queued_at").map(|at| short(age(at, now)));
+            let age = row.at("queued_at").map(|at| short(at.until(now)));
             let of = |name: &str| or_dash(row.get(name));
             vec![
                 visible(&row.id),
@@ -137,10 +137,6 @@ fn as_json(row: &Row) -> Value {
     Value::Object(all)
 }
 
-fn age(at: UnixMs, now: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0))
-}
-
 /// By when it came in; one of which only the id is kept has no age.
 fn is_of_age(row: &Row, now: UnixMs, older: Option<Duration>, newer: Option<Duration>) -> bool {
     if older.is_none() && newer.is_none() {
@@ -149,7 +145,7 @@ fn is_of_age(row: &Row, now: UnixMs, older: Option<Duration>, newer: Option<Dura
     let Some(at) = row.at("queued_at") else {
         return false;
     };
-    let age = age(at, now);
+    let age = at.until(now);
     older.is_none_or(|older| age >= older) && newer.is_none_or(|newer| age <= newer)
 }
 

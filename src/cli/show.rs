@@ -210,12 +210,13 @@ fn value_of(name: &str, value: &str, record: &BTreeMap<String, String>, now: Uni
         name.ends_with("_at") || matches!(name, "not_before" | "cancel_asked" | "cancelling");
     match value.parse::<i64>() {
         Ok(at) if is_time && at > 0 => {
-            let away = now.0.saturating_sub(at);
-            let when = match away {
-                0.. => format!("{} ago", short(ms(away))),
-                _ => format!("in {}", short(ms(away.saturating_neg()))),
+            let (past, ahead) = (UnixMs(at).until(now), now.until(UnixMs(at)));
+            let when = if ahead.is_zero() {
+                format!("{} ago", short(past))
+            } else {
+                format!("in {}", short(ahead))
             };
-            let day = if away.abs() < 43_200_000 {
+            let day = if past.max(ahead) < Duration::from_secs(12 * 3600) {
                 time_of_day(at)
             } else {
                 clock(at)

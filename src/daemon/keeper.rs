@@ -8,6 +8,7 @@ use super::canceller::Canceller;
 use super::health::Stuck;
 use super::pool::Engine;
 use super::process;
+use crate::job::UnixMs;
 use crate::job::flight::Token;
 use crate::recorder::{self, Left};
 use crate::report;
@@ -674,8 +675,7 @@ impl Keeper {
     }
 
     fn silence(&self, at: i64) -> Duration {
-        let silent_ms = self.tools.store.now().0.saturating_sub(at);
-        Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0))
+        UnixMs(at).until(self.tools.store.now())
     }
 
     /// `steps`: what its step file says of its claims.

@@ -3,7 +3,7 @@
 
 use super::UnixMs;
 use super::flight::{Flight, Patch};
-use super::state::{Change, Next, since};
+use super::state::{Change, Next};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Flight {
 /// Files that have lain in the storage for too long are brought anew.
 pub(crate) fn look_at_age(flight: &mut Flight, now: UnixMs) {
     if let Some(order) = &mut flight.order
-        && order.brought.at.is_some_and(|at| since(at, now) > KEPT)
+        && order.brought.at.is_some_and(|at| at.until(now) > KEPT)
     {
         order.brought = Brought::default();
     }

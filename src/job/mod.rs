@@ -16,10 +16,18 @@ pub mod words;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Milliseconds since the Unix epoch, always of Redis's clock (workers' clocks do not matter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMs(pub i64);
+
+impl UnixMs {
+    /// The time from here to there; nothing when the clock went back.
+    pub fn until(self, later: UnixMs) -> Duration {
+        Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
+    }
+}
 
 /// A job's id: 1-128 of `[A-Za-z0-9._:-]` (contract section 1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

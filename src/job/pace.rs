@@ -302,7 +302,7 @@ impl Watch {
     pub(crate) fn may_have_ended(&self, submitted: UnixMs, now: UnixMs) -> bool {
         match (self.began, self.queued, &self.pace) {
             (Some(_), _, _) => true,
-            (None, None, Some(pace)) => pace.ended_by(span(submitted, now)) > 0.5,
+            (None, None, Some(pace)) => pace.ended_by(submitted.until(now)) > 0.5,
             (None, _, _) => false,
         }
     }
@@ -356,7 +356,7 @@ impl Watch {
         // Equal jobs of one burst have random places in the rhythm, and keep them: who only added to the last
         // look would bring together again all that wait for the same steep place.
         let phase = *self.phase.get_or_insert(random);
-        let elapsed = span(submitted, now);
+        let elapsed = submitted.until(now);
         let Some(pace) = self.pace.as_deref().filter(|_| bounds.min < bounds.max) else {
             // A burst begins at random places of the first interval.
             let burst = if first { self.in_flight.min(100) } else { 0 };
@@ -375,7 +375,7 @@ impl Watch {
                 begun.saturating_add(others).mul_f64(0.9 + 0.2 * random)
             }
             None => {
-                let age = span(self.began.unwrap_or(submitted), now);
+                let age = self.began.unwrap_or(submitted).until(now);
                 pace.wait(age, phase).unwrap_or(bounds.max)
             }
         };
@@ -413,19 +413,15 @@ impl Watch {
             return;
         };
         let running = self.looked.unwrap_or(began).max(began);
-        let open = span(running, now);
+        let open = running.until(now);
         if open <= bounds.max * 2 {
-            let took = span(began, between(running, now));
+            let took = began.until(between(running, now));
             // With no look before, the shortest times would be found at the pace of halves, each of which the
             // jitter and the slow ones among them half undo.
             let is_short = self.looked.is_none() && open < bounds.min;
             self.took = Some(if is_short { took / 2 } else { took });
         }
     }
-}
-
-fn span(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 fn between(a: UnixMs, b: UnixMs) -> UnixMs {
@@ -466,7 +462,7 @@ impl Paces {
         let known = self.known(model);
         known.asks = true;
         let usual = (known.pace.as_ref()).map_or(Duration::from_secs(10), |pace| pace.likely());
-        let since = span(known.counted, now).as_secs_f64();
+        let since = known.counted.until(now).as_secs_f64();
         let more = MEASURED as f64 * since / usual.as_secs_f64().max(0.05);
         known.room = (known.room + more).min(MEASURED as f64);
         known.counted = now;

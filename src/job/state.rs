@@ -258,11 +258,6 @@ fn failure(kind: Kind, text: &str, charged: Charged) -> Failure {
     Failure::new(kind, Remedy::Final, charged, text)
 }
 
-/// Time from `from` to `to`; nothing when the clock went back.
-pub(crate) fn since(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
-}
-
 fn json_list(texts: &[String]) -> String {
     serde_json::to_string(texts).unwrap_or_else(|_| "[]".to_owned())
 }

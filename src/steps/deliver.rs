@@ -13,7 +13,7 @@ use crate::job::answer::{File, Held, Item};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight, ResultIn};
 use crate::job::spec::{Ping, Target};
-use crate::job::state::{self, Next, Receipt, since};
+use crate::job::state::{self, Next, Receipt};
 use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
@@ -76,7 +76,7 @@ pub(super) fn deliver(worker: &Worker, flight: &mut Flight) -> Next {
     let ping_due = match target.ping {
         Ping::Always => true,
         Ping::Never => false,
-        Ping::Auto => since(flight.wanted_at, now) > PING_AFTER,
+        Ping::Auto => flight.wanted_at.until(now) > PING_AFTER,
     };
     let may_fetch = |url: &str| worker.tools.file_hosts.allows(url);
     let parcel = worker.parcel(&items, &target, &may_fetch, ping_due);
@@ -474,7 +474,7 @@ fn patience_left(worker: &Worker, flight: &mut Flight) -> Duration {
     let now = worker.tools.store.now();
     let first = *flight.unfetched_since.get_or_insert(now);
     let patience = DOWNLOAD_PATIENCE.min(worker.tools.delivery_timeout / 2);
-    patience.saturating_sub(since(first, now))
+    patience.saturating_sub(first.until(now))
 }
 
 fn not_fetched(

@@ -7,7 +7,7 @@ use crate::fal::Handle;
 use crate::job::answer::Cancelled;
 use crate::job::failure::Kind;
 use crate::job::flight::{EndState, Flight, Write};
-use crate::job::state::{Change, Next, Say, since};
+use crate::job::state::{Change, Next, Say};
 use crate::job::{Phase, RequestId, UnixMs};
 use crate::recorder::Command;
 use crate::report;
@@ -302,9 +302,9 @@ impl Worker {
         }
         let now = self.tools.store.now();
         let between =
-            |from: Option<UnixMs>, to: Option<UnixMs>| Some(since(from?, to?).as_millis() as u64);
+            |from: Option<UnixMs>, to: Option<UnixMs>| Some(from?.until(to?).as_millis() as u64);
         let total_ms = between(Some(flight.queued_at), Some(now));
-        let delay = since(flight.wanted_at, now);
+        let delay = flight.wanted_at.until(now);
         let model = flight.model.as_ref().map(|model| model.as_str());
         (self.tools).count_end(now, model, minutes::ended(*state, delay));
         match state {

@@ -9,7 +9,7 @@ use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight};
 use crate::job::inputs::look_at_age;
 use crate::job::spec::Via;
-use crate::job::state::{self, Change, Next, since};
+use crate::job::state::{self, Change, Next};
 use crate::job::{Charged, Phase};
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,7 @@ pub(super) fn submit(worker: &Worker, flight: &mut Flight) -> Next {
     let now = worker.tools.store.now();
     let left = flight
         .expires_at
-        .map_or(worker.tools.policy.queue_timeout, |at| since(now, at));
+        .map_or(worker.tools.policy.queue_timeout, |at| now.until(at));
     let filled = has_files.then(|| order.files.fill(order.input.get(), &order.brought.all()));
     let order = Order {
         model: &model,

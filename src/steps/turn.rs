@@ -4,7 +4,6 @@
 use super::gate::Service;
 use super::{REDIS_AWAY, Worker, job};
 use crate::job::flight::{Flight, Turn};
-use crate::job::state::since;
 use crate::report;
 use crate::store::rate::{Ask, Silence, Verb, chat_name};
 use crate::store::{self, Fault};
@@ -24,12 +23,12 @@ impl Worker {
         let verb = match flight.turn.take() {
             Some(turn) if turn.chat == chat && turn.messages == messages => {
                 let now = store.now();
-                let early = since(now, turn.at);
+                let early = now.until(turn.at);
                 if !early.is_zero() {
                     flight.turn = Some(turn);
                     return Err(early);
                 }
-                Verb::Keep(since(turn.at, now))
+                Verb::Keep(turn.at.until(now))
             }
             Some(_) | None => Verb::Take,
         };
@@ -76,7 +75,7 @@ impl Worker {
     /// How long the turn that the job has is away.
     pub(super) fn until_its_turn(&self, flight: &Flight) -> Option<Duration> {
         let turn = flight.turn.as_ref()?;
-        Some(since(self.tools.store.now(), turn.at))
+        Some(self.tools.store.now().until(turn.at))
     }
 
     /// Whether the operator may be told now, or why not. Nobody parks that.

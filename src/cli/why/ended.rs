@@ -4,6 +4,7 @@ use super::super::table::{clock, short, visible};
 use super::facts::Facts;
 use super::finish::Finish;
 use super::verdict::{Verdict, new};
+use crate::job::UnixMs;
 use crate::job::failure::Kind;
 use crate::job::inputs::OF_A_FILE;
 
@@ -63,15 +64,8 @@ fn told(facts: &Facts) -> &'static str {
 fn done(facts: &Facts, when: &str, ended: i64) -> Verdict {
     let mut text = format!("It ended {when}");
     if let Some(queued) = facts.at("queued_at") {
-        let whole = crate::job::UnixMs(ended)
-            .0
-            .saturating_sub(queued.0)
-            .max(0)
-            .unsigned_abs();
-        text += &format!(
-            ", {} after it came in",
-            short(std::time::Duration::from_millis(whole))
-        );
+        let whole = queued.until(UnixMs(ended));
+        text += &format!(", {} after it came in", short(whole));
     }
     let mut sentences = vec![format!("{text}.")];
     match facts.get("message_ids") {

@@ -65,12 +65,12 @@ impl Facts {
 
     /// Since this time; zero for one that lies ahead.
     pub(crate) fn since(&self, at: UnixMs) -> Duration {
-        span(at, self.now)
+        at.until(self.now)
     }
 
     /// Until this time; zero for one that has passed.
     pub(crate) fn until(&self, at: UnixMs) -> Duration {
-        span(self.now, at)
+        self.now.until(at)
     }
 
     pub(crate) fn model(&self) -> &str {
@@ -125,8 +125,4 @@ impl Facts {
         let first = said.first().copied()?;
         said.iter().all(|word| *word != "yes").then_some(first)
     }
-}
-
-fn span(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
 }

@@ -29,7 +29,7 @@ impl Finish {
             Finish::Over => String::new(),
             Finish::Unknown(why) => format!("When it ends cannot be known: {why}."),
             Finish::Between(from, to, basis) => {
-                let wait = |at: &UnixMs| short(span(now, *at));
+                let wait = |at: &UnixMs| short(now.until(*at));
                 format!(
                     "Likely done in {} to {} ({} to {} UTC): {basis}.",
                     wait(from),
@@ -40,10 +40,6 @@ impl Finish {
             }
         }
     }
-}
-
-fn span(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 fn after(now: UnixMs, wait: Duration) -> UnixMs {

@@ -76,7 +76,7 @@ pub fn after_cancel(flight: &mut Flight, answer: Cancelled, moment: Moment) -> C
         // Believed as a 404 of its status is: so soon after the submit fal may not know it yet.
         Cancelled::Missing
             if cancelling.refused + 1 >= 3
-                && since(cancelling.since, moment.now) >= Duration::from_secs(15) =>
+                && cancelling.since.until(moment.now) >= Duration::from_secs(15) =>
         {
             stopped_unseen(flight, cancelling.kind, moment)
         }
@@ -136,7 +136,7 @@ pub(super) fn grace_is_over(flight: &Flight, moment: Moment) -> Option<Kind> {
         None if cancelling.refused >= 3 => cancelling.since,
         None => return None,
     };
-    (since(from, moment.now) >= CANCEL_GRACE).then_some(cancelling.kind)
+    (from.until(moment.now) >= CANCEL_GRACE).then_some(cancelling.kind)
 }
 
 pub(super) fn stopped_unseen(flight: &mut Flight, kind: Kind, moment: Moment) -> Change {

@@ -128,7 +128,7 @@ fn believed(flight: &mut Flight, failed: Failure, moment: Moment) -> Failure {
     in_place.last = failed.clone();
     let (kind, remedy, charged) = match flight.broke {
         Some((kind, remedy)) if in_place.times >= IN_PLACE => (kind, remedy, failed.charged),
-        _ if since(in_place.since, moment.now) >= KEPT_AT_FAL => {
+        _ if in_place.since.until(moment.now) >= KEPT_AT_FAL => {
             (failed.kind, Remedy::Final, perhaps(failed.charged))
         }
         _ => return failed,

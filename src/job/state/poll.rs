@@ -67,11 +67,11 @@ pub fn after_poll(
         }
         Polled::InQueue { .. }
             if flight.running_at.is_none()
-                && since(submitted, moment.now) > policy.queue_timeout =>
+                && submitted.until(moment.now) > policy.queue_timeout =>
         {
             let text = format!(
                 "still in fal's queue after {} s",
-                since(submitted, moment.now).as_secs()
+                submitted.until(moment.now).as_secs()
             );
             let change = begin_cancel(flight, Kind::Timeout, &text, moment);
             seen_in_queue(flight, true);
@@ -84,7 +84,7 @@ pub fn after_poll(
             let limit = flight.timeout.unwrap_or(policy.job_timeout);
             if flight
                 .running_at
-                .is_some_and(|at| since(at, moment.now) > limit)
+                .is_some_and(|at| at.until(moment.now) > limit)
             {
                 return begin_cancel(
                     flight,
@@ -139,7 +139,7 @@ pub(super) fn is_overdue(flight: &Flight, spoke: bool, policy: &Policy, moment: 
         (None, None) => return false,
     };
     let kept = if spoke { Duration::ZERO } else { KEPT_AT_FAL };
-    since(from, moment.now) > limit.saturating_add(kept)
+    from.until(moment.now) > limit.saturating_add(kept)
 }
 
 /// 404 of the status or the result: believed only after three over fifteen seconds.
@@ -161,7 +161,7 @@ pub(super) fn missing(flight: &mut Flight, text: &str, moment: Moment) -> Change
     }
     let (seen, first) = flight.missing.unwrap_or((0, moment.now));
     flight.missing = Some((seen + 1, first));
-    if seen + 1 < 3 || since(first, moment.now) < Duration::from_secs(15) {
+    if seen + 1 < 3 || first.until(moment.now) < Duration::from_secs(15) {
         return Change::quiet(Next::In(Duration::from_millis(7500)));
     }
     lost(flight, text, moment)

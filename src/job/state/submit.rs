@@ -191,7 +191,7 @@ pub(super) fn later(
 
 /// Lets go of the job for so long, but not beyond its expiry: its user is told of that in time.
 fn let_go(flight: &mut Flight, failure: Failure, wait: Duration, moment: Moment) -> Change {
-    let left = (flight.expires_at).map(|at| since(moment.now, at) + Duration::from_millis(1));
+    let left = (flight.expires_at).map(|at| moment.now.until(at) + Duration::from_millis(1));
     let wait = wait.min(left.unwrap_or(Duration::MAX));
     flight.tries = flight.tries.saturating_add(1);
     let known = flight.request.clone();

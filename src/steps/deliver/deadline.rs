@@ -4,7 +4,7 @@
 
 use super::{deliver, park, tell};
 use crate::job::flight::Flight;
-use crate::job::state::{Next, TELL_LIMIT, since};
+use crate::job::state::{Next, TELL_LIMIT};
 use crate::job::{Phase, UnixMs};
 use crate::steps::Worker;
 use crate::steps::gate::Service;
@@ -24,10 +24,10 @@ const PAST_IT: Duration = Duration::from_millis(50);
 fn left(worker: &Worker, flight: &Flight, now: UnixMs) -> Option<Duration> {
     let limit = worker.tools.delivery_timeout;
     let completed = flight.completed_at.unwrap_or(now);
-    let of_all = limit.saturating_sub(since(completed, now));
+    let of_all = limit.saturating_sub(completed.until(now));
     let of_this_owner = IN_VAIN
         .min(limit / 2)
-        .saturating_sub(since(flight.in_vain_since?, now));
+        .saturating_sub(flight.in_vain_since?.until(now));
     Some(of_all.max(of_this_owner))
 }
 
@@ -54,7 +54,7 @@ pub(super) fn in_vain(worker: &Worker, flight: &mut Flight) {
 pub(super) fn is_told_no_more(worker: &Worker, flight: &Flight, fresh: bool, now: UnixMs) -> bool {
     let began = flight.telling_at.unwrap_or(now);
     let may_try = fresh && !is_away(worker);
-    flight.untold || (since(began, now) > TELL_LIMIT && !may_try)
+    flight.untold || (began.until(now) > TELL_LIMIT && !may_try)
 }
 
 /// The first try of an owner: the time to make it.
@@ -68,7 +68,7 @@ pub(super) fn give_a_moment(flight: &mut Flight, now: UnixMs) {
 pub(super) fn tell_at_most(worker: &Worker, flight: &Flight, wait: Duration) -> Duration {
     let now = worker.tools.store.now();
     let began = flight.telling_at.unwrap_or(now);
-    wait.min(TELL_LIMIT.saturating_sub(since(began, now)) + PAST_IT)
+    wait.min(TELL_LIMIT.saturating_sub(began.until(now)) + PAST_IT)
 }
 
 fn is_away(worker: &Worker) -> bool {

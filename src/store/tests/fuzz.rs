@@ -234,7 +234,7 @@ fn stepped(mut flight: Flight) -> String {
     ] {
         state::after_collect(&mut flight, answer, &found, &policy, moment);
     }
-    let spent = state::since(flight.queued_at, moment.now);
+    let spent = flight.queued_at.until(moment.now);
     format!("{} {}", before.is_some(), spent.is_zero())
 }
 

@@ -1,6 +1,5 @@
 //! What bears on one job beside its record: who holds it, the limits it meets, how quick others are.
 
-use super::status::age;
 use super::{Fault, View};
 use crate::job::UnixMs;
 use crate::job::pace::Pace;
@@ -52,7 +51,7 @@ impl View {
         let all: Vec<(String, i64)> = self.ask(&cmd)?;
         let all = all.into_iter();
         Ok(all
-            .map(|(instance, beat)| (instance, age(UnixMs(beat), now)))
+            .map(|(instance, beat)| (instance, UnixMs(beat).until(now)))
             .collect())
     }
 

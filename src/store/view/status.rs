@@ -170,7 +170,7 @@ impl View {
                 if let Some(id) = first {
                     let since: Option<i64> =
                         self.ask(redis::cmd("HGET").arg(self.keys.job(&id)).arg("queued_at"))?;
-                    oldest = since.map(|since| age(UnixMs(since), now));
+                    oldest = since.map(|since| UnixMs(since).until(now));
                 }
             }
             queues.push(Queue {
@@ -213,7 +213,7 @@ impl View {
             let mut said = said.into_iter().map(Option::unwrap_or_default);
             let mut next = || said.next().unwrap_or_default();
             let (version, threads, away) = (next(), next(), next());
-            if age(UnixMs(beat), now) < SILENT {
+            if UnixMs(beat).until(now) < SILENT {
                 note(&mut troubles, &away);
             }
             let ids: Vec<String> =
@@ -227,7 +227,7 @@ impl View {
                 in_flight: ids.len() as u64,
                 version,
                 threads: threads.parse().unwrap_or(0),
-                beat_age: age(UnixMs(beat), now),
+                beat_age: UnixMs(beat).until(now),
                 instance,
             });
         }
@@ -461,10 +461,6 @@ pub(super) fn by_minute(
         (count("done"), count("failed"))
     });
     ends.collect()
-}
-
-pub(super) fn age(from: UnixMs, now: UnixMs) -> Duration {
-    Duration::from_millis(u64::try_from(now.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 /// A value of `config` as its flag takes it.

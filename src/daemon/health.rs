@@ -3,6 +3,7 @@
 //! what was seen and the time go in, reasons come out. Asking for it calls nobody, least of all Redis.
 
 use crate::job::{JobId, Phase};
+use crate::report::At;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,15 +40,6 @@ pub(crate) struct Stuck {
     pub(crate) phase: Phase,
     pub(crate) job: JobId,
     pub(crate) since: Instant,
-}
-
-/// Where a round failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
-    /// In the call that does not block: claim, take.
-    Asking,
-    /// In the one that does: the wait for the bell or for the inbox.
-    Waiting,
 }
 
 /// The rounds of one thread that asks Redis, waits in a blocking call where there is nothing, and asks
@@ -88,10 +80,10 @@ impl Round {
         (self.came, self.waits) = (Some(now), Some(now));
     }
 
-    fn failed(&mut self, now: Instant, at: Failed) {
+    fn failed(&mut self, now: Instant, at: At) {
         match at {
-            Failed::Asking => self.unasked = self.unasked.or(Some(now)),
-            Failed::Waiting => self.unheard = true,
+            At::Asking => self.unasked = self.unasked.or(Some(now)),
+            At::Waiting => self.unheard = true,
         }
     }
 
@@ -163,7 +155,7 @@ impl Life {
         self.inbox.waits
     }
 
-    pub(crate) fn inbox_failed(&mut self, now: Instant, at: Failed) {
+    pub(crate) fn inbox_failed(&mut self, now: Instant, at: At) {
         self.inbox.failed(now, at);
     }
 
@@ -189,7 +181,7 @@ impl Life {
         }
     }
 
-    pub(crate) fn pull_failed(&mut self, now: Instant, at: Failed) {
+    pub(crate) fn pull_failed(&mut self, now: Instant, at: At) {
         self.pull.failed(now, at);
     }
 }
@@ -530,7 +522,7 @@ mod tests {
                 "pulls fail, again and again",
                 change(|seen, t| {
                     for second in 197..216 {
-                        seen.life.pull_failed(t(second), Failed::Asking);
+                        seen.life.pull_failed(t(second), At::Asking);
                         seen.life.pull_begins(t(second));
                     }
                     seen.life.beat(t(215), false, false);
@@ -542,11 +534,11 @@ mod tests {
             (
                 "redis was away, and claim and take were answered just now",
                 change(|seen, t| {
-                    seen.life.pull_failed(t(203), Failed::Waiting);
-                    seen.life.pull_failed(t(204), Failed::Asking);
+                    seen.life.pull_failed(t(203), At::Waiting);
+                    seen.life.pull_failed(t(204), At::Asking);
                     seen.life.pull_begins(t(215));
                     seen.life.pull_asked(t(215));
-                    seen.life.inbox_failed(t(204), Failed::Asking);
+                    seen.life.inbox_failed(t(204), At::Asking);
                     seen.life.inbox_asked(t(215));
                     seen.life.beat(t(215), false, false);
                 }),
@@ -557,11 +549,11 @@ mod tests {
                 "claims are answered but for moments, and no wait comes back",
                 change(|seen, t| {
                     for second in [203, 210] {
-                        seen.life.pull_failed(t(second), Failed::Waiting);
-                        seen.life.pull_failed(t(second), Failed::Asking);
+                        seen.life.pull_failed(t(second), At::Waiting);
+                        seen.life.pull_failed(t(second), At::Asking);
                         seen.life.pull_begins(t(second + 1));
                         seen.life.pull_asked(t(second + 1));
-                        seen.life.inbox_failed(t(second), Failed::Waiting);
+                        seen.life.inbox_failed(t(second), At::Waiting);
                         seen.life.inbox_asked(t(second));
                     }
                     seen.life.beat(t(215), false, false);
@@ -575,7 +567,7 @@ mod tests {
             (
                 "one wait on a dead connection, the next one not yet over",
                 change(|seen, t| {
-                    seen.life.pull_failed(t(203), Failed::Waiting);
+                    seen.life.pull_failed(t(203), At::Waiting);
                     seen.life.pull_begins(t(203));
                     seen.life.pull_asked(t(203));
                     seen.life.beat(t(208), false, false);

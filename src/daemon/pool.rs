@@ -1,7 +1,7 @@
 //! The loop of a pool thread: take from the scheduler, run steps, park or go on. The panic boundary is
 //! here. A transfer thread is the same loop, fed by the transfers' channel, without permits.
 
-use super::health::{Failed, Liveness, Pulling};
+use super::health::{Liveness, Pulling};
 use super::metrics::Queues;
 use super::scheduler::{Permit, Scheduler, Stage, Work};
 use super::stop::give_back_all;
@@ -307,12 +307,7 @@ impl Engine {
 
     /// No thread sleeps: the permit waits in the scheduler.
     fn pull_failed(&self, worker: &Worker, permit: Permit<'_>, denied: &Denied, at: At) {
-        let failed = match at {
-            At::Waiting => Failed::Waiting,
-            At::Asking => Failed::Asking,
-        };
-        self.liveness
-            .note(|life, now| life.pull_failed(now, failed));
+        self.liveness.note(|life, now| life.pull_failed(now, at));
         if let Denied::Fault(Fault::Refused(why)) = denied {
             let in_the_way = || worker.session.in_the_way(why);
             self.refusals.refused(why, at, in_the_way);

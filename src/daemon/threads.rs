@@ -1,6 +1,6 @@
 //! What the threads beside the pool do: intake, the watch on secrets, the keeper's loop.
 
-use super::health::{Failed, Seen};
+use super::health::Seen;
 use super::keeper::Keeper;
 use super::pool::Engine;
 use super::status::StatusLine;
@@ -11,8 +11,8 @@ use crate::steps::pull::Blocker;
 use crate::steps::{self, Tools, Worker, rotation};
 use crate::store::{Denied, Fault};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two looks at the files of secrets.
@@ -28,12 +28,11 @@ pub(super) fn intake_thread(
     let worker = Worker::new(tools, None);
     let store = worker.tools.store.clone();
     let mut blocker = Blocker::new(INBOX_BLOCK);
-    let pause = Pause::default();
     let mut heard: Option<Vec<u8>> = None;
     let refusals = Refusals::new("redis refused an intake", "redis takes entries again");
     let came = || engine.liveness.note(|life, now| life.inbox_came(now));
     let failed = |at| engine.liveness.note(|life, now| life.inbox_failed(now, at));
-    let mut turn = |at: &mut Failed| {
+    let mut turn = |at: &mut At| {
         let taken = match heard.take() {
             // Nothing else lay in `taken`, or the fence of the batch says so.
             Some(entry) => steps::intake::batch(&worker, vec![entry.into()]),
@@ -43,9 +42,9 @@ pub(super) fn intake_thread(
             Ok(_) => {
                 engine.liveness.note(|life, now| life.inbox_asked(now));
                 refusals.taken(At::Asking);
-                *at = Failed::Waiting;
+                *at = At::Waiting;
             }
-            Err(_) => failed(Failed::Asking),
+            Err(_) => failed(At::Asking),
         }
         let began = Instant::now();
         match taken {
@@ -57,34 +56,34 @@ pub(super) fn intake_thread(
                     refusals.taken(At::Waiting);
                 }
                 Err(Fault::Refused(why)) => {
-                    failed(Failed::Waiting);
+                    failed(At::Waiting);
                     refusals.refused(&why, At::Waiting, || worker.session.in_the_way(&why));
-                    pause.wait(ends, Duration::from_secs(1));
+                    pause(ends, Duration::from_secs(1));
                 }
                 Err(Fault::Away(why) | Fault::Unable(why)) => {
-                    failed(Failed::Waiting);
+                    failed(At::Waiting);
                     if !ends.load(Ordering::Acquire) {
                         store.health.waited_in_vain(&why, began);
                     }
-                    pause.wait(ends, Duration::from_millis(100));
+                    pause(ends, Duration::from_millis(100));
                 }
             },
             Err(denied) => {
                 if let Denied::Fault(Fault::Refused(why)) = &denied {
                     refusals.refused(why, At::Asking, || worker.session.in_the_way(why));
-                    pause.wait(ends, Duration::from_secs(1));
+                    pause(ends, Duration::from_secs(1));
                 }
-                pause.wait(ends, Duration::from_millis(100));
+                pause(ends, Duration::from_millis(100));
             }
         }
     };
     while !ends.load(Ordering::Acquire) {
-        let mut at = Failed::Asking;
+        let mut at = At::Asking;
         let turned = std::panic::AssertUnwindSafe(|| turn(&mut at));
         if std::panic::catch_unwind(turned).is_err() {
             // The hook has logged the place; the entries still lie in `taken`.
             failed(at);
-            pause.wait(ends, Duration::from_secs(1));
+            pause(ends, Duration::from_secs(1));
         }
     }
 }
@@ -106,19 +105,14 @@ pub(super) fn secrets_thread(tools: Arc<Tools>, engine: &Engine) {
 }
 
 /// A thread of its own may wait; it looks up often enough to end quickly.
-#[derive(Default)]
-struct Pause(Mutex<()>, std::sync::Condvar);
-
-impl Pause {
-    fn wait(&self, ends: &AtomicBool, long: Duration) {
-        let until = Instant::now() + long;
-        while !ends.load(Ordering::Acquire) && Instant::now() < until {
-            let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let step = until
-                .saturating_duration_since(Instant::now())
-                .min(Duration::from_millis(20));
-            drop(self.1.wait_timeout(guard, step));
+fn pause(ends: &AtomicBool, long: Duration) {
+    let began = Instant::now();
+    while !ends.load(Ordering::Acquire) {
+        let left = long.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return;
         }
+        std::thread::sleep(left.min(Duration::from_millis(20)));
     }
 }
 

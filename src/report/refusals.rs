@@ -10,12 +10,12 @@ const REASONS: usize = 8;
 /// What a person does about it.
 const HINT: &str = "fal-worker check says what is wrong with this redis";
 
-/// Where in its work a thread was refused.
+/// Where in its round a thread was refused, or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// When it asked for what is there.
+    /// When it asked for what is there: in a call that does not block, a claim or a take.
     Asking,
-    /// When it waited for more. So that asking goes well does not end it.
+    /// When it waited for more, for the bell or the inbox. So that asking goes well does not end it.
     Waiting,
 }
 

@@ -1,6 +1,7 @@
 //! What people want gone: one job with all that lies of it anywhere, or all jobs of a user. Redis holds no index
 //! of a user's jobs, since nothing but this needs one: it is walked through, a page a trip, while others work.
 
+use super::keys::glob;
 use super::operate::eval;
 use super::view::View;
 use super::{FORMAT, Fault};
@@ -159,18 +160,10 @@ impl View {
 
     /// A page of the keys that begin so.
     fn scan(&mut self, cursor: &mut String, start: &str) -> Result<Vec<String>, Fault> {
-        let mut pattern = String::new();
-        for c in start.chars() {
-            if "*?[]^\\".contains(c) {
-                pattern.push('\\');
-            }
-            pattern.push(c);
-        }
-        pattern.push('*');
         let mut cmd = redis::cmd("SCAN");
         cmd.arg(&*cursor)
             .arg("MATCH")
-            .arg(pattern)
+            .arg(glob(start) + "*")
             .arg("COUNT")
             .arg(PAGE);
         let (next, keys): (String, Vec<Vec<u8>>) = self.ask(&cmd)?;

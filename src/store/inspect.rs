@@ -1,7 +1,7 @@
 //! What `check` asks of a Redis: its state, our rights in it and what lies at our keys. It judges nothing, and
 //! all it writes is one key of its own for a moment.
 
-use super::keys::Keys;
+use super::keys::{Keys, glob};
 use super::link::{Fault, describe, fault, fault_word};
 use super::read;
 use super::script::digest;
@@ -259,7 +259,7 @@ impl Inspection {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor)
                 .arg("MATCH")
-                .arg(format!("{}:job:*", pattern(&keys.namespace)))
+                .arg(format!("{}:job:*", glob(&keys.namespace)))
                 .arg("COUNT")
                 .arg(SCAN);
             let Ok(page) = asked(scan.query(con))? else {
@@ -330,13 +330,4 @@ impl Session {
         }
         None
     }
-}
-
-/// A name in a pattern that means itself.
-fn pattern(name: &str) -> String {
-    let escape = |c: char| match c {
-        '*' | '?' | '[' | ']' | '\\' | '^' => vec!['\\', c],
-        c => vec![c],
-    };
-    name.chars().flat_map(escape).collect()
 }

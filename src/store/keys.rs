@@ -134,6 +134,18 @@ impl Keys {
     }
 }
 
+/// A name as a pattern that nothing but this name matches.
+pub(super) fn glob(name: &str) -> String {
+    let mut pattern = String::new();
+    for c in name.chars() {
+        if "*?[]^\\".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
 #[cfg(test)]
 mod tests {
     use super::Keys;

@@ -1,5 +1,5 @@
 //! What people look at: reading a store without owning anything in it. Used by the commands that work
-//! on a live system; the daemon itself never needs it.
+//! on a live system and, over a connection of the daemon's pool, by its page (see `board`); no job needs it.
 
 use super::keys::Keys;
 use super::link::{Fault, Line, fault_of_own};

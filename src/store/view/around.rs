@@ -85,18 +85,12 @@ impl View {
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&self.keys.config).arg("model_limits");
         let limits: Option<String> = self.ask(&cmd)?;
-        let limits = limits.unwrap_or_default();
-        let limits = limits.split(',').filter_map(|limit| {
-            let (pattern, most) = limit.split_once('=')?;
-            Some((pattern.to_owned(), most.parse().ok()?))
-        });
-        Ok(limits.collect())
+        Ok(read_limits(&limits.unwrap_or_default()))
     }
 
     /// The limit that counts this model.
     pub fn model_limit(&mut self, model: &str) -> Result<Option<ModelLimit>, Fault> {
-        let limits = self.model_limits()?.into_iter();
-        let found = limits.into_iter().find(|(pattern, _)| {
+        let found = self.model_limits()?.into_iter().find(|(pattern, _)| {
             Pattern::new(pattern).is_some_and(|pattern| pattern.matches(model))
         });
         let Some((pattern, most)) = found else {
@@ -157,4 +151,13 @@ impl View {
         let stats = self.stats()?;
         Ok(super::status::by_minute(&stats, now, minutes))
     }
+}
+
+/// Patterns of models, and how many requests of each may be at fal, as `config` has them: `a/*=2,b/c=1`.
+pub(super) fn read_limits(text: &str) -> Vec<(String, u64)> {
+    let limits = text.split(',').filter_map(|limit| {
+        let (pattern, most) = limit.split_once('=')?;
+        Some((pattern.to_owned(), most.parse().ok()?))
+    });
+    limits.collect()
 }

@@ -1,6 +1,6 @@
 //! The stream of events: from a moment on, backwards, or as it grows.
 
-use super::{EventView, Fault, View, next_stream_id};
+use super::{EventView, Fault, View};
 use crate::job::UnixMs;
 use std::time::Duration;
 
@@ -108,13 +108,7 @@ impl View {
 
     /// The next page behind `last`, without a wait.
     pub fn next_events(&mut self, last: &str) -> Result<Vec<EventView>, Fault> {
-        let mut cmd = redis::cmd("XRANGE");
-        cmd.arg(&self.keys.events)
-            .arg(next_stream_id(last))
-            .arg("+")
-            .arg("COUNT")
-            .arg(PAGE);
-        self.ask(&cmd)
+        self.events_after(last, PAGE)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{Fault, View};
 use crate::job::UnixMs;
+use crate::store::keys::glob;
 
 /// Records that are looked at, at most.
 const LOOK_AT: usize = 200_000;
@@ -156,15 +157,7 @@ impl View {
 
     fn all_jobs(&mut self, most: usize, fits: impl Fn(&Row) -> bool) -> Result<Rows, Fault> {
         let prefix = self.keys.job("");
-        // What stands for itself in a name means something else in a pattern.
-        let mut pattern: String = prefix
-            .chars()
-            .flat_map(|c| match c {
-                '*' | '?' | '[' | ']' | '\\' => vec!['\\', c],
-                c => vec![c],
-            })
-            .collect();
-        pattern.push('*');
+        let pattern = glob(&prefix) + "*";
         let mut newest = Newest::new(most);
         let (mut cursor, mut looked) = ("0".to_owned(), 0);
         let mut seen = std::collections::HashSet::new();

@@ -1,5 +1,6 @@
 //! The whole store at one moment: queues, limits, workers, what happened lately.
 
+use super::around::read_limits;
 use super::{Fault, View};
 use crate::job::window::{OVERHANG, Window};
 use crate::job::{UnixMs, gathered};
@@ -36,7 +37,8 @@ pub struct WorkerView {
 /// Why jobs may not move, whatever waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trouble {
-    /// `fal` or `telegram` is away, `bot`: Telegram refuses it; `redis_full`, `redis_replica`.
+    /// `fal` or `telegram` is away; `submits`, `direct`: fal is there, and takes no requests or answers no direct
+    /// calls; `bot`: Telegram refuses it; `redis_full`, `redis_replica`.
     pub what: &'static str,
     /// Since when, of what workers say.
     pub since: Option<UnixMs>,
@@ -339,14 +341,9 @@ impl View {
             let now = self.ask(redis::cmd("SCARD").arg(self.keys.at_fal("")))?;
             places.insert("all".to_owned(), (now, size));
         }
-        let limits = limits.unwrap_or_default();
-        let limits = limits.split(',').filter_map(|limit| {
-            let (pattern, most) = limit.split_once('=')?;
-            Some((pattern, most.parse::<u64>().ok()?))
-        });
-        for (pattern, most) in limits {
-            let now = self.ask(redis::cmd("SCARD").arg(self.keys.at_fal(pattern)))?;
-            places.insert(pattern.to_owned(), (now, most));
+        for (pattern, most) in read_limits(&limits.unwrap_or_default()) {
+            let now = self.ask(redis::cmd("SCARD").arg(self.keys.at_fal(&pattern)))?;
+            places.insert(pattern.clone(), (now, most));
             for priority in ["high", "default", "low"] {
                 let there = format!("model:{priority}:{pattern}");
                 let mut waiting: u64 = self.ask(redis::cmd("LLEN").arg(self.keys.list(&there)))?;

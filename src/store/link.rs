@@ -227,12 +227,12 @@ impl Health {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many have: while this rises, the keeper lives.
+    /// How many calls of the keeper have come to an end: while this rises, it lives.
     pub(crate) fn probes(&self) -> u64 {
         self.probed.load(Ordering::Relaxed)
     }
 
-    /// How many so far.
+    /// Records written again so far.
     pub(crate) fn written_again(&self) -> u64 {
         self.written_again.load(Ordering::Relaxed)
     }
@@ -673,7 +673,8 @@ pub(crate) fn check_out(
                     deadline = (now + CHECKOUT).min(first + LONGEST_CHECKOUT);
                 }
                 if now >= deadline {
-                    return Err(Fault::Away("no connection within 2.5 s".to_owned()));
+                    let waited = (now - first).as_secs_f64();
+                    return Err(Fault::Away(format!("no connection within {waited:.1} s")));
                 }
             }
         }

@@ -1,19 +1,17 @@
 //! What every command on a live system begins with. They need Redis and nothing else.
 
+use super::operate::NO_ID;
 use super::{CONFIGURATION, INCOMPLETE, UNAVAILABLE, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
 use crate::job::failure::Kind;
 use crate::store::Fault;
+pub(super) use crate::store::view::SILENT;
 use crate::store::view::View;
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-/// A worker that is silent for so long has missed several beats.
-pub(super) const SILENT: Duration = Duration::from_secs(5);
 
 pub(super) fn open(store: &StoreConfig) -> Result<View, u8> {
     let opened = View::open(&store.redis.server(), &store.namespace, &store.inbox);
@@ -40,7 +38,7 @@ fn code(fault: &Fault) -> u8 {
 /// An id that may be one; else it says so, and gives the exit code.
 pub(super) fn known_id(text: &str) -> Result<JobId, u8> {
     JobId::new(text).ok_or_else(|| {
-        eprintln!("fal-worker: {text:?} is no id: 1-128 of letters, digits and . _ : -");
+        eprintln!("fal-worker: {text:?} {NO_ID}");
         INCOMPLETE
     })
 }

@@ -6,6 +6,7 @@ use super::table::{json_line, visible};
 use super::{CancelArgs, INCOMPLETE, RedeliverArgs, USAGE};
 use crate::config::StoreConfig;
 use crate::job::JobId;
+use crate::job::flight::EndState;
 use crate::job::spec::{self, Target};
 use crate::store::view::View;
 use crate::store::{Cancel, Redeliver, made_id};
@@ -167,7 +168,7 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
         INCOMPLETE
     };
     let Some(id) = JobId::new(&args.id) else {
-        return Err(say("no id: 1-128 of letters, digits and . _ : -"));
+        return Err(say(NO_ID));
     };
     let mut view = open(store)?;
     let record = view.record(&id).map_err(|fault| away(&fault))?;
@@ -185,7 +186,7 @@ fn send_again(args: &RedeliverArgs, store: &StoreConfig) -> Result<u8, u8> {
         }
         (None, None) if record.contains_key("state") => {
             let has = |name| record.get(name).is_some_and(|value| value != "[]");
-            let ended = matches!(record["state"].as_str(), "done" | "dead" | "cancelled");
+            let ended = EndState::parse(&record["state"]).is_some();
             if ended && !has("result") && !has("file_ids") {
                 return Err(say(NOTHING));
             }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use verdict::Verdict;
 
 /// How long workers have to answer: two beats, and a little.
-const ANSWER: Duration = Duration::from_millis(2500);
+pub(super) const ANSWER: Duration = Duration::from_millis(2500);
 const LOOK: Duration = Duration::from_millis(30);
 /// Workers that are asked at most.
 const ASKED: usize = 8;
@@ -206,22 +206,21 @@ fn ask(view: &mut View, id: &JobId, state: &str, facts: &Facts) -> Result<Answer
         "queued" if facts.pause.is_none() => beating.take(ASKED).collect(),
         _ => Vec::new(),
     };
-    answers(view, &whom, id.as_str(), ANSWER, |answer| {
+    answers(view, &whom, id.as_str(), |answer| {
         answer["jobs"]
             .as_object()
             .is_some_and(|jobs| jobs.contains_key(id.as_str()))
     })
 }
 
-/// Asks these workers the same, and waits until all have answered or so long; in their order.
+/// Asks these workers the same, and waits until all have answered or their time is up; in their order.
 pub(super) fn answers(
     view: &mut View,
     whom: &[String],
     question: &str,
-    within: Duration,
     answered: impl Fn(&Value) -> bool,
 ) -> Result<Answers, Fault> {
-    let until = Instant::now() + within;
+    let until = Instant::now() + ANSWER;
     let mut asked: Vec<(String, Option<UnixMs>, Option<Value>)> = Vec::new();
     for instance in whom {
         // A Redis that takes no write at the moment still says what it knows.

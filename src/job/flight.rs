@@ -412,6 +412,13 @@ pub enum EndState {
 }
 
 impl EndState {
+    /// What the word of a record's state means; `None`: that life goes on.
+    pub(crate) fn parse(state: &str) -> Option<EndState> {
+        [EndState::Done, EndState::Dead, EndState::Cancelled]
+            .into_iter()
+            .find(|end| end.as_str() == state)
+    }
+
     /// The record's word.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

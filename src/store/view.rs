@@ -24,7 +24,7 @@ pub use ask::THREADS;
 pub use events::{Found, field};
 pub use jobs::{FIELDS, Row, Rows};
 pub use line::{InInbox, Place};
-pub use status::{LimitView, PauseView, Queue, Status, Trouble, WorkerView};
+pub use status::{LimitView, PauseView, Queue, SILENT, Status, Trouble, WorkerView};
 
 /// One connection and the names of the keys.
 pub struct View {

@@ -1,14 +1,13 @@
 //! Redis: whether it answers, keeps what it is given, lets us do our work, and holds nothing of others in our
 //! place. What it said is asked by the store; what it means is decided here, without a connection.
 
-use super::super::admin::SILENT;
 use super::super::table::visible;
 use super::memory::Need;
 use super::{Line, PATIENCE, Verdict, mb};
 use crate::config::Config;
 use crate::store::inspect::{Inspection, inspect};
 use crate::store::settings::{evicts, is_too_old};
-use crate::store::view::{View, WorkerView};
+use crate::store::view::{SILENT, View, WorkerView};
 use crate::store::{FORMAT, Fault, tls_refusal};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 use super::super::table::{columns, cut, short, time_of_day, visible};
 use super::lately::Lately;
 use crate::job::UnixMs;
-use crate::store::view::Status;
+use crate::store::view::{SILENT, Status};
 use std::time::Duration;
 
 /// Models, errors and workers that are shown at most.
@@ -142,7 +142,7 @@ fn workers(status: &Status, lines: &mut Vec<String>) {
         .iter()
         .take(WORKERS)
         .map(|worker| {
-            let silent = if worker.beat_age >= Duration::from_secs(5) {
+            let silent = if worker.beat_age >= SILENT {
                 "  SILENT"
             } else {
                 ""

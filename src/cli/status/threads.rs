@@ -1,15 +1,12 @@
 //! `status --threads`: what each thread of each worker does, asked of the workers themselves.
 
 use super::super::table::{columns, short, visible};
-use super::super::why::answers;
+use super::super::why::{ANSWER, answers};
 use crate::job::gathered;
 use crate::store::Fault;
 use crate::store::view::{THREADS, View};
 use serde_json::{Value, json};
 use std::time::Duration;
-
-/// How long workers have to answer: two beats, and a little.
-const ANSWER: Duration = Duration::from_millis(2500);
 
 /// What one worker said, or how long it has been silent.
 pub(super) struct Said {
@@ -31,9 +28,7 @@ pub(super) fn ask(view: &mut View) -> Result<Vec<Said>, Fault> {
         .iter()
         .map(|(instance, _)| instance.clone())
         .collect();
-    let said = answers(view, &names, THREADS, ANSWER, |answer| {
-        answer["threads"].is_array()
-    })?;
+    let said = answers(view, &names, THREADS, |answer| answer["threads"].is_array())?;
     let all = living.into_iter().zip(said);
     Ok(all
         .map(|((instance, beat_age), (_, answer))| Said {

@@ -1,10 +1,9 @@
 //! All that is known of one job at one moment: what `why` judges from, and nothing else.
 
-use super::super::admin::SILENT;
 use super::super::table::visible;
 use crate::job::UnixMs;
 use crate::job::pace::Pace;
-use crate::store::view::{InInbox, ModelLimit, Owner, PauseView, Place, UserView};
+use crate::store::view::{InInbox, ModelLimit, Owner, PauseView, Place, SILENT, UserView};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;

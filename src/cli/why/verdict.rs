@@ -7,6 +7,7 @@ use super::facts::Facts;
 use super::finish::{self, Finish};
 use super::{ended, hindrance, running};
 use crate::job::UnixMs;
+use crate::job::flight::EndState;
 use crate::job::inputs::OF_A_FILE;
 use crate::store::FORMAT;
 use crate::store::view::Place;
@@ -70,7 +71,7 @@ pub(crate) fn verdict(facts: &Facts) -> Option<Verdict> {
         };
         verdict.sentences.insert(0, text);
     }
-    if facts.get("cancel_asked").is_some() && !matches!(state, "done" | "dead" | "cancelled") {
+    if facts.get("cancel_asked").is_some() && EndState::parse(state).is_none() {
         let asked = facts
             .at("cancel_asked")
             .map_or(Duration::ZERO, |at| facts.since(at));

@@ -112,8 +112,8 @@ pub struct Status {
     pub newer: u64,
 }
 
-/// A worker whose last beat is older says nothing of now.
-const SILENT: Duration = Duration::from_secs(5);
+/// A worker that is silent for so long has missed several beats: it says nothing of now.
+pub const SILENT: Duration = Duration::from_secs(5);
 
 /// Adds what a worker says: `fal 1795694400000,bot 1795694400000`.
 fn note(troubles: &mut Vec<Trouble>, away: &str) {

@@ -823,7 +823,7 @@ fn retry_after(answer: &Answer) -> Option<Duration> {
 }
 
 /// Seconds only: fal documents no `Retry-After` at all, and a date would need a clock.
-fn wait(header: Option<&str>) -> Option<Duration> {
+pub(super) fn wait(header: Option<&str>) -> Option<Duration> {
     let seconds: u64 = header?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(LONGEST_WAIT_S)))
 }

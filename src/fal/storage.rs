@@ -1,7 +1,7 @@
 //! fal's storage: a file is announced with the key, then put to the URL that the answer names, without it
 //! (fal-api section 7). Both are free and may be repeated.
 
-use super::answer::is_a_page;
+use super::answer::{is_a_page, wait};
 use super::{CONNECT, Fal, OTHER_BYTES};
 use crate::http::{Answer, Body, Bounds, Broken, Place, Request, Service, Spooled};
 use crate::job::Charged;
@@ -100,9 +100,7 @@ fn is_safe(url: &str, storage: &str) -> bool {
 fn refused(answer: &Answer) -> Failure {
     let status = answer.status;
     let text = format!("fal's storage answered {status}");
-    let wait = answer.header("retry-after");
-    let wait = wait.and_then(|text| text.trim().parse().ok());
-    let wait = wait.map(|seconds: u64| Duration::from_secs(seconds.min(3600)));
+    let wait = wait(answer.header("retry-after"));
     let of = |kind| Failure {
         kind,
         remedy: Remedy::Final,

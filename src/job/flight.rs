@@ -47,6 +47,14 @@ impl Doubt {
             _ => Doubt::None,
         }
     }
+
+    /// Whether a job that is given up before its submit has cost anything.
+    pub(crate) fn charged(self) -> Charged {
+        match self {
+            Doubt::Submit => Charged::Unknown,
+            Doubt::None | Doubt::Send => Charged::No,
+        }
+    }
 }
 
 /// What a submit needs; dropped once fal has it, and boxed, so that a parked job is small.

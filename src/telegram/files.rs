@@ -3,10 +3,10 @@
 
 use super::refusal::{Cause, Refusal, classify};
 use super::{
-    CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, first, json_in, quote,
-    without_token,
+    CONNECT, JSON_CALL, SLOWEST_BYTES_PER_S, Telegram, UPLOAD_BASE, first, json_in, no_answer,
+    quote, without_token,
 };
-use crate::http::{Body, Bounds, Broken, DownloadError, Place, Service, Spooled};
+use crate::http::{Body, Bounds, DownloadError, Place, Service, Spooled};
 use crate::report;
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -81,18 +81,7 @@ impl Telegram {
                 self.note(answer.status, &token);
                 answer
             }
-            Err(Broken::NotSent(text)) => {
-                return Err(NoFile::Away(Refusal::NotSent(quote(&text, &token))));
-            }
-            Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
-                return Err(NoFile::Away(Refusal::Unknown(quote(&text, &token))));
-            }
-            Err(broken @ Broken::Unfinished { .. }) => {
-                return Err(NoFile::Away(Refusal::Unknown(broken.to_string())));
-            }
-            Err(Broken::TooBig { status }) => {
-                return Err(NoFile::Away(classify(status, None, b"", false)));
-            }
+            Err(broken) => return Err(NoFile::Away(no_answer(broken, &token, false))),
         };
         let json: Option<Value> = first(json_in(&String::from_utf8_lossy(&answer.body)));
         if let Some(json) = &json

@@ -1,7 +1,7 @@
 //! `getMe` with all that it tells: for `check`.
 
 use super::refusal::{Refusal, classify};
-use super::{Body, Broken, Telegram, first, json_in, quote, without_token};
+use super::{Body, Broken, Telegram, first, json_in, no_answer, without_token};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -49,12 +49,7 @@ impl Telegram {
                     }
                 }
             }
-            Err(broken @ Broken::Unfinished { .. }) => Err(Refusal::Unknown(broken.to_string())),
-            Err(Broken::TooBig { status }) => Err(classify(status, None, b"", false)),
-            Err(Broken::NotSent(text)) => Err(Refusal::NotSent(quote(&text, &token))),
-            Err(Broken::Unknown(text) | Broken::TimedOut(text)) => {
-                Err(Refusal::Unknown(quote(&text, &token)))
-            }
+            Err(broken) => Err(no_answer(broken, &token, false)),
         };
         Look {
             bot,

@@ -323,14 +323,7 @@ impl Telegram {
         if head.is_some_and(|head| says_sent(&head, method)) {
             return Err(unreadable());
         }
-        Err(match broken {
-            Broken::NotSent(text) => Refusal::NotSent(quote(&text, &token)),
-            Broken::Unknown(text) | Broken::TimedOut(text) => {
-                Refusal::Unknown(quote(&text, &token))
-            }
-            broken @ Broken::Unfinished { .. } => Refusal::Unknown(broken.to_string()),
-            Broken::TooBig { status } => classify(status, None, b"", method.is_edit()),
-        })
+        Err(no_answer(broken, &token, method.is_edit()))
     }
 
     fn exchange<'a>(
@@ -368,6 +361,16 @@ impl Telegram {
 /// A text from below, fit for logs. `http` promises no URL in it; the token is worth a second look.
 fn quote(text: &str, token: &str) -> String {
     tidy(&without_token(text, token))
+}
+
+/// What a call comes to that brought no whole answer.
+fn no_answer(broken: Broken, token: &str, is_edit: bool) -> Refusal {
+    match broken {
+        Broken::NotSent(text) => Refusal::NotSent(quote(&text, token)),
+        Broken::Unknown(text) | Broken::TimedOut(text) => Refusal::Unknown(quote(&text, token)),
+        Broken::Unfinished { .. } => Refusal::Unknown(broken.to_string()),
+        Broken::TooBig { status } => classify(status, None, b"", is_edit),
+    }
 }
 
 /// The public half of a token.

@@ -7,11 +7,7 @@ const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
 /// Somebody asked for its end, and nothing of it is at fal, or nobody knows whether.
 pub fn cancel_unsubmitted(flight: &mut Flight, moment: Moment) -> Change {
-    let charged = if flight.doubt == Doubt::Submit {
-        Charged::Unknown
-    } else {
-        Charged::No
-    };
+    let charged = flight.doubt.charged();
     fail(
         flight,
         failure(Kind::Cancelled, CANCEL_ASKED, charged),

@@ -38,11 +38,7 @@ pub fn before_submit(flight: &mut Flight, moment: Moment) -> Option<Change> {
         ));
     }
     if flight.expires_at.is_some_and(|at| moment.now > at) {
-        let charged = if flight.doubt == Doubt::Submit {
-            Charged::Unknown
-        } else {
-            Charged::No
-        };
+        let charged = flight.doubt.charged();
         return Some(fail(
             flight,
             failure(

@@ -4,15 +4,15 @@
 
 use super::deliver::no_page;
 use super::gate::{Admission, Inside, Service};
-use super::submit::{account_trouble, is_of_an_old_key, stand_in_line};
+use super::submit::{account_trouble, is_of_an_old_key, record_before, stand_in_line};
 use super::{REDIS_AWAY, Worker, rotation};
 use crate::http::Spooled;
+use crate::job::Charged;
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::Flight;
 use crate::job::inputs::{self, KEPT, OF_A_FILE};
 use crate::job::spec;
 use crate::job::state::{self, Next};
-use crate::job::{Charged, Phase};
 use crate::report;
 use crate::store::Fault;
 use crate::telegram::Telegram;
@@ -100,8 +100,7 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
         .is_some_and(|order| !order.brought.begun)
     {
         let change = inputs::begin(flight);
-        let next = worker.record_inside(flight, change);
-        if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
+        if let Err(next) = record_before(worker, flight, change) {
             return next;
         }
     }
@@ -124,28 +123,10 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
                 order.brought.missing = 0;
                 flight.step_tries = 0;
             }
-            Err(Trouble::Wait(wait)) => return Next::In(wait),
             Err(trouble) => {
-                let failure = match trouble {
-                    Trouble::Failed(failure) => failure,
-                    Trouble::Away(wait, text) => Failure {
-                        retry_after: Some(wait),
-                        ..failure(Kind::Unavailable, Remedy::RetryStep, text)
-                    },
-                    Trouble::Missing | Trouble::Wait(_) => {
-                        order.brought.missing += 1;
-                        let text = "Telegram no longer has this file, or it is not this bot's";
-                        let last = order.brought.missing >= MISSING;
-                        let remedy = if last {
-                            Remedy::Final
-                        } else {
-                            Remedy::RetryStep
-                        };
-                        Failure {
-                            retry_after: Some(Duration::from_secs(1)),
-                            ..failure(Kind::InvalidInput, remedy, text)
-                        }
-                    }
+                let failure = match failure_of(trouble, &mut order.brought.missing) {
+                    Ok(failure) => failure,
+                    Err(next) => return next,
                 };
                 let text = format!("{OF_A_FILE}{place}: {}", failure.text);
                 let failure = Failure { text, ..failure };
@@ -163,6 +144,32 @@ pub(super) fn bring(worker: &Worker, flight: &mut Flight) -> Next {
     }
     let change = inputs::all_brought(flight, worker.tools.store.now());
     worker.record(flight, change)
+}
+
+/// What a trouble means for the job: a failure, or that it waits without one. `missing`: how often the file was not
+/// there so far.
+fn failure_of(trouble: Trouble, missing: &mut u32) -> Result<Failure, Next> {
+    match trouble {
+        Trouble::Wait(wait) => Err(Next::In(wait)),
+        Trouble::Failed(failure) => Ok(failure),
+        Trouble::Away(wait, text) => Ok(Failure {
+            retry_after: Some(wait),
+            ..failure(Kind::Unavailable, Remedy::RetryStep, text)
+        }),
+        Trouble::Missing => {
+            *missing += 1;
+            let text = "Telegram no longer has this file, or it is not this bot's";
+            let remedy = if *missing >= MISSING {
+                Remedy::Final
+            } else {
+                Remedy::RetryStep
+            };
+            Ok(Failure {
+                retry_after: Some(Duration::from_secs(1)),
+                ..failure(Kind::InvalidInput, remedy, text)
+            })
+        }
+    }
 }
 
 /// The URL of one file in fal's storage: known from before, or put there now.

@@ -146,7 +146,11 @@ pub(super) fn stand_in_line(worker: &Worker, flight: &mut Flight) -> Next {
 }
 
 /// A write that must stand before the step goes on; else what comes in its place.
-fn record_before(worker: &Worker, flight: &mut Flight, change: Change) -> Result<(), Next> {
+pub(super) fn record_before(
+    worker: &Worker,
+    flight: &mut Flight,
+    change: Change,
+) -> Result<(), Next> {
     let next = worker.record_inside(flight, change);
     if next != Next::Now || flight.phase != Phase::Submitting || !flight.unsaved.is_empty() {
         return Err(next);

@@ -826,11 +826,11 @@ fn key_part(text: &str, longest: usize) -> Result<String, String> {
 }
 
 /// First words of our own keys behind the namespace (contract sections 2 and 4).
-pub(crate) const OWN_KEYS: [&str; 36] = [
+pub(crate) const OWN_KEYS: [&str; 38] = [
     "taken", "ready", "bell", "spec", "result", "at_fal", "later", "waiting", "waiters", "user",
     "workers", "worker", "claims", "cancels", "dead", "config", "stats", "models", "paused",
     "store", "run", "settling", "rate", "events", "job", "gone", "audit", "suspects", "upload",
-    "turns", "window", "never", "newer", "minute", "told", "check",
+    "turns", "window", "never", "newer", "minute", "told", "check", "id", "ids",
 ];
 
 /// A cluster carries out a script only where all its keys have one slot.

@@ -126,7 +126,7 @@ fn a_bad_value_is_one_line_that_begins_with_its_flag() {
         ("redis-url", "redis-cluster://:pw-1234@a"), ("redis-url", "redis-cluster://"),
         ("redis-url", "redis://h /0"), ("redis-url", "redis://:pw-1234@h"), ("redis-url", "unix:///r?pass=pw-1234"),
         ("namespace", ""), ("namespace", "a b"), ("namespace", "é"), ("namespace", "a\nb"),
-        ("inbox", ""), ("inbox", "a b"), ("inbox", "fal:bell"), ("inbox", "fal:ready:high"),
+        ("inbox", ""), ("inbox", "a b"), ("inbox", "fal:bell"), ("inbox", "fal:ids"), ("inbox", "fal:id:x"), ("inbox", "fal:ready:high"),
         ("name", ""), ("name", "a b"), ("name", "a~b"), ("name", "é"),
         ("fal-url", "queue.fal.run"), ("fal-url", "http://queue.fal.run"), ("fal-url", "ftp://h"),
         ("fal-url", "https://u:p@h"), ("fal-url", "https://h?x"), ("fal-url", "https://h/#x"), ("fal-url", "https://"),

@@ -181,4 +181,24 @@ mod tests {
             assert!(OWN_KEYS.contains(&word), "{word} is missing in OWN_KEYS");
         }
     }
+
+    #[test]
+    fn no_key_that_a_script_makes_may_be_the_inbox() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/lua");
+        let mut seen = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            for rest in text.split("ns .. ':").skip(1) {
+                let word = rest.split([':', '\'']).next().unwrap_or(rest);
+                if word.is_empty() {
+                    continue; // `ns .. ':' .. word`: whose word comes from a name that another script made
+                }
+                seen += 1;
+                let path = path.display();
+                assert!(OWN_KEYS.contains(&word), "{path}: {word} is missing");
+            }
+        }
+        assert!(seen > 100, "{seen}");
+    }
 }

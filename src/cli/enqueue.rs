@@ -56,7 +56,17 @@ fn enqueue_all(args: &EnqueueArgs, store: &StoreConfig) -> Result<u8, u8> {
                         named.insert(name);
                     }
                 }
-                view.push(&entry).map_err(|fault| away(&fault))?;
+                if let Err(fault) = view.push(&entry) {
+                    let code = away(&fault);
+                    if let Fault::Away(_) = fault {
+                        // With the id it is safe to push it again; a new one would be paid once more.
+                        eprintln!(
+                            "fal-worker: {place}{id} may be pushed or not: push it again with this id, \
+                             a duplicate is dropped"
+                        );
+                    }
+                    return Err(code);
+                }
                 if writeln!(std::io::stdout(), "{id}").is_err() {
                     // Whoever reads the ids has gone: what follows would be pushed without a trace.
                     eprintln!(

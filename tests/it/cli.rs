@@ -2,6 +2,7 @@
 //! section 5.
 
 use crate::support::load::while_it_lasts;
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::{SOON, World, eventually, job};
 use fal_worker::config::{Flag, RUN_FLAGS, STORE_FLAGS};
 use serde_json::{Value, json};
@@ -601,9 +602,38 @@ fn a_redis_that_answers_with_an_error_is_not_called_away() {
                 said.starts_with("fal-worker: Redis refused: "),
                 "{trouble}, {command}: {said}"
             );
+            assert!(!said.contains("may be pushed"), "{said}");
         }
         set(&mut world, end);
     }
+}
+
+#[test]
+fn an_enqueue_whose_answer_is_lost_names_the_id_that_it_may_have_pushed() {
+    let mut world = World::new();
+    let proxy = Proxy::to(&world.sandbox.redis.url());
+    proxy.hold_with(Flow::Answers, ":1\r\n");
+    let enqueue = world
+        .cli(&["enqueue", "--model", "a/b"])
+        .env("REDIS_URL", format!("redis://{}/0", proxy.address()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    proxy.wait_held(SOON);
+    proxy.cut_held();
+    let output = enqueue.wait_with_output().unwrap();
+    exits(&output, 69);
+    let pushed: Vec<String> = world.redis(&["LRANGE", "fal:inbox", "0", "-1"]);
+    let entry: Value = serde_json::from_str(&pushed[0]).unwrap();
+    let id = entry["id"].as_str().unwrap();
+    let said = err(&output);
+    assert!(said.contains("Redis is away"), "{said}");
+    assert!(
+        said.contains(&format!("{id} may be pushed or not")),
+        "{said}"
+    );
+    assert_eq!(out(&output), "");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::report;
 use crate::store::Fault;
 use crate::store::rate::chat_name;
 use crate::telegram::plan::{self, After, DownloadProblem, Op, Parcel, Progress};
+use crate::telegram::refusal::Refusal;
 use crate::telegram::{Call, Telegram, Upload};
 use std::sync::Arc;
 use std::time::Duration;
@@ -625,14 +626,22 @@ impl Worker {
         let Op::Call(call) = plan::next(&parcel, &Progress::default()) else {
             return;
         };
+        let mut may_be_there = false;
         let sent = match self.may_tell_admin(&call) {
             Ok(()) => telegram.perform(&call, None).map_err(|refusal| {
                 self.heard(&call, &refusal);
+                may_be_there = matches!(
+                    refusal,
+                    Refusal::Unknown(_) | Refusal::Broke(_) | Refusal::AlreadySent(_)
+                );
                 refusal.to_string()
             }),
             Err(why) => Err(why),
         };
         if let Err(why) = sent {
+            if !may_be_there {
+                let _ = self.session.not_said(kind.as_str());
+            }
             report::warning(
                 "the admin chat could not be told",
                 &[("why", &why.as_str())],

@@ -128,6 +128,11 @@ impl Keys {
         self.named(":taken:", instance)
     }
 
+    /// That the operator was told of this trouble.
+    pub(crate) fn told(&self, what: &str) -> String {
+        self.named(":told:", what)
+    }
+
     /// Cancels asked of one instance.
     pub(crate) fn cancels(&self, instance: &str) -> String {
         self.named(":cancels:", instance)
@@ -168,6 +173,7 @@ mod tests {
             keys.worker("w"),
             keys.claims("w"),
             keys.taken("w"),
+            keys.told("t"),
             keys.cancels("w"),
         ];
         let all = format!("{keys:?} {named:?}");

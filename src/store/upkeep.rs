@@ -423,12 +423,19 @@ impl Session {
     /// Whether nobody has said this within the last hour; from now on somebody has.
     pub(crate) fn first_in_an_hour(&self, what: &str) -> Result<bool, Fault> {
         let mut cmd = redis::cmd("SET");
-        cmd.arg(format!("{}:told:{what}", self.store.keys.namespace))
+        cmd.arg(self.store.keys.told(what))
             .arg(1)
             .arg("EX")
             .arg(3600)
             .arg("NX");
         Ok(self.command(&cmd)? != Value::Nil)
+    }
+
+    /// It was not said after all: whoever meets it in a minute may try. Not at once, as each job may meet it.
+    pub(crate) fn not_said(&self, what: &str) -> Result<(), Fault> {
+        let mut cmd = redis::cmd("EXPIRE");
+        cmd.arg(self.store.keys.told(what)).arg(60);
+        self.command(&cmd).map(|_| ())
     }
 
     /// Wakes a connection blocked in a list command; true when it was blocked.

@@ -747,6 +747,30 @@ fn an_empty_account_pauses_pulling_is_told_to_the_operator_once_and_fails_no_job
 }
 
 #[test]
+fn an_operator_who_could_not_be_told_of_a_pause_is_told_soon_not_in_an_hour() {
+    let mut world = World::new();
+    let daemon = world.daemon(&["--admin-chat", "4711"]);
+    world.sandbox.telegram.block(4711);
+    world.sandbox.fal.set_locked(true);
+    world.push(job("one").json());
+    eventually(
+        SOON,
+        || daemon.logged("the admin chat could not be told"),
+        |said| *said == 1,
+    );
+    let left = eventually(
+        SOON,
+        || world.redis::<i64>(&["TTL", "fal:told:no_balance"]),
+        |left| *left <= 60,
+    );
+    assert!(left > 0, "nor at each job: {left}");
+    let _: u64 = world.redis(&["DEL", "fal:told:no_balance"]);
+    world.sandbox.fal.set_locked(false);
+    world.wait_ended(&["one".to_owned()], SOON * 3);
+    world.assert_clean();
+}
+
+#[test]
 fn a_private_models_refusal_ends_that_job_alone_at_once_and_unpaid() {
     let (mut world, daemon) = running();
     let refusal = json!({"detail": "Cannot access application \"case/private\". Authentication is required to access this application."});

@@ -318,6 +318,7 @@ mod tests {
             paused: Some(PauseView {
                 reason: "new \x1b[31mprices".to_owned(),
                 by: "anna".to_owned(),
+                person: true,
                 since: UnixMs(1_795_694_400_000),
                 until: Some(UnixMs(1_795_695_000_000)),
             }),

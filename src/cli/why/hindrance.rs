@@ -119,8 +119,10 @@ fn pause(facts: &Facts) -> Option<Hindrance> {
             short(facts.until(until))
         )
     });
-    let account = why.starts_with("no_balance") || why.starts_with("auth");
-    let (reason, todo) = if why.starts_with("no_balance") {
+    // A worker's words begin with the kind of its trouble; a person's mean nothing to us.
+    let begins = |kind: &str| !pause.person && why.starts_with(kind);
+    let account = begins("no_balance") || begins("auth");
+    let (reason, todo) = if begins("no_balance") {
         (
             "paused_balance",
             "Top up the fal account; a probe resumes pulling by itself.",

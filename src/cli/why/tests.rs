@@ -92,6 +92,7 @@ fn cases() -> Vec<Case> {
     let pause = |reason: &str, until: Option<i64>| PauseView {
         reason: reason.to_owned(),
         by: "anna".to_owned(),
+        person: false,
         since: UnixMs(NOW - 125_000),
         until: until.map(|ms| UnixMs(NOW + ms)),
     };
@@ -199,6 +200,18 @@ fn cases() -> Vec<Case> {
             "paused_key",
             &["a fal key that fal accepts"],
             "When it ends cannot be known",
+        ),
+        (
+            "a person's pause that reads like a worker's",
+            ready(&|facts| {
+                facts.pause = Some(PauseView {
+                    person: true,
+                    ..pause("auth server is moved", Some(30_000))
+                });
+            }),
+            "paused",
+            &["auth server is moved", "fal-worker resume ends it"],
+            "Likely done",
         ),
         (
             "a full window",

@@ -53,6 +53,8 @@ pub struct PauseView {
     pub reason: String,
     /// By whom.
     pub by: String,
+    /// That is a person, not a worker.
+    pub person: bool,
     /// Since when.
     pub since: UnixMs,
     /// Until when, if it ends by itself.
@@ -424,6 +426,7 @@ impl View {
         Ok(Some(PauseView {
             reason: text("reason"),
             by: text("by"),
+            person: fields.contains_key("person"),
             since: time("since").unwrap_or_default(),
             until: time("until"),
         }))

@@ -4,7 +4,7 @@
 //! to a `1e400` beside its picture.
 
 use super::members::{self, Members};
-use crate::job::answer::{File, Item};
+use crate::job::answer::{File, Item, is_data};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -284,7 +284,7 @@ fn is_no_part(c: char) -> bool {
 }
 
 fn is_url(text: &str) -> bool {
-    if starts(text, "data:") {
+    if is_data(text) {
         return text.contains(',');
     }
     let plain = text.len() <= LONGEST_URL && !text.chars().any(is_no_part);
@@ -373,10 +373,7 @@ fn finished(mut file: File) -> File {
 }
 
 fn by_url(url: &str) -> Option<String> {
-    if url
-        .get(..5)
-        .is_some_and(|head| head.eq_ignore_ascii_case("data:"))
-    {
+    if is_data(url) {
         let about = url[5..].split([',', ';']).next().unwrap_or_default();
         return about.contains('/').then(|| about.to_ascii_lowercase());
     }

@@ -130,6 +130,12 @@ pub struct File {
     pub held: Option<Held>,
 }
 
+/// Whether a URL holds its file itself, however its scheme is written.
+pub(crate) fn is_data(url: &str) -> bool {
+    url.get(..5)
+        .is_some_and(|head| head.eq_ignore_ascii_case("data:"))
+}
+
 /// A file that Telegram keeps: sent again for free, also after fal's is gone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {

@@ -3,7 +3,8 @@
 
 use super::{Presence, Worker, inputs, job};
 use crate::fal::{self, Found, Handle};
-use crate::job::answer::{Collected, Directed, Item};
+use crate::http::FileHosts;
+use crate::job::answer::{Collected, Directed, Item, is_data};
 use crate::job::flight::Flight;
 use crate::job::inputs::Brought;
 use crate::job::spec;
@@ -141,8 +142,7 @@ pub(super) fn outputs(flight: &Flight, json: &str) -> Found {
 fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
     for item in items {
         if let Item::File(file) = item
-            && !file.url.starts_with("data:")
-            && !worker.tools.file_hosts.allows(&file.url)
+            && is_foreign(&worker.tools.file_hosts, &file.url)
         {
             let url = without_credentials(&file.url);
             report::warning(
@@ -151,6 +151,10 @@ fn warn_of_foreign_hosts(worker: &Worker, flight: &Flight, items: &[Item]) {
             );
         }
     }
+}
+
+fn is_foreign(hosts: &FileHosts, url: &str) -> bool {
+    !is_data(url) && !hosts.allows(url)
 }
 
 /// A URL without its user and its query: whoever has a signed URL has the file.
@@ -170,13 +174,13 @@ pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
         Item::Text(_) => None,
     });
     files
-        .map(|url| match url.split_at_checked(5) {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data:") => {
-                let kind = rest.split([';', ',']).next().unwrap_or("");
+        .map(|url| match is_data(url) {
+            true => {
+                let kind = url[5..].split([';', ',']).next().unwrap_or("");
                 let kind: String = kind.chars().take(100).collect();
                 format!("data:{kind};{} bytes", url.len())
             }
-            Some(_) | None => url.clone(),
+            false => url.clone(),
         })
         .scan(NAMED, |left, url| {
             *left = left.checked_sub(url.len())?;
@@ -189,6 +193,19 @@ pub(super) fn file_urls(items: &[Item]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::job::answer::File;
+
+    #[test]
+    fn a_file_that_stands_in_its_url_is_of_no_host_and_in_no_line_of_the_log() {
+        let hosts = FileHosts::new::<&str>(&[]).unwrap();
+        for (url, foreign) in [
+            ("data:image/png;base64,AAAA", false),
+            ("DATA:image/png;base64,AAAA", false),
+            ("https://v3.fal.media/a", false),
+            ("https://a.b/c", true),
+        ] {
+            assert_eq!(is_foreign(&hosts, url), foreign, "{url}");
+        }
+    }
 
     #[test]
     fn a_url_in_the_log_opens_nothing() {

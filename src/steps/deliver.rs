@@ -9,7 +9,7 @@ pub(super) use deadline::kept_out;
 use super::collect::{file_urls, outputs};
 use super::{Worker, job, rotation};
 use crate::http::{DownloadError, DownloadRules, Spooled, spool_data_uri};
-use crate::job::answer::{File, Held, Item};
+use crate::job::answer::{File, Held, Item, is_data};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::job::flight::{Doubt, Flight, ResultIn};
 use crate::job::spec::{Ping, Target};
@@ -436,10 +436,7 @@ fn fetch(
     max_bytes: u64,
     total: Duration,
 ) -> Result<Spooled, DownloadError> {
-    if url
-        .get(..5)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
-    {
+    if is_data(url) {
         return spool_data_uri(url, max_bytes);
     }
     let rules = DownloadRules {

@@ -40,7 +40,7 @@ use super::refusal::{Cause, Refusal};
 use super::{Call, Sent};
 pub use crate::config::DeliveryMode;
 use crate::job::Lang;
-use crate::job::answer::Item;
+use crate::job::answer::{Item, is_data};
 use crate::job::failure::{Failure, Kind};
 use crate::job::spec::Target;
 use crate::job::words::Words;
@@ -48,7 +48,7 @@ use compose::{
     Keyboard, body_part, caption_texts, delete_call, file_call, link_call, ping_call, text_call,
     upload,
 };
-use kind::{SendKind, held_kind, is_data, kind};
+use kind::{SendKind, held_kind, kind};
 use outcome::{
     after_epilogue, delivered, failure, fall_back, growing, in_doubt, mend, next_message, other,
 };

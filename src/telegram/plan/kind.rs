@@ -1,7 +1,7 @@
 //! What a file is to Telegram: which kind of message, under which name, and whether Telegram takes it
 //! from its URL (telegram-api section 3). It knows neither progress nor rungs.
 
-use crate::job::answer::File;
+use crate::job::answer::{File, is_data};
 use crate::job::spec::SendAs;
 use crate::telegram::{Method, safe_name};
 use std::borrow::Cow;
@@ -107,10 +107,7 @@ pub(super) fn media_type(file: &File) -> Option<Cow<'_, str>> {
 }
 
 fn type_in_data_uri(url: &str) -> Option<String> {
-    let data = url
-        .get(..5)
-        .filter(|head| head.eq_ignore_ascii_case("data:"))?;
-    let head = url[data.len()..].split([';', ',']).next()?;
+    let head = is_data(url).then(|| &url[5..])?.split([';', ',']).next()?;
     Some(head.to_ascii_lowercase())
 }
 
@@ -136,11 +133,6 @@ fn last_segment(url: &str) -> Option<&str> {
     let (_, after_scheme) = path.split_once("://")?;
     let (_, segment) = after_scheme.rsplit_once('/')?;
     Some(segment).filter(|segment| !segment.is_empty())
-}
-
-pub(super) fn is_data(url: &str) -> bool {
-    url.get(..5)
-        .is_some_and(|head| head.eq_ignore_ascii_case("data:"))
 }
 
 pub(super) fn is_http(url: &str) -> bool {

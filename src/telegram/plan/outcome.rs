@@ -1,12 +1,12 @@
 //! What the outcome of a call changes: a message that is out, a rung that was refused, a repair, a doubt.
 
 use super::compose::{body_part, caption_form};
-use super::kind::{SendKind, is_data, kind};
+use super::kind::{SendKind, kind};
 use super::progress::{Caption, Edit, Progress, Way, settled};
 use super::rung::{first_way, upload_rung, way};
 use super::{After, DeliveryMode, FORM_BYTES, Parcel, REPEATS, SENDS, follows_its_file, next};
 use crate::job::Charged;
-use crate::job::answer::{File, Item};
+use crate::job::answer::{File, Item, is_data};
 use crate::job::failure::{Failure, Kind, Remedy};
 use crate::telegram::Sent;
 use crate::telegram::refusal::{Cause, Refusal, Repair};

@@ -1,9 +1,9 @@
 //! On which rung of the ladder a file stands, and where it enters it.
 
-use super::kind::{SendKind, is_data, is_http, kind, misshapen, taken_by_url};
+use super::kind::{SendKind, is_http, kind, misshapen, taken_by_url};
 use super::progress::{Progress, Way};
 use super::{DeliveryMode, FORM_BYTES, Parcel};
-use crate::job::answer::File;
+use crate::job::answer::{File, is_data};
 
 /// The rung of the item under way. The one on record may be of a file that nobody may fetch any more.
 pub(super) fn way(parcel: &Parcel<'_>, p: &Progress, file: &File) -> Way {

@@ -126,9 +126,11 @@ impl Worker {
         let (job, why) = (job(flight), refusal.to_string());
         let fields: &[(&str, &dyn report::Value)] = &[("job", &job.job), ("why", &why.as_str())];
         match refusal {
-            // A mistake of the bot, that nobody sees in the chat.
+            // A mistake of the bot, that nobody sees in the chat; or a topic that is gone, so that it arrives elsewhere.
             Refusal::Bug(_)
-            | Refusal::Repair(Repair::ParseError | Repair::Entities | Repair::MarkupRefused) => {
+            | Refusal::Repair(
+                Repair::ParseError | Repair::Entities | Repair::MarkupRefused | Repair::ThreadGone,
+            ) => {
                 report::warning("telegram refused a call", fields);
             }
             _ => report::debug("telegram refused a call", fields),

@@ -209,12 +209,15 @@ fn where_texts_are_forbidden_a_link_among_files_costs_none_of_them() {
 }
 
 #[test]
-fn a_topic_that_is_gone_is_left_out() {
-    let (mut world, _daemon) = World::running();
+fn a_topic_that_is_gone_is_left_out_and_the_log_says_so() {
+    let (mut world, daemon) = World::running();
     world.push(job("a").chat(CHAT).telegram("message_thread_id", 9).json());
     world.wait_state("a", "done");
     assert_eq!(calls(&world, CHAT), ["sendphoto 400", "sendphoto 200"]);
     assert_eq!(only(&world, CHAT).thread, None);
+    let log = daemon.log_text();
+    let warned = |line: &str| line.contains("WARN") && line.contains("job=a");
+    assert!(log.lines().any(warned), "{log}");
     world.assert_clean();
 }
 

@@ -62,12 +62,19 @@ fn delete_jobs(args: &DeleteArgs, view: &mut View) -> Result<u8, Fault> {
     let mut since: Option<UnixMs> = None;
     let mut all: Vec<(String, Option<Deleted>)> = Vec::new();
     let mut unread = BTreeSet::new();
+    for id in args.ids.iter().filter_map(|name| JobId::new(name)) {
+        whose.files.extend(view.input_files(&id)?);
+    }
+    if !args.dry_run {
+        // Only the jobs name them: were Redis away once those are gone, no second run would find them. What a worker
+        // notes anew until then goes with the rest.
+        view.erase_uploads(&whose.files)?;
+    }
     for name in &args.ids {
         let Some(id) = JobId::new(name) else {
             all.push((name.clone(), None));
             continue;
         };
-        whose.files.extend(view.input_files(&id)?);
         let deleted = view.delete(&id, args.dry_run)?;
         if deleted.delete == Delete::Gone && view.in_inbox(&id)?.is_some() {
             unread.insert(name.clone());
@@ -123,6 +130,9 @@ fn delete_user(args: &DeleteArgs, view: &mut View, user: &str) -> Result<u8, Fau
         for id in &found {
             whose.jobs.insert(id.to_string());
             whose.files.extend(view.input_files(id)?);
+        }
+        if !args.dry_run {
+            view.erase_uploads(&whose.files)?; // as in `delete_jobs`
         }
         all.extend(delete_all(view, found, args.dry_run)?);
         if args.dry_run {

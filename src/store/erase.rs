@@ -267,14 +267,20 @@ impl View {
                     && parts.next() == Some(user.as_str())
             })?;
         }
-        if !whose.files.is_empty() {
-            // `upload:<bot>:<file>`
-            self.erase_keys(&format!("{ns}:upload:"), |rest| {
-                let file = rest.split_once(':').map_or("", |(_, file)| file);
-                whose.files.contains(file)
-            })?;
+        self.erase_uploads(&whose.files)
+    }
+
+    /// Forgets where in fal's storage these lie.
+    pub fn erase_uploads(&mut self, files: &HashSet<String>) -> Result<(), Fault> {
+        if files.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // `upload:<bot>:<file>`
+        let start = format!("{}:upload:", self.keys.namespace);
+        self.erase_keys(&start, |rest| {
+            let file = rest.split_once(':').map_or("", |(_, file)| file);
+            files.contains(file)
+        })
     }
 
     fn erase_keys(&mut self, start: &str, theirs: impl Fn(&str) -> bool) -> Result<(), Fault> {

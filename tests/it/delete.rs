@@ -363,3 +363,43 @@ fn where_nothing_is_kept_an_end_leaves_the_bare_id_whatever_it_was() {
     }
     world.assert_clean();
 }
+
+#[test]
+fn a_deletion_that_redis_cut_short_has_left_nothing_that_the_next_one_does_not_find() {
+    for words in [&["gone"][..], &["--user", "u"]] {
+        let mut world = World::new();
+        world.not_audited("a user's rights");
+        let entry = job("gone")
+            .with("user_id", "u")
+            .with(
+                "input_files",
+                serde_json::json!({"image_url": "AgACpicture"}),
+            )
+            .json();
+        let upload = "fal:upload:7000000001:AgACpicture";
+        let _: u64 = world.redis(&[
+            "HSET",
+            "fal:job:gone",
+            "v",
+            "1",
+            "state",
+            "dead",
+            "user",
+            "u",
+            "queued_at",
+            "1",
+        ]);
+        let _: String = world.redis(&["SET", "fal:spec:gone", &entry]);
+        let _: String = world.redis(&["SET", upload, "https://v3.fal.media/picture"]);
+        let _: String = world.redis(&["XADD", "fal:events", "*", "event", "failed", "job", "gone"]);
+        // The job is deleted, then its event cannot be.
+        let _: String = world.redis(&["ACL", "SETUSER", "default", "-xdel"]);
+        let (text, code) = delete(&world, words);
+        assert_ne!(code, 0, "{text}");
+        let _: String = world.redis(&["ACL", "SETUSER", "default", "+@all"]);
+        assert_eq!(world.redis::<u64>(&["EXISTS", "fal:spec:gone"]), 0);
+        let (text, code) = delete(&world, words);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(traces(&mut world, "AgACpicture"), [""; 0], "{words:?}");
+    }
+}

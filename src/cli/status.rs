@@ -298,6 +298,7 @@ fn trouble_lines(status: &Status, now: UnixMs) -> Vec<String> {
             "telegram" => "TELEGRAM DOES NOT ANSWER",
             "bot" => "TELEGRAM REFUSES THE BOT",
             "redis_full" => "REDIS IS FULL: it takes no new jobs",
+            "redis_disk" => "REDIS CANNOT WRITE ITS FILE: it takes no writes",
             _ => "REDIS IS A REPLICA: it takes no writes",
         };
         match one.since {

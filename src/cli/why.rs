@@ -177,6 +177,9 @@ fn around(view: &mut View, id: &JobId, state: &str, facts: &mut Facts) -> Result
             if let Some(worker) = facts.get("worker").map(str::to_owned) {
                 facts.owner = Some(view.owner(&worker)?);
             }
+            // A full one still takes beats.
+            let troubles = view.redis_troubles()?;
+            facts.redis_refuses = troubles.iter().any(|what| *what != "redis_full");
         }
         "later" => facts.rate_until = view.rate_until(id.as_str())?,
         "queued" if facts.passes_limits() => facts.paid_place = view.place_in_resume(id)?,

@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) owner: Option<Owner>,
     pub(crate) pause: Option<PauseView>,
     pub(crate) settling: bool,
+    /// No worker can write down that it lives.
+    pub(crate) redis_refuses: bool,
     /// In the ready lists and lines.
     pub(crate) place: Option<Place>,
     /// Among the paid ones.

@@ -304,6 +304,22 @@ fn owner(facts: &Facts, mut verdict: Verdict) -> Verdict {
     let Some(owner) = &facts.owner else {
         return verdict;
     };
+    if let Some(age) = owner.beat_age.filter(|age| Facts::is_silent(*age))
+        && facts.redis_refuses
+        && !owner.is_dead
+    {
+        verdict.reason = "worker_silent";
+        verdict.sentences.push(format!(
+            "Redis takes no writes, so that worker could not give a sign of life for {}. It holds what it knows, reads \
+             on at fal, and goes on once Redis does.",
+            short(age)
+        ));
+        verdict.finish = Finish::Unknown("nobody knows when Redis takes writes again".to_owned());
+        verdict.todo = Some(
+            "Mend Redis: fal-worker check says what it lacks. Leave the worker running.".to_owned(),
+        );
+        return verdict;
+    }
     let (reason, sentence) = match owner.beat_age {
         _ if owner.is_dead => (
             "worker_dead",

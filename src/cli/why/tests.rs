@@ -827,6 +827,18 @@ fn cases() -> Vec<Case> {
             "When it ends cannot be known: no worker is there",
         ),
         (
+            "a silent owner, where Redis takes no writes",
+            with(polling(&[], Value::Null), &|facts| {
+                facts.owner.as_mut().unwrap().beat_age = Some(Duration::from_secs(12));
+                facts.living[0].1 = Duration::from_secs(12);
+                facts.redis_refuses = true;
+                facts.answers.clear();
+            }),
+            "worker_silent",
+            &["Redis takes no writes", "Leave the worker running."],
+            "When it ends cannot be known: nobody knows when Redis takes writes again",
+        ),
+        (
             "a silent owner, and another",
             with(polling(&[], Value::Null), &|facts| {
                 facts.owner.as_mut().unwrap().beat_age = Some(Duration::from_secs(12));

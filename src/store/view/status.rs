@@ -38,7 +38,8 @@ pub struct WorkerView {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trouble {
     /// `fal` or `telegram` is away; `submits`, `direct`: fal is there, and takes no requests or answers no direct
-    /// calls; `bot`: Telegram refuses it; `redis_full`, `redis_replica`.
+    /// calls; `bot`: Telegram refuses it; `redis_full`, `redis_disk` (it
+    /// could not write its file), `redis_replica`.
     pub what: &'static str,
     /// Since when, of what workers say.
     pub since: Option<UnixMs>,
@@ -150,18 +151,36 @@ impl Status {
     }
 }
 
+/// A line of an `INFO`.
+fn said(text: &str, name: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or("").trim().to_owned()
+}
+
 impl View {
+    /// What keeps Redis from taking writes, by the words of [`Trouble`].
+    pub fn redis_troubles(&mut self) -> Result<Vec<&'static str>, Fault> {
+        let mut about = |section: &str| self.ask::<String>(redis::cmd("INFO").arg(section));
+        let (memory, disk) = (about("memory")?, about("persistence")?);
+        let replication = about("replication")?;
+        let memory_is = |name: &str| said(&memory, name).parse().unwrap_or(0u64);
+        let most = memory_is("maxmemory:");
+        let full = most > 0
+            && memory_is("used_memory:") >= most
+            && said(&memory, "maxmemory_policy:") == "noeviction";
+        let all = [
+            ("redis_full", full),
+            ("redis_disk", said(&disk, "aof_last_write_status:") == "err"),
+            ("redis_replica", said(&replication, "role:") == "slave"),
+        ];
+        let standing = all.into_iter().filter(|(_, is_so)| *is_so);
+        Ok(standing.map(|(what, _)| what).collect())
+    }
+
     /// The whole picture.
     pub fn status(&mut self) -> Result<Status, Fault> {
         let about: String = self.ask(redis::cmd("INFO").arg("server"))?;
         let memory: String = self.ask(redis::cmd("INFO").arg("memory"))?;
-        let said = |text: &str, name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap_or("")
-                .trim()
-                .to_owned()
-        };
         let now = self.now()?;
         let mut queues = Vec::new();
         let names = ["inbox", "resume", "high", "default", "low"];
@@ -183,23 +202,12 @@ impl View {
                 oldest,
             });
         }
-        let memory_is = |name: &str| said(&memory, name).parse().unwrap_or(0u64);
-        let most = memory_is("maxmemory:");
-        let replica: String = self.ask(redis::cmd("INFO").arg("replication"))?;
-        let mut troubles = Vec::new();
-        let full = most > 0
-            && memory_is("used_memory:") >= most
-            && said(&memory, "maxmemory_policy:") == "noeviction";
-        let replica = said(&replica, "role:") == "slave";
-        for (what, is_so) in [("redis_full", full), ("redis_replica", replica)] {
-            if is_so {
-                troubles.push(Trouble {
-                    what,
-                    since: None,
-                    workers: 0,
-                });
-            }
-        }
+        let of_redis = self.redis_troubles()?.into_iter().map(|what| Trouble {
+            what,
+            since: None,
+            workers: 0,
+        });
+        let mut troubles: Vec<Trouble> = of_redis.collect();
         let mut workers = Vec::new();
         let mut running: BTreeMap<String, u64> = BTreeMap::new();
         let living: Vec<(String, i64)> = self.ask(

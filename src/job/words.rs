@@ -7,6 +7,7 @@
 //! in can become markup.
 
 use super::failure::Kind;
+use super::inputs::OF_A_FILE;
 use super::{JobId, Lang};
 use std::collections::BTreeMap;
 
@@ -180,10 +181,16 @@ impl Words {
     /// Why there is no result. `error`: the text that was recorded for the operator, of which the user
     /// reads at most the name of a field.
     pub fn failure(&self, lang: Lang, kind: Kind, job: &JobId, error: &str) -> String {
-        self.say(lang, Word::Failure(kind), |blank| match blank {
+        // These two speak of a result; what came of a file of the user's own is another thing to him.
+        let to_user = match kind {
+            Kind::FileTooBig if error.starts_with(OF_A_FILE) => Kind::InvalidInput,
+            Kind::Telegram if error.starts_with(OF_A_FILE) => Kind::Unavailable,
+            _ => kind,
+        };
+        self.say(lang, Word::Failure(to_user), |blank| match blank {
             Blank::Kind => kind.as_str().to_owned(),
             Blank::Job => job.to_string(),
-            Blank::Field => field(kind, error).to_owned(),
+            Blank::Field => field(to_user, error).to_owned(),
             Blank::Place => String::new(),
         })
     }
@@ -513,6 +520,26 @@ mod tests {
         }
         let long = format!("{}: wrong", "x".repeat(65));
         assert_eq!(field(Kind::InvalidJob, &long), "");
+    }
+
+    #[test]
+    fn of_a_file_that_the_user_sent_nothing_is_said_as_if_it_were_a_result() {
+        let job = JobId::new("order-1").unwrap();
+        let says = |kind, error| Words::default().failure(Lang::En, kind, &job, error);
+        for (kind, like) in [
+            (Kind::FileTooBig, Kind::InvalidInput),
+            (Kind::Telegram, Kind::Unavailable),
+        ] {
+            let text = says(kind, "input_files.image_url: the file is over 20 MB");
+            assert_eq!(text, says(like, ""));
+            assert_ne!(text, says(kind, "the file is over 50 MB"));
+        }
+        let mut words = Words::default();
+        words
+            .replace("en", "invalid_input", "Kind {kind}, {field}")
+            .unwrap();
+        let text = words.failure(Lang::En, Kind::FileTooBig, &job, "input_files.a: too big");
+        assert_eq!(text, "Kind file_too_big, input_files.a");
     }
 
     #[test]

@@ -95,6 +95,7 @@ const TROUBLES = {
   telegram: "Telegram does not answer",
   bot: "Telegram refuses the bot",
   redis_full: "Redis is full",
+  redis_disk: "Redis cannot write its file",
   redis_replica: "Redis is a replica",
 };
 const KINDS = {

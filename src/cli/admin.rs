@@ -6,7 +6,6 @@ use crate::config::StoreConfig;
 use crate::job::JobId;
 use crate::job::failure::Kind;
 use crate::store::Fault;
-pub(super) use crate::store::view::SILENT;
 use crate::store::view::View;
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Write};

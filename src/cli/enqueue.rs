@@ -1,13 +1,13 @@
 //! `enqueue`: jobs from a file, a pipe or flags into the inbox, each checked first, and followed to its end.
 
-use super::admin::{SILENT, away, open};
+use super::admin::{away, open};
 use super::table::visible;
 use super::{EnqueueArgs, INCOMPLETE};
 use crate::config::StoreConfig;
 use crate::job::failure::Kind;
 use crate::job::spec;
 use crate::job::{JobId, UnixMs};
-use crate::store::view::{View, field};
+use crate::store::view::{SILENT, View, field};
 use crate::store::{Fault, made_id};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};

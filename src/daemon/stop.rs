@@ -84,7 +84,7 @@ impl Crew {
             std::thread::sleep(Duration::from_millis(1));
         }
         // What ended shortly before Redis forgot it, and the keeper has not written down again: once, and last, since
-        // these may be thousands of calls, and nobody waits for this thread any more.
+        // these may be many calls, and nobody waits for this thread any more.
         let health = &tools.store.health;
         if health.forgot() || health.written_again() > written_again {
             let _ = session.reassert_ended(); // who does not get through has no other way

@@ -11,6 +11,10 @@ use crate::job::flight::Doubt;
 /// What is remembered of a job that waits, in the order in which `remind` takes it.
 const REMINDED: [&str; 6] = ["attempt", "charged", "doubt", "tried", "queued_at", "wait"];
 
+/// Ends that are written down again together. Who dies in the midst of it leaves so many running without their results,
+/// and they are sent once more.
+const AT_ONCE: usize = 8;
+
 type ReassertRow<'a> = (&'a str, &'a str, u32, Option<&'a str>, bool, Known<'a>);
 
 /// The fields of one row.
@@ -138,7 +142,9 @@ impl Session {
         // pulled, and paid for, once more.
         for chunk in chunks.iter().rev() {
             let ends: Vec<End<'_>> = chunk.ends(now).collect();
-            self.reassert_closed(&ends)?;
+            for part in ends.rchunks(AT_ONCE) {
+                self.reassert_closed(part)?;
+            }
         }
         Ok(())
     }

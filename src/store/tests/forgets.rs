@@ -65,7 +65,7 @@ fn the_latest_ends_are_written_again_first_and_those_that_redis_kept_cost_next_t
     for n in 0..100 {
         assert_eq!(bench.state(id(n)), "done", "{n}");
     }
-    // As many as there are pieces of memory that hold the ends, and one for each that was forgotten.
+    // One for each eight, and one for each that was forgotten.
     assert!((4..=20).contains(&calls), "{calls}");
 }
 

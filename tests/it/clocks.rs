@@ -267,7 +267,10 @@ fn a_wall_clock_an_hour_off_or_jumping_changes_no_outcome() {
     let told: Vec<Vec<String>> = std::thread::scope(|scope| {
         let library = &library;
         let running = clocks.map(|clock| scope.spawn(move || story(library, clock)));
-        running.into_iter().map(|one| one.join().unwrap()).collect()
+        let joined = running.into_iter().map(|one| one.join());
+        joined
+            .map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     assert!(
         told[0].contains(&"plain: done  yes attempt 1 submits 1".to_owned()),

@@ -31,9 +31,10 @@ local function stamped(now_text, name, ...)
   return ...
 end
 
+-- `since` may lie ahead: a worker's idea of this clock is a millisecond off, and the clock may have been set back.
 local function add_event(call, events, now, now_text, since, name, ...)
   return call('XADD', events, '*', 'event', name, 'at', now_text,
-    pair('ms', since ~= '' and string.format('%d', now - since), ...))
+    pair('ms', since ~= '' and (now - since > 0 and string.format('%d', now - since) or '0'), ...))
 end
 
 -- The events of what is about to be written, before it: where another type lies under their key nothing is written,

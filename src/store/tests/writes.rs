@@ -120,6 +120,19 @@ fn a_write_that_is_repeated_or_late_adds_no_event_and_no_count() {
     }
 }
 
+/// A worker's idea of Redis's clock may be ahead of it by a millisecond, and the clock may have been set back.
+#[test]
+fn what_began_ahead_of_redis_s_clock_took_no_time() {
+    let bench = Bench::start();
+    let one = bench.instance();
+    fill(&bench, &one, &["a"]);
+    let mut flight = one.claim_one();
+    flight.queued_at = UnixMs(bench.now() + 60_000);
+    assert_eq!(one.end(&mut flight, EndState::Done), Written::Ok);
+    let events = bench.events();
+    assert_eq!(events.last().unwrap().1["ms"], "0");
+}
+
 #[test]
 fn a_write_with_an_old_token_or_number_changes_nothing() {
     let bench = Bench::start();

@@ -6,7 +6,8 @@
 //! One file a process: a header, and a slot a thread. Before a step the thread notes its job, right
 //! before something is paid or sent that it is about to, and when it knows what came of it the write for
 //! Redis itself, as Redis will get it. What Redis does not take goes into a journal beside it, since the
-//! thread goes on with other jobs. Nothing is synced to the disk: it survives the process, not the power. So a
+//! thread goes on with other jobs. Some slots are spare: a thread whose last write waits for those of others leaves its
+//! slot to it and takes one of them. Nothing is synced to the disk: it survives the process, not the power. So a
 //! file of another boot says what was, and nothing by what it does not say.
 //!
 //! The file is locked as long as its process lives: the lock is the surest sign that it is gone. What the
@@ -22,7 +23,7 @@ pub(crate) use place::{check, prepare};
 
 use crate::report;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io;
@@ -46,6 +47,8 @@ static SUM: crc::Crc<u32, crc::Table<1>> =
 const JOURNAL: u64 = 64 << 20;
 /// Instances of one process that its file remembers: it takes a new name after each takeover of itself.
 const NAMES: usize = 32;
+/// Slots beside those of the threads, for last writes that wait for company.
+const SPARE: usize = 64;
 /// Ends of the two files' names.
 const STEPS: &str = "steps";
 const WRITES: &str = "writes";
@@ -92,6 +95,8 @@ struct Open {
     closed: AtomicBool,
     /// It passes for whole and is not: that could not be written into it, nor could it be removed.
     unsaid: AtomicBool,
+    /// Slots that nobody uses.
+    spare: Mutex<Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -107,9 +112,17 @@ struct Journal {
 #[derive(Debug)]
 pub(crate) struct Slot {
     recorder: Arc<Recorder>,
-    number: usize,
+    number: Cell<usize>,
     /// What stands in it now; empty: nothing.
     frame: RefCell<Vec<u8>>,
+}
+
+/// A slot that holds a write until Redis has it, while its thread goes on with another one. One that is dropped stays
+/// as it is until the process ends: a successor makes the write once more, which changes nothing.
+#[derive(Debug)]
+pub(crate) struct Held {
+    recorder: Arc<Recorder>,
+    number: usize,
 }
 
 /// This boot of this machine, as the kernel names it; empty where that cannot be read.
@@ -149,7 +162,7 @@ impl Recorder {
         let path = folder.join(format!("{instance}.{STEPS}"));
         let fresh = folder.join(format!("{instance}.new"));
         let file = create(&fresh)?;
-        let made = Recorder::fill(file, &fresh, path, instance, address, slots);
+        let made = Recorder::fill(file, &fresh, path, instance, address, slots + SPARE);
         if made.is_err() {
             let _ = std::fs::remove_file(&fresh); // a full disk still takes an empty one
             let _ = remove(&folder.join(format!("{instance}.{STEPS}")));
@@ -175,6 +188,7 @@ impl Recorder {
             broken: false,
             boot: this_boot(),
         };
+        let spare = slots - SPARE..slots;
         write_header(&file, &header)?;
         std::fs::rename(fresh, &path)?;
         let journal = Journal {
@@ -190,6 +204,7 @@ impl Recorder {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             unsaid: AtomicBool::new(false),
+            spare: Mutex::new(spare.collect()),
         })))
     }
 
@@ -217,7 +232,7 @@ impl Recorder {
     pub(crate) fn slot(self: &Arc<Recorder>, number: usize) -> Slot {
         Slot {
             recorder: self.clone(),
-            number,
+            number: Cell::new(number),
             frame: RefCell::new(Vec::with_capacity(1024)),
         }
     }
@@ -334,6 +349,15 @@ impl Open {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn spare(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on this slot says nothing.
+    fn clear(&self, slot: usize) {
+        self.note(self.file.write_all_at(&[0; FRAME], offset(slot)));
+    }
+
     /// From here on there is no file.
     fn remove(&self) -> io::Result<()> {
         self.closed.store(true, Ordering::Relaxed);
@@ -400,9 +424,24 @@ impl Slot {
                 return; // it says so
             }
             frame.clear();
-            let at = offset(self.number);
-            open.note(open.file.write_all_at(&[0; FRAME], at));
+            open.clear(self.number.get());
         }
+    }
+
+    /// Leaves its slot, where that holds a write, to this write, and goes on with a spare one. `None`: it holds none,
+    /// or there is no spare one.
+    pub(crate) fn hand_over(&self) -> Option<Held> {
+        let open = self.recorder.0.as_ref()?;
+        let mut frame = self.frame.borrow_mut();
+        if frame.get(FRAME) != Some(&b'w') {
+            return None;
+        }
+        let spare = open.spare().pop()?;
+        frame.clear();
+        Some(Held {
+            recorder: self.recorder.clone(),
+            number: self.number.replace(spare),
+        })
     }
 
     fn write(&self, parts: &[&[u8]]) {
@@ -412,13 +451,23 @@ impl Slot {
                 return; // it stands there
             }
             frame_of(&mut frame, parts);
-            open.note(open.file.write_all_at(&frame, offset(self.number)));
+            open.note(open.file.write_all_at(&frame, offset(self.number.get())));
         }
     }
 
     /// Whether the last note says that something is being paid or sent.
     pub(crate) fn is_acting(&self) -> bool {
         self.recorder.is_on() && self.frame.borrow().get(FRAME) == Some(&b'a')
+    }
+}
+
+impl Held {
+    /// Redis has it, or the journal: the slot is anybody's.
+    pub(crate) fn release(&self) {
+        if let Some(open) = &self.recorder.0 {
+            open.clear(self.number);
+            open.spare().push(self.number);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::job::{JobId, Phase};
 use crate::report::{self, At, Refusals};
 use crate::steps::gate::{Admission, Gate, Inside, Service};
 use crate::steps::pull::{Blocker, pull};
+use crate::steps::together::Joined;
 use crate::steps::{self, Snapshot, Worker};
 use crate::store::{Denied, Fault, Session};
 use crossbeam_channel::{Receiver, Sender};
@@ -27,35 +28,35 @@ const BROKEN: Duration = Duration::from_secs(1);
 const RESULT_WAITS: Duration = Duration::from_secs(1);
 
 /// What every thread is doing, for those who cannot look into it: the keeper and the stop.
-pub(crate) struct Desks(Vec<Mutex<Option<Snapshot>>>);
+pub(crate) struct Desks(Vec<Mutex<Vec<Snapshot>>>);
 
 impl Desks {
     pub(crate) fn new(threads: usize) -> Desks {
-        Desks((0..threads).map(|_| Mutex::new(None)).collect())
+        Desks((0..threads).map(|_| Mutex::default()).collect())
     }
 
-    fn put(&self, desk: usize, snapshot: Option<Snapshot>) {
-        let desk = self.0[desk].lock();
-        *desk.unwrap_or_else(PoisonError::into_inner) = snapshot;
+    fn put(&self, desk: usize, snapshots: impl IntoIterator<Item = Snapshot>) {
+        let mut desk = self.at(desk);
+        desk.clear();
+        desk.extend(snapshots);
+        desk.shrink_to(1); // mostly it is one
+    }
+
+    fn at(&self, desk: usize) -> MutexGuard<'_, Vec<Snapshot>> {
+        self.0[desk].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Jobs under way at this moment.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
-        self.0
-            .iter()
-            .filter_map(|desk| desk.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            .collect()
+        self.indexed().into_iter().map(|(_, held)| held).collect()
     }
 
     /// How many of the first `first` desks have a flight, and how many of the others.
     pub(crate) fn busy(&self, first: usize) -> (usize, usize) {
-        let busy = |desk: &&Mutex<Option<Snapshot>>| {
-            let held = desk.lock().unwrap_or_else(PoisonError::into_inner);
-            held.is_some()
-        };
-        let (pool, transfers) = self.0.split_at(first.min(self.0.len()));
-        let count = |desks: &[Mutex<Option<Snapshot>>]| desks.iter().filter(busy).count();
-        (count(pool), count(transfers))
+        let busy = |desk: &usize| !self.at(*desk).is_empty();
+        let first = first.min(self.0.len());
+        let transfers = (first..self.0.len()).filter(busy).count();
+        ((0..first).filter(busy).count(), transfers)
     }
 
     /// Number of desks.
@@ -65,13 +66,13 @@ impl Desks {
 
     /// Jobs under way, each with the number of its desk.
     pub(crate) fn indexed(&self) -> Vec<(usize, Snapshot)> {
-        let held = |desk: &Mutex<Option<Snapshot>>| {
-            desk.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
-        self.0
-            .iter()
-            .enumerate()
-            .filter_map(|(desk, slot)| Some((desk, held(slot)?)))
+        (0..self.0.len())
+            .flat_map(|desk| {
+                self.at(desk)
+                    .clone()
+                    .into_iter()
+                    .map(move |held| (desk, held))
+            })
             .collect()
     }
 }
@@ -189,6 +190,7 @@ impl Engine {
             };
             match next {
                 Work::Step(flight, place) => self.run(worker, desk, flight, place),
+                Work::Writes(joined) => self.write_together(worker, desk, joined),
                 Work::Pull(permit, block) => {
                     worker.idle();
                     // The hook logs a panic; its unwinding gives the permit back, to be taken again a
@@ -403,6 +405,7 @@ impl Engine {
         if went.is_ok() {
             return;
         }
+        worker.waiting.take(); // its slot stays as it is: what it says stands for a successor
         // Only id and token are trusted now; the hook has logged the place. What was handed on is another's.
         let Some(flight) = hand else {
             return;
@@ -455,6 +458,17 @@ impl Engine {
             if next != Next::Over {
                 self.scheduler.holds(bytes.replace(after), after);
             }
+            if let Some(waiting) = worker.waiting.take() {
+                // As below: its place at fal is free.
+                if !flight.closing {
+                    self.scheduler.place_is_free();
+                }
+                if let Some(flight) = hand.take() {
+                    self.scheduler.join(waiting.of(flight));
+                }
+                self.desks.put(desk, None);
+                return;
+            }
             match next {
                 Next::Over => {
                     self.over(worker, desk, &flight.token, bytes.get());
@@ -487,6 +501,27 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Makes writes that have waited for each other; then each flight that is not over goes its own way, also after a
+    /// panic.
+    fn write_together(&self, worker: &Worker, desk: usize, mut joined: Vec<Joined>) {
+        let held = joined.iter().map(|one| Snapshot::of(&one.flight));
+        self.desks.put(desk, held);
+        let _ = catch_unwind(AssertUnwindSafe(|| worker.write_together(&mut joined)));
+        let now = Instant::now();
+        let mut over = Vec::with_capacity(joined.len());
+        for one in joined {
+            match one.is_over() {
+                true => over.push(one.flight),
+                false => self.scheduler.park(one.flight, now),
+            }
+        }
+        self.desks.put(desk, None);
+        for flight in over {
+            self.scheduler.over(&flight.token, flight.bytes());
+        }
+        self.tell_in_flight(worker);
     }
 
     /// Results are fetched while Redis is away too, since fal keeps them for minutes only; those that are too large for

@@ -1,14 +1,15 @@
 //! Who runs what, when: one lock, heaps of (due, flight), and two condition variables. Everything that
-//! can wake a pool thread is here, in a fixed order: stop, finishing steps, polls and claimed jobs not yet
-//! begun in turns, pull. Of every eight turns one begins a claimed job or, where there is none, pulls, so that an
-//! endless stream of due steps starves nobody. There is no timer thread: one idle thread, the leader, waits for the earliest due time, and
-//! whoever takes work wakes one more if work is left.
+//! can wake a pool thread is here, in a fixed order: stop, writes that have waited for each other, finishing
+//! steps, polls and claimed jobs not yet begun in turns, pull. Of every eight turns one begins a claimed job or, where
+//! there is none, pulls, so that an endless stream of due steps starves nobody. There is no timer thread: one idle
+//! thread, the leader, waits for the earliest due time, and whoever takes work wakes one more if work is left.
 
 use crate::job::flight::{Flight, Token};
 use crate::job::window::Heard;
 use crate::job::{Phase, UnixMs};
 use crate::steps::Snapshot;
 use crate::steps::gate::{Gate, Inside, Service};
+use crate::steps::together::{COMPANY, FULL, Joined};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -31,6 +32,8 @@ pub(crate) enum Work<'a> {
     /// One flight's next step. A job that is to be submitted has its place at fal already, and so has a look at one
     /// that is there, unless fal is away.
     Step(Box<Flight>, Option<Inside<'a>>),
+    /// Writes of flights, to be made together.
+    Writes(Vec<Joined>),
     /// Pull, blocking this long at most.
     Pull(Permit<'a>, Duration),
     /// End the thread.
@@ -66,6 +69,10 @@ struct Inner {
     /// waiting.
     polls: BinaryHeap<Reverse<Parked>>,
     claimed: VecDeque<Box<Flight>>,
+    /// Flights whose writes wait for each other.
+    joined: Vec<Joined>,
+    /// When the first of them has waited long enough.
+    joined_due: Option<Instant>,
     /// Claimed jobs on their way back, of which it is not known whether Redis has taken them: never begun here.
     returning: Vec<Box<Flight>>,
     /// Flights whose bytes move, or that wait for it: the transfers' channel cannot be looked into. Not by the ids of
@@ -87,8 +94,8 @@ struct Inner {
     more: bool,
     /// When it came.
     came: Option<Instant>,
-    /// What it brought was begun at once, and more waits.
-    brisk: bool,
+    /// So many claims in a row were begun at once, each with more behind it.
+    brisk: u8,
     stage: Stage,
 }
 
@@ -121,6 +128,8 @@ const RESULT_BYTES: usize = 64 << 20;
 const CROWDED: Duration = Duration::from_millis(20);
 /// Claimed jobs that are begun within this time are nobody's loss: the next claims may bring more of them.
 const BRISK: Duration = Duration::from_millis(20);
+/// After so many claims of which that was true it will be true of larger ones.
+const LONG_BRISK: u8 = 8;
 
 impl Scheduler {
     pub(crate) fn new(threads: usize, max_in_flight: usize) -> Scheduler {
@@ -129,6 +138,8 @@ impl Scheduler {
                 finishing: BinaryHeap::new(),
                 polls: BinaryHeap::new(),
                 claimed: VecDeque::new(),
+                joined: Vec::new(),
+                joined_due: None,
                 returning: Vec::new(),
                 transferring: HashMap::new(),
                 permit: Some(Instant::now()),
@@ -141,7 +152,7 @@ impl Scheduler {
                 new_is_next: false,
                 more: false,
                 came: None,
-                brisk: false,
+                brisk: 0,
                 stage: Stage::Run,
             }),
             leader: Condvar::new(),
@@ -188,6 +199,11 @@ impl Scheduler {
                 drop(inner);
                 idle();
                 return Work::Stop;
+            }
+            if inner.joined_due.is_some_and(|due| due <= now) {
+                let joined = inner.take_joined();
+                self.wake_another(&mut inner, gate, now);
+                return Work::Writes(joined);
             }
             let may_pull = inner.stage == Stage::Run && inner.permit.is_some_and(|at| at <= now);
             if turn.is_multiple_of(8) && inner.stage == Stage::Run {
@@ -274,7 +290,12 @@ impl Scheduler {
         inner.permit = None;
         inner.wants_room = false;
         let used_up = inner.came.map(|at| now.saturating_duration_since(at));
-        inner.brisk = inner.more && used_up.is_some_and(|after| after < BRISK);
+        let is_brisk = inner.more && used_up.is_some_and(|after| after < BRISK);
+        inner.brisk = if is_brisk {
+            inner.brisk.saturating_add(1)
+        } else {
+            0
+        };
         // With one thread, or with all others in exchanges that may hang, nobody else serves what becomes
         // due, or comes back from a transfer; and one other alone may meet such an exchange meanwhile.
         let others = inner.idle + usize::from(inner.leader_until.is_some());
@@ -383,6 +404,22 @@ impl Scheduler {
     pub(crate) fn park_and_come_back(&self, flight: Box<Flight>, due: Instant) {
         let mut inner = self.lock();
         inner.park(flight, due);
+        if inner.leader_until.is_some_and(|until| due < until) {
+            self.leader.notify_one();
+        }
+    }
+
+    /// The write of a flight waits for those of others, by a thread that asks for work next. Not where new jobs
+    /// wait for it to be over.
+    pub(crate) fn join(&self, joined: Joined) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        inner.joined.push(joined);
+        let due = match inner.joined.len() >= FULL || inner.in_flight >= self.max_in_flight {
+            true => now,
+            false => inner.joined_due.unwrap_or(now + COMPANY),
+        };
+        inner.joined_due = Some(due);
         if inner.leader_until.is_some_and(|until| due < until) {
             self.leader.notify_one();
         }
@@ -498,7 +535,8 @@ impl Scheduler {
 
     /// How many jobs the next claim may bring: what is claimed and not begun waits for us, while another worker
     /// might begin it. So half of the threads' worth; all of it where the last ones were begun at once, since
-    /// threads that run dry wait for one claim after the other. Not with large inputs: sixteen of a MiB at a time
+    /// threads that run dry wait for one claim after the other, and twice as much where that goes on, since each claim
+    /// costs Redis an exchange. Not with large inputs: sixteen of a MiB at a time
     /// would take twice the memory that is meant for all.
     pub(crate) fn claim_size(&self) -> usize {
         self.most_claimed(&self.lock())
@@ -506,16 +544,16 @@ impl Scheduler {
 
     fn most_claimed(&self, inner: &Inner) -> usize {
         let light = self.input_bytes.load(Ordering::Acquire) < INPUT_BYTES / 4;
-        if inner.brisk && light {
-            self.threads.clamp(1, 16)
-        } else {
-            (self.threads / 2).clamp(1, 8)
+        match inner.brisk {
+            LONG_BRISK.. if light => (2 * self.threads).clamp(1, 16),
+            1.. if light => self.threads.clamp(1, 16),
+            _ => (self.threads / 2).clamp(1, 8),
         }
     }
 
     /// With so many claimed jobs left the next claim is due.
     fn few(&self, inner: &Inner) -> usize {
-        if inner.brisk {
+        if inner.brisk > 0 {
             self.most_claimed(inner) / 2
         } else {
             self.threads / 8
@@ -645,23 +683,16 @@ impl Scheduler {
         let parked = inner.polls_in_turn().into_iter();
         out.extend(parked.map(|parked| parked.flight));
         out.extend(inner.finishing.drain().map(|Reverse(parked)| parked.flight));
+        out.extend(inner.take_joined().into_iter().map(|one| one.flight));
         out
     }
 
     /// Tokens of the flights that [`Scheduler::snapshots`] shows.
     pub(crate) fn tokens(&self) -> HashSet<Token> {
         let inner = self.lock();
-        let parked = inner.finishing.iter().chain(inner.polls.iter());
-        let flights = parked
-            .map(|Reverse(parked)| &parked.flight)
-            .chain(inner.claimed.iter())
-            .chain(inner.returning.iter());
-        let moved = inner.transferring.values().map(|held| &held.token);
-        flights
-            .map(|flight| &flight.token)
-            .chain(moved)
-            .cloned()
-            .collect()
+        let mut tokens: HashSet<Token> = inner.transferring.keys().cloned().collect();
+        tokens.extend(inner.at_rest().iter().map(|flight| flight.token.clone()));
+        tokens
     }
 
     /// What was last heard of each request at fal that is parked here.
@@ -686,6 +717,7 @@ impl Scheduler {
         let found = parked
             .map(|Reverse(parked)| (&parked.flight, Some(parked.due)))
             .chain(inner.claimed.iter().map(|flight| (flight, None)))
+            .chain((inner.joined.iter()).map(|one| (&one.flight, inner.joined_due)))
             .find(|(flight, _)| flight.id.as_str() == id);
         found.map(|(flight, due)| look(flight, due))
     }
@@ -702,22 +734,30 @@ impl Scheduler {
     /// Snapshots of every flight that no thread works on at this moment.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
         let inner = self.lock();
-        let parked = inner
-            .finishing
-            .iter()
-            .chain(inner.polls.iter())
-            .map(|Reverse(parked)| &parked.flight);
-        let flights = parked
-            .chain(inner.claimed.iter())
-            .chain(inner.returning.iter())
-            .map(|flight| Snapshot::of(flight));
-        flights
-            .chain(inner.transferring.values().cloned())
-            .collect()
+        let mut all: Vec<Snapshot> = inner.transferring.values().cloned().collect();
+        all.extend(inner.at_rest().into_iter().map(Snapshot::of));
+        all
     }
 }
 
 impl Inner {
+    /// All that no thread works on, but what is with the transfer threads.
+    fn at_rest(&self) -> Vec<&Flight> {
+        let mut all: Vec<&Flight> = Vec::with_capacity(self.in_flight);
+        for heap in [&self.finishing, &self.polls] {
+            all.extend(heap.iter().map(|Reverse(parked)| &*parked.flight));
+        }
+        all.extend(self.claimed.iter().map(|flight| &**flight));
+        all.extend(self.returning.iter().map(|flight| &**flight));
+        all.extend(self.joined.iter().map(|one| &*one.flight));
+        all
+    }
+
+    fn take_joined(&mut self) -> Vec<Joined> {
+        self.joined_due = None;
+        std::mem::take(&mut self.joined)
+    }
+
     fn park(&mut self, flight: Box<Flight>, due: Instant) {
         self.transferring.remove(&flight.token);
         self.parked += 1;
@@ -773,7 +813,8 @@ impl Inner {
                 && !gate.has_place(Service::Fal);
             if held { now + CROWDED } else { first.due }
         });
-        finishing.into_iter().chain(polls).min()
+        let joined = self.joined_due;
+        (finishing.into_iter().chain(polls).chain(joined)).min()
     }
 
     fn earliest(&self, gate: &Gate, now: Instant) -> Option<Instant> {

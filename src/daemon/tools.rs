@@ -97,6 +97,7 @@ pub(super) fn from_config(config: &Config) -> Result<Tools, StartError> {
         finds_window: AtomicBool::new(false),
         paces: Default::default(),
         minutes: Default::default(),
+        together: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })

@@ -1,5 +1,5 @@
 use super::left::{Left, left_behind, store_of};
-use super::{Command, Header, Recorder, SLOT, write_header};
+use super::{Command, Header, Recorder, SLOT, SPARE, write_header};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -86,6 +86,51 @@ fn the_same_note_again_after_another_or_after_nothing_is_written_again() {
     drop(slot);
     killed(recorder);
     assert_eq!(the_one(at.path()).executing, [("t-1".to_owned(), true)]);
+}
+
+#[test]
+fn a_write_that_waits_keeps_its_slot_while_its_thread_goes_on_in_another() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    slot.act("t-1", "job-1");
+    assert!(slot.hand_over().is_none(), "it holds no write yet");
+    slot.brought("end", b"*1\r\n");
+    let first = slot.hand_over().unwrap();
+    assert!(slot.hand_over().is_none(), "nor does the fresh one");
+    slot.act("t-2", "job-2");
+    slot.brought("end", b"*2\r\n");
+    let second = slot.hand_over().unwrap();
+    slot.begin("t-3", "job-3");
+    first.release();
+    drop(first);
+    drop(second); // as a panic would, before it is known whether Redis has it
+    drop(slot);
+    killed(recorder);
+    let left = the_one(at.path());
+    assert_eq!(left.commands, [command("end", b"*2\r\n")]);
+    assert_eq!(left.executing, [("t-3".to_owned(), false)]);
+    assert!(!left.torn);
+}
+
+#[test]
+fn slots_that_were_let_go_of_serve_again_and_without_one_no_write_waits() {
+    let at = tempfile::tempdir().unwrap();
+    let recorder = open(at.path(), "a~1");
+    let slot = recorder.slot(0);
+    let hand_over = |number: usize| {
+        slot.brought("end", format!("*{number}").as_bytes());
+        slot.hand_over()
+    };
+    let held: Vec<_> = (0..SPARE).map_while(hand_over).collect();
+    assert_eq!(held.len(), SPARE);
+    assert!(hand_over(SPARE).is_none());
+    held.iter().for_each(super::Held::release);
+    let again: Vec<_> = (0..2 * SPARE).map_while(hand_over).collect();
+    assert_eq!(again.len(), SPARE);
+    let off = Arc::new(Recorder::off()).slot(0);
+    off.brought("end", b"*1\r\n");
+    assert!(off.hand_over().is_none());
 }
 
 #[test]

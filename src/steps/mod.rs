@@ -21,6 +21,7 @@ pub(crate) mod rotation;
 pub(crate) mod signs;
 mod snapshot;
 mod submit;
+pub(crate) mod together;
 mod turn;
 pub(crate) mod window;
 
@@ -113,6 +114,8 @@ pub(crate) struct Tools {
     pub(crate) paces: Mutex<Paces>,
     /// What ended, for the plots of the last day.
     pub(crate) minutes: Mutex<Tally>,
+    /// How close upon each other writes come that may wait for each other.
+    pub(crate) together: together::Paces,
     /// Jobs that ended well since the last beat, which tells Redis.
     pub(crate) done: AtomicU64,
     /// Jobs that ended dead since then.
@@ -129,6 +132,8 @@ pub(crate) struct Worker {
     pub(crate) moves_bytes: bool,
     /// Its place in the service that its step speaks to.
     pub(crate) place: Cell<Option<Place>>,
+    /// The write of the flight in hand that is to wait for those of others.
+    pub(crate) waiting: Cell<Option<together::Waiting>>,
 }
 
 /// Takes the next step of a flight. `place`: one at fal that it was given already.
@@ -300,6 +305,7 @@ impl Worker {
             slot,
             moves_bytes: false,
             place: Cell::new(None),
+            waiting: Cell::new(None),
         }
     }
 

@@ -62,6 +62,10 @@ impl Worker {
         // Room for one: there is hardly ever a second, and of its own accord it would make room for four.
         flight.unsaved.reserve_exact(1);
         flight.unsaved.push_back((seq, write));
+        let call = match self.wait_for_company(flight, change.next, call) {
+            Ok(next) => return next,
+            Err(call) => call,
+        };
         let flushed = self.flush_with(flight, Some((seq, call)));
         if let Flushed::Kept(_) = flushed {
             self.keep(flight, seq, always);
@@ -80,7 +84,7 @@ impl Worker {
     }
 
     /// Keeps a write that Redis did not take; `always`: it says what a payment or a message brought.
-    fn keep(&self, flight: &Flight, seq: u32, always: bool) {
+    pub(super) fn keep(&self, flight: &Flight, seq: u32, always: bool) {
         let recorder = &self.tools.recorder;
         if let Some((_, write)) = flight.unsaved.iter().find(|(number, _)| *number == seq)
             && recorder.is_on()
@@ -292,7 +296,7 @@ impl Worker {
         }
     }
 
-    fn report_written(&self, flight: &mut Flight, write: &Write) {
+    pub(super) fn report_written(&self, flight: &mut Flight, write: &Write) {
         self.count_written(flight, write);
         let Write::End { state, .. } = write else {
             return;

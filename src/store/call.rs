@@ -13,8 +13,34 @@ const LOADS: usize = 8;
 pub(crate) struct Call<'a> {
     pub(super) script: &'a Script,
     pub(super) cmd: Words,
+    /// Where the arguments begin.
+    args: Mark,
     /// Where the patch begins.
     patch: Mark,
+}
+
+/// What goes into a call of several, see [`Session::write_together`].
+pub(crate) struct Part {
+    cmd: Words,
+    args: Mark,
+    patch: Mark,
+}
+
+impl Part {
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Part {
+        let cmd = Words::new();
+        let at = cmd.mark();
+        Part {
+            cmd,
+            args: at,
+            patch: at,
+        }
+    }
+
+    pub(super) fn patch_args(&self) -> Args<'_> {
+        self.cmd.since(self.patch)
+    }
 }
 
 impl<'a> Call<'a> {
@@ -29,6 +55,7 @@ impl<'a> Call<'a> {
         }
         Call {
             script,
+            args: cmd.mark(),
             patch: cmd.mark(),
             cmd,
         }
@@ -47,6 +74,21 @@ impl<'a> Call<'a> {
     /// The whole command as it goes over the wire.
     pub(crate) fn packed(&self) -> &[u8] {
         self.cmd.bytes()
+    }
+
+    /// To go into a call of several.
+    pub(crate) fn into_part(self) -> Part {
+        let Call {
+            cmd, args, patch, ..
+        } = self;
+        Part { cmd, args, patch }
+    }
+
+    /// Appends the arguments of a part, and before them their number.
+    pub(super) fn part(mut self, part: &Part) -> Self {
+        let args = part.cmd.since(part.args);
+        self.cmd.arg(args.count()).packed_args(args);
+        self
     }
 
     pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {

@@ -289,7 +289,7 @@ impl Session {
     ) -> Result<Written, Fault> {
         let word = self.word(call)?;
         if word == "ok" {
-            self.store.remember_closed(flight, seq, write, call);
+            (self.store).remember_closed(flight, seq, write, call.patch_args());
         }
         Ok(match word.as_str() {
             "ok" => Written::Ok,
@@ -307,6 +307,43 @@ impl Session {
             // `adopted` of a submit: somebody else owns the job and goes on with our request id.
             _ => Written::Stale,
         })
+    }
+
+    /// Writes of several flights, all of them last ones or all of them saves, with their numbers and commands, in one
+    /// exchange; gives which of them stand. What came of the others is not known: each is to be written once more, by
+    /// itself.
+    pub(crate) fn write_together(&self, rows: &[(&Flight, u32, &Write, &Part)]) -> Vec<bool> {
+        let Some((_, _, first, _)) = rows.first() else {
+            return Vec::new();
+        };
+        let scripts = &self.store.scripts;
+        let script = match first {
+            Write::End { .. } => &scripts.ends,
+            _ => &scripts.saves,
+        };
+        let names = rows.iter().map(|(flight, ..)| flight.id.as_str());
+        let names: Vec<String> = names.map(|id| self.store.keys.job(id)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut call = Call::new(script, &names).arg(rows.len());
+        for (.., part) in rows {
+            call = call.part(part);
+        }
+        let answer = self.script(&call).and_then(read);
+        let (said, now, silence): (String, i64, i64) = answer.unwrap_or_default();
+        self.store.learn_time(now);
+        if silence > 0 {
+            self.store.heard_of_silence(silence);
+        }
+        let mut said = said.bytes();
+        rows.iter()
+            .map(|(flight, seq, write, part)| {
+                let stands = said.next() == Some(b'1');
+                if stands {
+                    (self.store).remember_closed(flight, *seq, write, part.patch_args());
+                }
+                stands
+            })
+            .collect()
     }
 
     /// Returns jobs that are not over, with all that is known; gives how many were still ours.

@@ -39,7 +39,7 @@ mod tests;
 
 pub use crate::config::Retention as Keep;
 pub use board::{DeadView, Flights};
-pub(crate) use call::Call;
+pub(crate) use call::{Call, Part};
 #[cfg(test)]
 pub(crate) use depths::Waiting;
 pub(crate) use depths::{Depths, Walk};

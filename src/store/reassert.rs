@@ -44,7 +44,7 @@ impl Store {
         flight: &Flight,
         seq: u32,
         write: &Write,
-        call: &Call<'_>,
+        patch: Args<'_>,
     ) {
         let mut fields = Pack::default();
         let (closed, patch) = match write {
@@ -56,7 +56,7 @@ impl Store {
                         fields.pair(name, value);
                     }
                 });
-                (Closed::Ended(*state), call.patch_args())
+                (Closed::Ended(*state), patch)
             }
             Write::Later { wait, .. }
                 if flight.doubt == Doubt::Submit || flight.charged != Charged::No =>

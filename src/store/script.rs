@@ -117,6 +117,8 @@ scripts! {
     save: ["head", "pair", "owned", "save", "aside", "bell", "tried", "turns", "window", "models_line", "aside_end", "save_at_fal"],
     later: ["head", "bell", "pair", "tried", "turns", "window", "owned", "later"],
     end: ["head", "pair", "owned", "end", "finish", "aside", "bell", "tried", "turns", "window", "models_line", "aside_end", "end_kept"],
+    ends: ["head", "pair", "owned", "ends"],
+    saves: ["head", "pair", "owned", "saves"],
     give_back: ["head", "bell", "tried", "turns", "window", "give_back"],
     crash: ["head", "events", "bell", "tried", "turns", "window", "requeue", "finish", "crash"],
     promote: ["head", "bell", "turns", "promote"],

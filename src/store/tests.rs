@@ -10,6 +10,7 @@ mod cancel;
 mod claim;
 mod cost;
 mod displaced;
+
 mod erase;
 mod fair;
 mod forgets;
@@ -25,6 +26,7 @@ mod requests;
 mod retry;
 mod step_file;
 mod take_back;
+mod together;
 mod window;
 mod writes;
 

@@ -1,7 +1,7 @@
 //! The step file: what a killed worker was doing, and what it knew and Redis did not, is known to the next
 //! process of its host (design section 4).
 
-use crate::support::load::while_it_lasts;
+use crate::support::load::{assert_shown, push_load, taking, while_it_lasts};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{Daemon, SOON, World, eventually, job, submits_of};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -30,6 +30,69 @@ fn a_request_id_that_redis_never_got_outlives_its_worker() {
     assert_eq!(submitted[0]["request_id"], record["request_id"]);
     assert_eq!(next.stop(), Some(0));
     assert!(world.step_files().is_empty(), "{:?}", world.step_files());
+    world.assert_clean_after_kills();
+}
+
+/// Jobs whose last write waits for those of others, by the slots beyond those of the threads.
+fn waiting_ends(file: &Path, threads: usize) -> Vec<String> {
+    const PLACE: usize = 16 << 10; // of the header and of each slot
+    let bytes = fs::read(file).unwrap();
+    let mut jobs = Vec::new();
+    for slot in bytes.chunks(PLACE).skip(1 + threads) {
+        let Some(head) = slot.get(..8) else { continue };
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let text = String::from_utf8_lossy(slot.get(8..8 + len).unwrap_or_default());
+        if let Some(id) = text
+            .strip_prefix("wend\n")
+            .and_then(|it| it.split("fal:job:").nth(1))
+        {
+            jobs.push(id.split('\r').next().unwrap().to_owned());
+        }
+    }
+    jobs
+}
+
+/// Of a job that ends while others do, Redis hears a moment later, together with those.
+#[test]
+fn an_end_that_waits_for_others_outlives_its_worker() {
+    let mut world = World::new();
+    let flags = ["--threads", "8", "--transfer-threads", "1"];
+    taking(&world, 0, 0);
+    let ids = push_load(&mut world, 1500);
+    let mut killed = 0;
+    let mut waited = Vec::new();
+    while waited.is_empty() {
+        let mut daemon = world.daemon(&flags);
+        let file = world.step_file(&daemon.instance(), "steps");
+        let waiting = || waiting_ends(&file, 9);
+        eventually(SOON, waiting, |ids| !ids.is_empty());
+        daemon.kill();
+        killed += 1;
+        waited = waiting();
+        // What lies in a slot may have come to Redis right before the kill.
+        waited.retain(|id| world.state(id) != "done");
+        assert!(killed < 20, "no end waits in full swing");
+    }
+    let _last = world.daemon(&flags);
+    let states = world.wait_ended(&ids, 2 * SOON);
+    assert!(states.iter().all(|state| state == "done"), "{states:?}");
+    for id in &waited {
+        let number: i64 = id[1..].parse().unwrap();
+        let shown = world.sandbox.telegram.messages(1000 + number).len();
+        assert_eq!(shown, 1, "{id}: what its last owner knew was lost");
+        let done = world.events_of(id).into_iter();
+        assert_eq!(
+            done.filter(|event| event["event"] == "done").count(),
+            1,
+            "{id}"
+        );
+    }
+    let resent = world.counted("resent_after_unknown");
+    assert!(
+        resent <= 8 * killed,
+        "{resent} sent again after {killed} kills"
+    );
+    assert_shown(&world, &ids, resent);
     world.assert_clean_after_kills();
 }
 

@@ -93,6 +93,7 @@ fn tools() -> Arc<Tools> {
         finds_window: AtomicBool::new(false),
         paces: Default::default(),
         minutes: Default::default(),
+        together: Default::default(),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     })
@@ -110,7 +111,7 @@ fn engine() -> (Engine, Moved) {
     let (engine, moved) = Engine::new(2, 1, 100);
     match engine.scheduler.next(&mut 0, &GATE, || ()) {
         Work::Pull(permit, _) => permit.park(Duration::from_secs(3600)),
-        Work::Step(..) | Work::Stop => unreachable!(),
+        Work::Step(..) | Work::Writes(_) | Work::Stop => unreachable!(),
     }
     (engine, moved)
 }
@@ -198,6 +199,31 @@ fn a_pool_thread_outlives_panics_in_steps() {
     pool.join()
         .expect("the thread lives until it is told to end");
     assert_eq!(engine.scheduler.drain().len(), 1);
+}
+
+#[test]
+fn writes_that_redis_does_not_take_stay_with_their_flights() {
+    let (tools, (engine, _moved)) = (tools(), engine());
+    let worker = worker(&tools, false);
+    engine.scheduler.came(2, 0);
+    let joined = ["a", "b"].map(|id| {
+        let mut flight = named(id, Phase::Delivering);
+        let write = Write::End {
+            state: EndState::Done,
+            patch: Patch::default(),
+        };
+        flight.closing = true;
+        flight.unsaved.push_back((7, write));
+        steps::together::Waiting::nothing().of(flight)
+    });
+    engine.write_together(&worker, 0, joined.into());
+    assert_eq!(engine.scheduler.in_flight(), 2);
+    assert!(engine.desks.snapshots().is_empty());
+    let left = engine.scheduler.drain();
+    let unsaved = left
+        .iter()
+        .all(|flight| flight.unsaved.len() == 1 && flight.closing);
+    assert!(left.len() == 2 && unsaved);
 }
 
 #[test]

@@ -2,6 +2,7 @@ use super::*;
 use crate::job::flight::Write;
 use crate::job::flight::sample::named;
 use crate::steps::gate::Service;
+use crate::steps::together::Waiting;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
@@ -27,6 +28,7 @@ fn step(work: Work<'_>) -> Box<Flight> {
     match work {
         Work::Step(flight, _) => flight,
         Work::Pull(..) => panic!("a pull instead of a step"),
+        Work::Writes(_) => panic!("writes instead of a step"),
         Work::Stop => panic!("a stop instead of a step"),
     }
 }
@@ -35,6 +37,7 @@ fn permit(work: Work<'_>) -> (Permit<'_>, Duration) {
     match work {
         Work::Pull(permit, block) => (permit, block),
         Work::Step(flight, _) => panic!("{} instead of a pull", flight.id),
+        Work::Writes(_) => panic!("writes instead of a pull"),
         Work::Stop => panic!("a stop instead of a pull"),
     }
 }
@@ -46,6 +49,7 @@ fn name(work: Work<'_>) -> String {
             permit.park(Duration::from_secs(60));
             "pull".to_owned()
         }
+        Work::Writes(joined) => format!("{} writes", joined.len()),
         Work::Stop => "stop".to_owned(),
     }
 }
@@ -122,7 +126,7 @@ fn of_eight_turns_one_pulls_however_many_steps_are_due() {
                 drop(permit);
             }
             Work::Step(flight, _) => scheduler.park(flight, past),
-            Work::Stop => panic!(),
+            Work::Writes(_) | Work::Stop => panic!(),
         }
     }
     assert_eq!(pulls, 8);
@@ -176,10 +180,15 @@ fn claims_bring_more_only_while_what_they_brought_is_begun_at_once_and_more_wait
     assert_eq!(pull(at_once, false), 4, "it was all there is");
     assert_eq!(pull(at_once, true), 8);
     assert_eq!(pull(now - BRISK - MS, true), 4, "they had to wait");
+    for _ in 1..LONG_BRISK {
+        assert_eq!(pull(at_once, true), 8);
+    }
+    assert_eq!(pull(at_once, true), 16, "it goes on");
+    assert_eq!(pull(now - BRISK - MS, true), 4);
     for (threads, calm, brisk) in [(1, 1, 1), (2, 1, 2), (32, 8, 16), (512, 8, 16)] {
         let scheduler = Scheduler::new(threads, 1000);
         assert_eq!(scheduler.claim_size(), calm);
-        scheduler.lock().brisk = true;
+        scheduler.lock().brisk = 1;
         assert_eq!(scheduler.claim_size(), brisk);
         scheduler.came(1, INPUT_BYTES / 4);
         assert_eq!(scheduler.claim_size(), calm, "large inputs");
@@ -189,7 +198,7 @@ fn claims_bring_more_only_while_what_they_brought_is_begun_at_once_and_more_wait
 #[test]
 fn while_claims_are_used_up_at_once_the_next_one_is_begun_with_half_of_one_left() {
     let scheduler = scheduler(8);
-    scheduler.lock().brisk = true;
+    scheduler.lock().brisk = 1;
     let jobs = (0..6).map(|number| named(&format!("{number}"), Phase::Submitting));
     scheduler.claimed(jobs);
     scheduler.left_behind(true);
@@ -260,7 +269,7 @@ fn an_endless_stream_of_due_steps_starves_no_claimed_job() {
                 pulls += 1;
                 drop(permit);
             }
-            Work::Stop => panic!(),
+            Work::Writes(_) | Work::Stop => panic!(),
         }
     }
     assert_eq!(begun, ["new-0", "new-1", "new-2", "new-3", "new-4"]);
@@ -782,6 +791,7 @@ fn many_threads_lose_no_flight_run_none_twice_and_oversleep_for_none() {
                                 pulling.fetch_sub(1, Ordering::AcqRel);
                                 permit.park(2 * MS);
                             }
+                            Work::Writes(_) => panic!("nothing ends here"),
                             Work::Stop => return,
                         }
                     }
@@ -910,4 +920,57 @@ fn what_was_claimed_is_counted_as_it_is_put() {
     assert!(broken.is_err());
     let held = scheduler.snapshots().len();
     assert_eq!((held, scheduler.in_flight()), (3, 3));
+}
+
+// ---- writes that wait for each other ----
+
+fn join(scheduler: &Scheduler, ids: std::ops::Range<usize>) {
+    for number in ids {
+        scheduler.join(Waiting::nothing().of(named(&format!("e{number}"), Phase::Delivering)));
+    }
+}
+
+#[test]
+fn writes_wait_for_each_other_until_there_are_enough_or_the_first_has_waited_long_enough() {
+    let scheduler = without_permit(2);
+    scheduler.came(100, 0);
+    let next = || name(scheduler.next(&mut 1, &GATE, || ()));
+    let began = Instant::now();
+    join(&scheduler, 0..2);
+    // What is due meanwhile goes first.
+    scheduler.park(named("poll", Phase::Polling), began - MS);
+    let (first, at) = (next(), began.elapsed());
+    if at < COMPANY {
+        assert_eq!(first, "poll");
+        assert_eq!(next(), "2 writes");
+        assert!(began.elapsed() >= COMPANY);
+    }
+    scheduler.park(named("late", Phase::Polling), Instant::now());
+    join(&scheduler, 0..FULL);
+    assert_eq!(next(), format!("{FULL} writes"));
+}
+
+#[test]
+fn writes_do_not_wait_while_new_jobs_wait_for_their_places() {
+    let scheduler = Scheduler::new(2, 3);
+    scheduler.lock().permit = None;
+    scheduler.came(3, 0);
+    join(&scheduler, 0..1);
+    let due = scheduler.lock().joined_due;
+    assert!(due.is_some_and(|due| due <= Instant::now()));
+    assert_eq!(name(scheduler.next(&mut 1, &GATE, || ())), "1 writes");
+}
+
+#[test]
+fn a_write_that_waits_is_seen_and_can_be_drained() {
+    let scheduler = without_permit(2);
+    scheduler.came(2, 0);
+    join(&scheduler, 0..2);
+    assert_eq!(scheduler.snapshots().len(), 2);
+    assert_eq!(scheduler.tokens().len(), 2);
+    assert_eq!(scheduler.look_at("e1", |_, due| due.is_some()), Some(true));
+    scheduler.set_stage(Stage::Stop);
+    assert_eq!(scheduler.drain().len(), 2);
+    assert_eq!(scheduler.snapshots().len(), 0);
+    assert!(scheduler.lock().joined_due.is_none());
 }

@@ -20,7 +20,8 @@ fn the_ends_of_the_last_seconds_are_remembered_within_a_bound() {
                 patch.set.push(("result", "x".repeat(result)));
             }
             let call = one.session.prepare(&flight, 2, &write);
-            one.store.remember_closed(&flight, 2, &write, &call);
+            one.store
+                .remember_closed(&flight, 2, &write, call.patch_args());
         }
         one.store.ended.lock().unwrap().size(Instant::now())
     };
